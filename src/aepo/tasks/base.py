@@ -1,0 +1,33 @@
+"""What every task offers: prompts without end, a fixed set for evaluation, and a verifier."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One problem as text, with what its verifier needs."""
+
+    id: str
+    text: str
+    data: Mapping[str, Any] = field(hash=False)
+
+
+class Task(ABC):
+    """A source of verifiable problems. Everything here is a function of its arguments: nothing is remembered."""
+
+    @abstractmethod
+    def train_problem(self, seed: int, index: int) -> Problem:
+        """Problem number `index` of the endless training stream that `seed` orders."""
+
+    @abstractmethod
+    def eval_problems(self, count: int) -> list[Problem]:
+        """The first `count` problems of the fixed evaluation set, disjoint from every training stream."""
+
+    @abstractmethod
+    def reward(self, problem: Mapping[str, Any], text: str, truncated: bool) -> float:
+        """Score a completion's text against `Problem.data`: 1.0 if it is right, else 0.0."""

@@ -1,0 +1,155 @@
+"""The stages of a batch, one frozen type each.
+
+    Prompt -> Request -> Completion -> Rollout -> Sample -> Batch -> TokenStats -> loss -> Metric
+
+Lists of plain values until `collate` makes a `Batch`; tensors after it. A stage that lacks something
+(a reward, an advantage) is another type, never a field that may be None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One problem, tokenised.
+
+    >>> Prompt(id="paths-3-7", tokens=(3, 7, 102), problem={"start": 3, "goal": 7})
+    """
+
+    id: str
+    tokens: tuple[int, ...]
+    problem: Mapping[str, Any] = field(hash=False)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to draw: `count` completions of `prompt` at one temperature, all of them in one `group`.
+
+    `group` numbers the groups of a step; a prompt that is drawn twice has two groups.
+    """
+
+    prompt: Prompt
+    group: int
+    count: int
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One sampled answer.
+
+    `tokens` holds the end-of-sequence token when the model ended by itself; otherwise the answer was cut
+    at the length limit and `truncated` is true. `logprobs` (nats, one per token) are the sampler's own,
+    of the distribution it really drew from: softmax(logits / temperature).
+    """
+
+    prompt: Prompt
+    group: int
+    temperature: float
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A completion with its reward."""
+
+    completion: Completion
+    reward: float
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A rollout with its advantage, one number for all its tokens.
+
+    `extra` marks rows that a control added (drawn at another temperature): they are trained on and never
+    enter the entropy sensor. `trained` is false for ordinary rows that a control took out of the update:
+    they are measured and not trained on.
+    """
+
+    rollout: Rollout
+    advantage: float
+    extra: bool = False
+    trained: bool = True
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples as tensors; B rows, P prompt columns (left-padded), T completion columns (right-padded).
+
+    input_ids, attention_mask: [B, P + T]. mask: [B, T], 1.0 on completion tokens (end-of-sequence
+    included), else 0. advantages: [B, T]. sampling_logprobs: [B, T]. rewards, groups, temperatures: [B].
+    extra, trained: bool [B].
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    mask: Tensor
+    advantages: Tensor
+    sampling_logprobs: Tensor
+    rewards: Tensor
+    groups: Tensor
+    temperatures: Tensor
+    extra: Tensor
+    trained: Tensor
+
+    def __len__(self) -> int:
+        return self.input_ids.shape[0]
+
+    @property
+    def prompt_width(self) -> int:
+        """P, the number of prompt columns."""
+        return self.input_ids.shape[1] - self.mask.shape[1]
+
+    def select(self, rows: Tensor) -> Batch:
+        """The batch of these rows (an index or a bool mask, [B])."""
+        return Batch(**{name: value[rows] for name, value in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class TokenStats:
+    """What one pass over the hidden states yields, each [B, T], zero outside the mask.
+
+    logprobs: log pi(y_t) at temperature 1. entropy: exact entropy of pi at temperature 1, nats.
+    tempered: for each temperature asked for, log pi^T(y_t).
+    """
+
+    logprobs: Tensor
+    entropy: Tensor
+    tempered: Mapping[float, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A mean carried as (total, count) and divided once, at the end.
+
+    >>> (Metric(3.0, 2) + Metric(1.0, 2)).mean
+    1.0
+    """
+
+    total: float
+    count: float
+
+    @classmethod
+    def of(cls, values: Tensor, mask: Tensor | None = None) -> Metric:
+        """Sum over the masked entries and their number, accumulated in float64."""
+        if mask is None:
+            return cls(values.double().sum().item(), values.numel())
+        kept = torch.where(mask.bool(), values, torch.zeros_like(values))
+        return cls(kept.double().sum().item(), mask.bool().sum().item())
+
+    def __add__(self, other: Metric) -> Metric:
+        return Metric(self.total + other.total, self.count + other.count)
+
+    @property
+    def mean(self) -> float:
+        """total / count; NaN when nothing was counted."""
+        return self.total / self.count if self.count else float("nan")
