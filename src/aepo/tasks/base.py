@@ -20,6 +20,11 @@ class Problem:
 class Task(ABC):
     """A source of verifiable problems. Everything here is a function of its arguments: nothing is remembered."""
 
+    @property
+    @abstractmethod
+    def max_tokens(self) -> int:
+        """The longest completion that is sampled, end-of-sequence token included."""
+
     @abstractmethod
     def train_problem(self, seed: int, index: int) -> Problem:
         """Problem number `index` of the endless training stream that `seed` orders."""

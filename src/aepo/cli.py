@@ -1,0 +1,96 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from aepo.checks import InvalidValue
+
+
+@dataclass(frozen=True)
+class Train:
+    """Fine-tune a language model at the entropy you set. Without arguments: the built-in model and task."""
+
+    recipe: Annotated[Path | None, tyro.conf.Positional] = None
+    """A TOML file of settings (its keys are those of config.toml in a run folder)."""
+    method: str | None = None
+    """A preset: grpo, aepo, aepo-v1, aepo-v6, aepo-reference, entropy-reg, ... (default: aepo)."""
+    target: str | None = None
+    """Entropy target, nats per token: 0.5, 0.6x, linear(a,b,n), cosine(a,b,n), sine(mean,amplitude,period), ..."""
+    steps: int | None = None
+    """Rounds of sampling and updating."""
+    seed: int | None = None
+    """Decides the order of prompts and every random draw."""
+    out: Path | None = None
+    """The run folder (default: runs/METHOD-TARGET-SEED)."""
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = field(default=())
+    """Any other setting, as often as needed: --set optimizer.lr=1e-4 --set control.law=switch."""
+    resume: Path | None = None
+    """Go on with a run folder instead; its own settings hold."""
+
+    def run(self) -> None:
+        """Start or resume."""
+        from aepo import runner
+        from aepo.config import make_config
+
+        if self.resume is not None:
+            if self != Train(resume=self.resume):
+                raise InvalidValue("--resume", str(self.resume), "alone: a resumed run keeps its own settings")
+            runner.resume(self.resume)
+            return
+        given = {"control.target": self.target, "steps": self.steps, "seed": self.seed}
+        overrides = {name: value for name, value in given.items() if value is not None}
+        config = make_config(self.recipe, self.method, overrides, self.set)
+        target = getattr(config.control, "target", None)
+        name = "-".join(map(str, filter(None, (config.method, target, f"seed{config.seed}"))))
+        runner.start(config, self.out or Path("runs") / name)
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The picture of the README: from one base model, GRPO, and AEPO at three targets."""
+
+    out: Path = Path("runs/demo")
+    """Where the runs, the figure and the table go."""
+    steps: int = 150
+    """Steps of each run."""
+    seed: int = 0
+    """Seed of each run."""
+
+    def run(self) -> None:
+        """All runs, side by side on the machine's cores."""
+        from aepo.demo import demo
+
+        demo(self.out, self.steps, self.seed)
+
+
+COMMANDS = {"train": Train, "demo": Demo}
+
+
+def main() -> None:
+    """Parse, run; bad input is one line on standard error and exit code 2."""
+    try:
+        tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="aepo").run()
+    except InvalidValue as error:
+        sys.exit(_refuse(str(error)))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        sys.exit(_refuse(f"{error.filename or 'disk'}: {error.strerror}; what was written before is whole"))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _refuse(line: str) -> int:
+    print(f"aepo: {line}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

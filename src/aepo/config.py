@@ -1,0 +1,315 @@
+"""The configuration of a run: plain frozen dataclasses, TOML in and out, and one-line refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import tomli_w
+
+from aepo.algorithm import Algorithm, preset
+from aepo.checks import InvalidValue, require
+from aepo.control import CONTROLS, Control
+from aepo.control.distributions import DISTRIBUTIONS, TargetDistribution
+from aepo.laws import LAWS, Law
+from aepo.losses import SURROGATES, Surrogate
+from aepo.schedules import Target
+from aepo.tasks import TASKS, Task
+
+T = TypeVar("T")
+
+# The open choices: a table in TOML whose `name` says which class the other keys belong to.
+TABLES: dict[type, Mapping[str, type]] = {
+    Control: CONTROLS,
+    Law: LAWS,
+    TargetDistribution: DISTRIBUTIONS,
+    Surrogate: SURROGATES,
+    Task: TASKS,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """One round of sampling. Ordinary completions are always drawn at temperature 1, from the whole vocabulary.
+
+    max_rows: completions decoded at once (memory), or none for all.
+    """
+
+    prompts: int = 64
+    group_size: int = 8
+    max_rows: int | None = None
+
+    def __post_init__(self) -> None:
+        require(self.prompts >= 1, "sampling.prompts", self.prompts, "at least 1")
+        require(
+            self.group_size >= 2, "sampling.group_size", self.group_size, "at least 2, to compare within a group"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW. A step has `epochs` * `minibatches` updates; a microbatch is `microbatch` rows (none: all)."""
+
+    lr: float = 3e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    minibatches: int = 4
+    epochs: int = 1
+    microbatch: int | None = None
+
+    def __post_init__(self) -> None:
+        require(self.lr > 0, "optimizer.lr", self.lr, "a positive number")
+        require(self.max_grad_norm > 0, "optimizer.max_grad_norm", self.max_grad_norm, "a positive number")
+        require(self.minibatches >= 1, "optimizer.minibatches", self.minibatches, "at least 1")
+        require(self.epochs >= 1, "optimizer.epochs", self.epochs, "at least 1")
+        require(self.microbatch is None or self.microbatch >= 1, "optimizer.microbatch", self.microbatch, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """Every `every` steps (0: never) and at the end: `samples` completions of each of `prompts` problems at T = 1."""
+
+    every: int = 50
+    prompts: int = 100
+    samples: int = 16
+
+    def __post_init__(self) -> None:
+        require(self.every >= 0, "evaluation.every", self.every, "a number of steps, or 0 for never")
+        require(self.prompts >= 1, "evaluation.prompts", self.prompts, "at least 1")
+        require(self.samples >= 1, "evaluation.samples", self.samples, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """Every `every` steps (0: only at the end). The newest `keep` stay, and the best evaluated one."""
+
+    every: int = 50
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        require(self.every >= 0, "checkpoint.every", self.every, "a number of steps, or 0 for the end only")
+        require(self.keep >= 1, "checkpoint.keep", self.keep, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that determines a run.
+
+    method: the preset that advantage, surrogate, aggregate and control start from. model: `builtin`, or a folder
+    in Hugging Face format. threads: CPU threads, or none for torch's choice (bit-equal results need the same).
+    """
+
+    method: str = "aepo"
+    advantage: str = "group-mean-std"
+    surrogate: Surrogate
+    aggregate: str = "token-mean"
+    control: Control
+    task: Task
+    model: str = "builtin"
+    seed: int = 0
+    steps: int = 200
+    threads: int | None = None
+    sampling: SamplingConfig = SamplingConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+
+    def __post_init__(self) -> None:
+        require(self.steps >= 1, "steps", self.steps, "at least 1")
+        require(0 <= self.seed < 2**63, "seed", self.seed, "an integer from 0 to 2^63 - 1")
+        require(self.threads is None or self.threads >= 1, "threads", self.threads, "at least 1")
+        _ = self.algorithm
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """The four choices."""
+        return Algorithm(
+            advantage=self.advantage,
+            surrogate=self.surrogate,
+            aggregate=self.aggregate,
+            control=self.control,
+        )
+
+
+def default_config(method: str = "aepo") -> Config:
+    """The built-in job with this method."""
+    algorithm = preset(method)
+    return Config(
+        method=method,
+        advantage=algorithm.advantage,
+        surrogate=algorithm.surrogate,
+        aggregate=algorithm.aggregate,
+        control=algorithm.control,
+        task=TASKS["paths"](),
+    )
+
+
+def make_config(
+    file: Path | None = None,
+    method: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    settings: Sequence[str] = (),
+) -> Config:
+    """Preset, then the TOML file, then `overrides` (dotted names), then `a.b=c` settings.
+
+    Raises `InvalidValue` with one line for the first thing that cannot work.
+    """
+    data = read_toml(file) if file else {}
+    config = default_config(method or data.pop("method", "aepo"))
+    data.pop("method", None)
+    given: dict[str, Any] = {}
+    for name, value in {**(overrides or {}), **dict(map(parse_setting, settings))}.items():
+        _put(given, name.split("."), value)
+    return override(override(config, data), given)
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """The file's tables; `InvalidValue` when it cannot be read."""
+    try:
+        return tomllib.loads(file.read_text())
+    except OSError as error:
+        raise InvalidValue("config", str(file), f"a readable TOML file ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidValue("config", str(file), f"valid TOML ({error})") from None
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """`a.b=c` -> ("a.b", value): a TOML value where c is one, else the string itself."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise InvalidValue("--set", text, "written as name=value, such as optimizer.lr=1e-4")
+    try:
+        return name.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return name.strip(), value.strip()
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain TOML data; `override(default_config(), to_dict(config))` gives the config back."""
+    names = {"name": _NAMES[type(config)]} if type(config) in _NAMES else {}
+    fields = {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config) if f.init}
+    return {**names, **fields}
+
+
+def to_toml(config: Config) -> str:
+    """The whole configuration, resolved."""
+    return tomli_w.dumps(to_dict(config))
+
+
+def override(base: T, data: Mapping[str, Any], path: str = "") -> T:
+    """`base` with the fields that `data` names; nested tables are merged, types are checked."""
+    hints = typing.get_type_hints(type(base))
+    fields = {f.name for f in dataclasses.fields(base) if f.init}  # type: ignore[arg-type]
+    changes: dict[str, Any] = {}
+    for key, value in data.items():
+        if key not in fields:
+            raise InvalidValue(f"{path}{key}", value, _suggest(key, fields))
+        changes[key] = _convert(getattr(base, key), hints[key], value, f"{path}{key}")
+    return dataclasses.replace(base, **changes)  # type: ignore[type-var]
+
+
+def _convert(current: Any, hint: Any, value: Any, path: str) -> Any:
+    if hint in TABLES:
+        return _choose(current, TABLES[hint], value, path)
+    if hint is Target:
+        return Target(str(_leaf(str | int | float, value, path)))
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise InvalidValue(path, value, "a table of settings")
+        return override(current, value, f"{path}.")
+    return _leaf(hint, value, path)
+
+
+def _choose(current: Any, table: Mapping[str, type], value: Any, path: str) -> Any:
+    """A class by name, with its other settings; without a name, the current one is changed."""
+    settings = {"name": value} if isinstance(value, str) else dict(value) if isinstance(value, Mapping) else None
+    if settings is None:
+        raise InvalidValue(path, value, f"a name ({', '.join(table)}) or a table of settings")
+    name = settings.pop("name", _NAMES[type(current)])
+    if name not in table:
+        raise InvalidValue(f"{path}.name", name, f"one of {', '.join(table)}")
+    base = current if type(current) is table[name] else table[name]()
+    return override(base, settings, f"{path}.")
+
+
+def _leaf(hint: Any, value: Any, path: str) -> Any:
+    """Check a plain value against its type; integers pass for floats, nothing else is bent."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for option in options:
+        if option is types.NoneType and value in (None, "none"):
+            return None
+        if typing.get_origin(option) is Literal and value in typing.get_args(option):
+            return value
+        if typing.get_origin(option) is tuple and isinstance(value, list | tuple):
+            return _tuple(option, value, path)
+        if isinstance(option, type) and type(value) is option:
+            return _finite(value, path)
+    if float in options and type(value) is int:
+        return float(value)
+    raise InvalidValue(path, value, _describe(options))
+
+
+def _tuple(hint: Any, value: Sequence[Any], path: str) -> tuple[Any, ...]:
+    items = typing.get_args(hint)
+    if items[-1] is Ellipsis:
+        items = (items[0],) * len(value)
+    if len(items) != len(value):
+        raise InvalidValue(path, value, f"a list of {len(items)}")
+    return tuple(_leaf(item, element, path) for item, element in zip(items, value, strict=True))
+
+
+def _finite(value: Any, path: str) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidValue(path, value, "a finite number")
+    return value
+
+
+def _describe(options: Sequence[Any]) -> str:
+    words = {int: "an integer", float: "a number", str: "text", bool: "true or false", types.NoneType: "none"}
+    parts = []
+    for option in options:
+        if typing.get_origin(option) is Literal:
+            parts.append(f"one of {', '.join(map(str, typing.get_args(option)))}")
+        else:
+            parts.append(words.get(option, "a list"))
+    return " or ".join(parts)
+
+
+def _suggest(key: str, fields: set[str]) -> str:
+    close = difflib.get_close_matches(key, fields, n=1)
+    known = f"a setting that exists here: {', '.join(sorted(fields))}"
+    return f"{known}; did you mean {close[0]}?" if close else known
+
+
+def _put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    """Set tree[a][b]... = value; a name that stands where a table is needed becomes the table's name."""
+    for part in path[:-1]:
+        if not isinstance(tree.get(part), dict):
+            tree[part] = {"name": tree[part]} if part in tree else {}
+        tree = tree[part]
+    tree[path[-1]] = value
+
+
+_NAMES = {cls: name for table in TABLES.values() for name, cls in table.items()}
+
+
+def _plain(value: Any) -> Any:
+    if value is None:
+        return "none"
+    if isinstance(value, Target):
+        return value.spec
+    if dataclasses.is_dataclass(value):
+        return to_dict(value)
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,214 @@
+"""AEPO: hold the entropy at a target with REINFORCE on tempered positives (2510.08141).
+
+    grad J = E_{o ~ pi}  [sum_t grad log pi(o_t) A]            the base algorithm's
+           + alpha E_{o ~ pi*}[sum_t grad log pi(o_t) R]       the control's
+
+pi* is the policy at T_high while the measured entropy is under the target and at T_low while it is above. The
+log-probability that is differentiated is always at temperature 1, and wrong answers contribute nothing. The law
+decides the direction and how many positives (`sampled`) or how much weight (`reweighted`) are used.
+
+The papers' settings and the authors' code, where they differ from this default, are presets
+(algorithm.py); docs/methods/aepo.md lists every difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from aepo.checks import require
+from aepo.control.base import (
+    ClosedLoop,
+    ExtraGroup,
+    Measured,
+    Needs,
+    Scored,
+    State,
+    Step,
+    is_correct,
+    require_rows,
+    rows,
+)
+from aepo.control.distributions import TargetDistribution, Temperature
+from aepo.types import Sample
+
+# The authors' threshold on the group-normalised advantage: rows of all-correct groups do not pass it.
+ADVANTAGE_THRESHOLD = 0.05
+# How fast the running share of usable extra completions follows what is drawn.
+PASS_RATE_MEMORY = 0.8
+
+
+@dataclass(frozen=True, kw_only=True)
+class AEPO(ClosedLoop):
+    """The fields, each a choice that the paper, its code or we make.
+
+    distribution: pi*, where the positives come from.
+    positives: `sampled` draws them from pi* in the step's one sampling call; `reweighted` takes the ordinary
+        correct completions with importance weights pi*/pi per token, and draws nothing.
+    positive_by: `reward` (R = 1, the paper) or `advantage` (> 0.05 in their own group, the authors' code).
+    count_high, count_low: positives used at command +1 and -1; completions (integer) or a share of the step's.
+    weight: the advantage of a positive; alpha = weight * positives / completions.
+    per_prompt: extra completions of each chosen prompt; None means the group size.
+    prompts: share of the step's prompts that may be drawn again.
+    draw: `enough` to find the wanted positives at the running pass rate, or `all` of the allowed.
+    choose: which prompts and positives when there are more than needed: `random`, or `first` (the code).
+    join: `append` to the ordinary rows, or `replace` as many of them (random ones; the first with choose=first).
+    shuffle: spread the extra rows over all minibatches; the code does not.
+    start: `measure` (the first step adds nothing) or `hot` (it acts as if entropy were 0; the code).
+    sensor: `exact` (docs/entropy.md) or `mixed-sampled` (-log pi on the trained rows during the update; the code).
+    temperature_adjust=False is the papers' ablation A (T = 1), positive_only=False ablation B (every extra
+        row, with its signed group advantage).
+    """
+
+    name: ClassVar[str] = "aepo"
+
+    distribution: TargetDistribution = Temperature()
+    positives: Literal["sampled", "reweighted"] = "sampled"
+    positive_by: Literal["reward", "advantage"] = "reward"
+    count_high: int | float = 0.5
+    count_low: int | float = 0.5
+    weight: float = 1.0
+    per_prompt: int | None = None
+    prompts: float = 1.0
+    draw: Literal["enough", "all"] = "enough"
+    choose: Literal["random", "first"] = "random"
+    join: Literal["append", "replace"] = "append"
+    shuffle: bool = True
+    start: Literal["measure", "hot"] = "measure"
+    sensor: Literal["exact", "mixed-sampled"] = "exact"
+    temperature_adjust: bool = True
+    positive_only: bool = True
+
+    def __post_init__(self) -> None:
+        require_rows("control.count_high", self.count_high)
+        require_rows("control.count_low", self.count_low)
+        require(self.weight > 0, "control.weight", self.weight, "a positive number")
+        require(0 < self.prompts <= 1, "control.prompts", self.prompts, "a share of the prompts in (0, 1]")
+        needs_group = self.positive_by == "advantage" or not self.positive_only
+        least = 2 if needs_group and self.positives == "sampled" else 1
+        require(
+            self.per_prompt is None or self.per_prompt >= least,
+            "control.per_prompt",
+            self.per_prompt,
+            f"at least {least}, or none for the group size",
+        )
+
+    # --- the loop: sensor and state ---------------------------------------------------------------------
+
+    def initial_state(self) -> State:
+        """No pass rates yet; started hot, the first command is already full on."""
+        hot = {"command": 1.0} if self.start == "hot" else {}
+        return {**super().initial_state(), "pass_rate": {}, **hot}
+
+    def reading(self, measured: Measured) -> float:
+        """Exact entropy of the ordinary rows, or the authors' sampled estimate on the mixed ones."""
+        exact = self.sensor == "exact"
+        return (measured.entropy if exact else measured.mixed_sampled_entropy).mean
+
+    def update(self, state: State, measured: Measured) -> State:
+        """Also follow how many of the extra completions were usable, for each direction."""
+        direction = _direction(state)
+        rates = dict(state["pass_rate"])
+        if measured.extra:
+            share = len(self._usable(measured.extra)) / len(measured.extra)
+            before = rates.get(str(direction), share)
+            rates[str(direction)] = PASS_RATE_MEMORY * before + (1 - PASS_RATE_MEMORY) * share
+        rates["ordinary"] = measured.reward.mean
+        return super().update({**state, "pass_rate": rates}, measured)
+
+    # --- sampled positives -------------------------------------------------------------------------------
+
+    def plan(self, state: State, step: Step) -> tuple[ExtraGroup, ...]:
+        """About as many extra completions as will be used, `per_prompt` of each chosen prompt."""
+        wanted = self._wanted(state, step)
+        if self.positives != "sampled" or wanted == 0:
+            return ()
+        per_prompt = self.per_prompt or step.group_size
+        most = max(1, int(self.prompts * step.prompts))
+        groups = most
+        if self.draw == "enough":
+            groups = min(most, -(-round(wanted / self._pass_rate(state)) // per_prompt))
+        order = list(range(step.prompts))
+        if self.choose == "random":
+            order = torch.randperm(step.prompts, generator=step.generator("extra prompts")).tolist()
+        temperature = self._distribution().temperature(_direction(state))
+        return tuple(ExtraGroup(prompt, per_prompt, temperature) for prompt in order[:groups])
+
+    def mix(
+        self, ordinary: Sequence[Sample], extra: Sequence[Sample], state: State, step: Step
+    ) -> list[Sample]:
+        """Append the chosen positives with advantage `weight`, or put them in the place of ordinary rows."""
+        chosen = self._chosen(self._usable(extra), self._wanted(state, step), step)
+        if self.positive_only:
+            chosen = [replace(sample, advantage=self.weight) for sample in chosen]
+        if self.join == "append" or not chosen:
+            return [*ordinary, *chosen]
+        out = set(self._replaced(len(ordinary), len(chosen), step))
+        kept = [replace(sample, trained=i not in out) for i, sample in enumerate(ordinary)]
+        return [*chosen, *kept]
+
+    def _usable(self, extra: Sequence[Sample]) -> list[Sample]:
+        if not self.positive_only:
+            return [sample for sample in extra if sample.advantage != 0]
+        if self.positive_by == "advantage":
+            return [sample for sample in extra if sample.advantage > ADVANTAGE_THRESHOLD]
+        return [sample for sample in extra if is_correct(sample.rollout)]
+
+    def _chosen(self, usable: list[Sample], wanted: int, step: Step) -> list[Sample]:
+        """`wanted` of the usable ones: the first, or a draw without replacement by weight (Gumbel top-k)."""
+        if self.choose == "first" or len(usable) <= wanted:
+            return usable[:wanted]
+        log_weights = torch.tensor([self.distribution.log_weight(s.rollout) for s in usable])
+        uniform = torch.rand(len(usable), generator=step.generator("choose positives"), dtype=torch.float64)
+        keys = log_weights - torch.log(-torch.log(uniform))
+        best = keys.topk(wanted).indices.sort().values
+        return [usable[i] for i in best.tolist()]
+
+    def _replaced(self, ordinary: int, count: int, step: Step) -> list[int]:
+        if self.choose == "first":
+            return list(range(count))
+        return torch.randperm(ordinary, generator=step.generator("replace rows"))[:count].tolist()
+
+    # --- reweighted positives ----------------------------------------------------------------------------
+
+    def needs(self, state: State) -> Needs:
+        """Log-probabilities at the other temperature, in the same pass, when they will be used."""
+        if self.positives == "sampled" or not state["command"]:
+            return Needs()
+        return Needs(temperatures=self._distribution().statistics(_direction(state)))
+
+    def shape(self, advantages: Tensor, scored: Scored, state: State) -> Tensor:
+        """A + a R pi*/pi (append), or (1 - a) A + a R pi*/pi (replace), a = |command| * weight."""
+        if self.positives == "sampled" or not state["command"]:
+            return advantages
+        strength = abs(state["command"]) * self.weight
+        ratio = self._distribution().log_ratio(scored, _direction(state)).exp()
+        positive = (scored.batch.rewards > 0.5)[:, None] * scored.batch.mask
+        if self.positive_by == "advantage":
+            positive = positive * (advantages > ADVANTAGE_THRESHOLD)
+        kept = 1.0 if self.join == "append" else 1.0 - strength
+        return kept * advantages + strength * positive * ratio
+
+    # --- shared ------------------------------------------------------------------------------------------
+
+    def _wanted(self, state: State, step: Step) -> int:
+        """Positives that the command asks for in this step."""
+        command = state["command"] or 0.0
+        full = self.count_high if command > 0 else self.count_low
+        return round(abs(command) * rows(full, step.prompts * step.group_size))
+
+    def _pass_rate(self, state: State) -> float:
+        """The expected share of usable extra completions; the ordinary reward until one is known."""
+        rates = state["pass_rate"]
+        return max(rates.get(str(_direction(state)), rates.get("ordinary", 1.0)), 0.05)
+
+    def _distribution(self) -> TargetDistribution:
+        return self.distribution if self.temperature_adjust else Temperature(high=1.0, low=1.0)
+
+
+def _direction(state: State) -> int:
+    return 1 if (state["command"] or 0.0) > 0 else -1

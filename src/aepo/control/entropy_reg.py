@@ -1,0 +1,36 @@
+"""Entropy-Reg: a fixed entropy bonus in the loss, L - coefficient * H (the papers' baseline)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from aepo.checks import require
+from aepo.control.base import Control, Needs, Scored, State
+from aepo.types import TokenStats
+
+
+@dataclass(frozen=True, kw_only=True)
+class EntropyReg(Control):
+    """J + coefficient * H, with the exact entropy's gradient.
+
+    2510.08141 uses 0.03 (v1) and 0.015 (v6). The bonus is not the mean of -log pi(o_t) that the authors' code
+    differentiates: E[grad log pi] = 0, so that gradient has zero mean on-policy, and off-policy it pushes away
+    from the samples just taken. Negative coefficients lower entropy (PARL's sign).
+    """
+
+    name: ClassVar[str] = "entropy-reg"
+    coefficient: float = 0.03
+
+    def __post_init__(self) -> None:
+        require(abs(self.coefficient) < float("inf"), "control.coefficient", self.coefficient, "a finite number")
+
+    def needs(self, state: State) -> Needs:
+        """The entropy with its gradient."""
+        return Needs(entropy_gradient=True)
+
+    def penalty(self, scored: Scored, new: TokenStats, state: State) -> Tensor:
+        """-coefficient * H_t."""
+        return -self.coefficient * new.entropy

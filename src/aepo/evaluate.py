@@ -1,0 +1,95 @@
+"""Evaluation: unbiased pass@k from n samples a problem."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aepo.control.base import generator
+from aepo.policy import Policy
+from aepo.sampling.base import Sampler
+from aepo.tasks import Task
+from aepo.types import Prompt, Request
+
+
+def pass_at_k(samples: int, correct: int, k: int) -> float:
+    """Chance that k of the n samples, drawn without replacement, contain a correct one: 1 - C(n-c,k)/C(n,k).
+
+    Unbiased for 1 - (1 - p)^k (2107.03374, eq. 1). Raises ValueError unless 1 <= k <= n and 0 <= c <= n.
+
+    >>> round(pass_at_k(10, 3, 5), 6)
+    0.916667
+    """
+    if not (1 <= k <= samples and 0 <= correct <= samples):
+        raise ValueError(f"pass@k: got n={samples}, c={correct}, k={k}; needs 1 <= k <= n and 0 <= c <= n")
+    if samples - correct < k:
+        return 1.0
+    return 1.0 - math.prod(1.0 - k / i for i in range(samples - correct + 1, samples + 1))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Correct completions of each problem, out of `samples`, drawn at `temperature` from the whole vocabulary."""
+
+    problems: tuple[str, ...]
+    correct: tuple[int, ...]
+    samples: int
+    temperature: float
+
+    def pass_at(self, k: int) -> float:
+        """Mean over problems of the unbiased pass@k."""
+        return math.fsum(pass_at_k(self.samples, c, k) for c in self.correct) / len(self.correct)
+
+    def ks(self) -> list[int]:
+        """1, 2, 4, ... up to the number of samples."""
+        return [2**i for i in range(self.samples.bit_length()) if 2**i <= self.samples]
+
+    def row(self) -> dict[str, float]:
+        """For the log: pass@k for each k, and what made it."""
+        scores = {f"pass@{k}": self.pass_at(k) for k in self.ks()}
+        return {**scores, "problems": len(self.problems), "samples": self.samples}
+
+
+def evaluate(
+    policy: Policy,
+    sampler: Sampler,
+    task: Task,
+    *,
+    problems: int,
+    samples: int,
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> Evaluation:
+    """Sample every evaluation problem `samples` times and count the correct ones (reward above 0.5)."""
+    chosen = task.eval_problems(problems)
+    prompts = [Prompt(p.id, policy.encode(p.text), p.data) for p in chosen]
+    correct = [0] * len(prompts)
+    # A few problems at a time: memory stays flat whatever the number of samples.
+    at_once = max(1, 4096 // samples)
+    for first in range(0, len(prompts), at_once):
+        counts = _correct(policy, sampler, task, prompts[first : first + at_once], samples, temperature, (seed, first))
+        correct[first : first + at_once] = counts
+    return Evaluation(tuple(p.id for p in chosen), tuple(correct), samples, temperature)
+
+
+def _correct(
+    policy: Policy,
+    sampler: Sampler,
+    task: Task,
+    prompts: Sequence[Prompt],
+    samples: int,
+    temperature: float,
+    key: tuple[int, int],
+) -> list[int]:
+    completions = sampler.sample(
+        [Request(prompt, group, samples, temperature) for group, prompt in enumerate(prompts)],
+        max_tokens=task.max_tokens,
+        generator=generator(key[0], key[1], "evaluation"),
+    )
+    counts = [0] * len(prompts)
+    texts = policy.decode([completion.tokens for completion in completions])
+    for completion, text in zip(completions, texts, strict=True):
+        score = task.reward(completion.prompt.problem, text, completion.truncated)
+        counts[completion.group] += score > 0.5
+    return counts

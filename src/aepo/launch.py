@@ -1,0 +1,53 @@
+"""Several runs, each in a process of its own, as many at once as the machine has cores."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+from aepo.checkpoint import steps_saved
+from aepo.log import cpu_count
+
+
+@dataclass(frozen=True)
+class Job:
+    """`aepo train` with these arguments, into `out`; one thread each, since runs side by side scale better."""
+
+    out: Path
+    arguments: tuple[str, ...]
+    steps: int
+
+    @property
+    def finished(self) -> bool:
+        """Its last checkpoint is there."""
+        return self.steps in steps_saved(self.out)
+
+    def command(self) -> list[str]:
+        """Start it, or go on where it was."""
+        if (self.out / "config.toml").exists():
+            arguments = ["--resume", str(self.out)]
+        else:
+            fixed = ("--steps", str(self.steps), "--set", "threads=1", "--out", str(self.out))
+            arguments = [*self.arguments, *fixed]
+        return [sys.executable, "-m", "aepo.cli", "train", *arguments]
+
+
+def launch(jobs: Sequence[Job], at_once: int | None = None) -> None:
+    """Run those that are not finished; raises RuntimeError with a failed run's last line."""
+    waiting = [job for job in jobs if not job.finished]
+    with ThreadPoolExecutor(at_once or cpu_count()) as pool:
+        futures = {pool.submit(_run, job): job for job in waiting}
+        for done, future in enumerate(as_completed(futures), start=1):
+            future.result()
+            print(f"run {done}/{len(waiting)} finished: {futures[future].out}", flush=True)
+
+
+def _run(job: Job) -> None:
+    result = subprocess.run(job.command(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if result.returncode:
+        last = (result.stdout.strip().splitlines() or ["no output"])[-1]
+        raise RuntimeError(f"{job.out}: {last}")

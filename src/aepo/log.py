@@ -1,0 +1,195 @@
+"""The run folder, and what a person sees while it fills.
+
+config.toml, environment.json, metrics.jsonl (a row a step), samples.jsonl (a few completions a step),
+checkpoints/. docs/metrics.md documents every key.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from aepo import __version__
+from aepo.checks import InvalidValue
+from aepo.config import Config, to_toml
+from aepo.types import Sample
+
+METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
+SAMPLES_PER_STEP = 4
+# Steps that a control may be saturated before the run says so.
+ALARM_AFTER = 20
+# Without a terminal a line appears at most this often, in seconds.
+LINE_EVERY = 5.0
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """The whole text or what was there before."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def environment() -> dict[str, Any]:
+    """What a reader needs to know to repeat a run."""
+    packages = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
+    return {
+        "aepo": __version__,
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in packages},
+        "threads": torch.get_num_threads(),
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "machine": platform.machine(),
+        "command": sys.argv,
+    }
+
+
+def start_folder(run: Path, config: Config) -> None:
+    """Make a new run folder; `InvalidValue` if there is a run in it already or it cannot be written."""
+    if (run / METRICS).exists() or (run / "config.toml").exists():
+        raise InvalidValue("out", str(run), "a new folder (there is a run in this one; go on with --resume)")
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        write_atomically(run / "config.toml", to_toml(config))
+        write_atomically(run / "environment.json", json.dumps(environment(), indent=2))
+    except OSError as error:
+        raise InvalidValue("out", str(run), f"a folder that can be written ({error.strerror})") from None
+
+
+def read_rows(path: Path, before: int | None = None) -> list[dict[str, Any]]:
+    """The rows of a JSONL file (those of steps under `before`); a half-written last line is left out."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        if before is None or row["step"] < before:
+            rows.append(row)
+    return rows
+
+
+def cut_back(run: Path, step: int) -> None:
+    """Drop everything logged from `step` on: the steps that a resumed run will do again."""
+    for name in (METRICS, SAMPLES):
+        rows = read_rows(run / name, before=step)
+        write_atomically(run / name, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+class RunLog:
+    """Appends rows to the run folder and tells a person; use as a context manager."""
+
+    def __init__(self, run: Path, config: Config, start: int, quiet: bool = False) -> None:
+        self._run, self._config, self._quiet = run, config, quiet
+        self._console = Console()
+        self._progress: Progress | None = None
+        if self._console.is_terminal and not quiet:
+            self._progress = _progress_bar(self._console)
+            self._bar = self._progress.add_task("", total=config.steps, completed=start)
+        self._files: dict[str, TextIO] = {}
+        self._last_line = 0.0
+        self._saturated: list[dict[str, Any]] = []
+
+    def __enter__(self) -> RunLog:
+        self._files = {name: (self._run / name).open("a") for name in (METRICS, SAMPLES)}
+        if self._progress:
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress:
+            self._progress.stop()
+        for file in self._files.values():
+            file.close()
+
+    def step(self, row: Mapping[str, Any], samples: Sequence[Sample], texts: Sequence[str]) -> None:
+        """One step: its row, a few of its completions (`texts` decodes the first of `samples`)."""
+        shown = [_sample_row(row["step"], *pair) for pair in zip(samples, texts, strict=False)]
+        self._append(SAMPLES, shown)
+        self._append(METRICS, [row])
+        self._alarm(row)
+        self._show(row, shown)
+
+    def say(self, text: str) -> None:
+        """A line for the person at the terminal."""
+        if not self._quiet:
+            self._console.print(text, markup=False, highlight=False)
+
+    def _append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        # One write of whole lines; what a full disk cut off is a last line that readers leave out.
+        self._files[name].write("".join(json.dumps(row, allow_nan=True) + "\n" for row in rows))
+        self._files[name].flush()
+
+    def _alarm(self, row: Mapping[str, Any]) -> None:
+        """Once, when the control has been at its limit for long and the error does not shrink."""
+        self._saturated = [*self._saturated, dict(row)] if row["saturated"] else []
+        if len(self._saturated) == ALARM_AFTER:
+            first, last = self._saturated[0]["error"], row["error"]
+            if abs(last) > 0.1 and abs(last) > 0.9 * abs(first):
+                self.say(
+                    f"alarm: the control has been at its limit for {ALARM_AFTER} steps and the error is still "
+                    f"{last:+.2f} nats (step {row['step']}): this target is beyond its authority here"
+                )
+
+    def _show(self, row: Mapping[str, Any], shown: Sequence[Mapping[str, Any]]) -> None:
+        line = status_line(row, self._config.steps)
+        if self._progress:
+            self._progress.update(self._bar, completed=row["step"] + 1, description=line)
+        elif time.monotonic() - self._last_line > LINE_EVERY or row["step"] + 1 == self._config.steps:
+            self._last_line = time.monotonic()
+            self.say(line)
+            for sample in shown[:1]:
+                self.say(f"    {sample['prompt']} -> {sample['completion']}  (reward {sample['reward']:g})")
+
+
+def status_line(row: Mapping[str, Any], steps: int) -> str:
+    """entropy against target, reward, what the control did, what it cost."""
+    target = row.get("target_entropy")
+    parts = [f"step {row['step'] + 1}/{steps}", f"entropy {row['entropy']:.3f}"]
+    if target is not None:
+        parts.append(f"target {target:.3f}")
+    parts.append(f"reward {row['reward']:.3f}")
+    if row.get("command") is not None:
+        limit = " (at its limit)" if row["saturated"] else ""
+        parts.append(f"command {row['command']:+.2f}{limit}")
+    if row["extra_completions"]:
+        parts.append(f"extra {row['extra_used']} of {row['extra_completions']} at T {row['extra_temperature']:g}")
+    if row.get("evaluation"):
+        parts.append(f"pass@1 {row['evaluation']['pass@1']:.3f}")
+    return "  ".join([*parts, f"{row['seconds']:.2f} s"])
+
+
+def _sample_row(step: int, sample: Sample, text: str) -> dict[str, Any]:
+    completion = sample.rollout.completion
+    return {
+        "step": step,
+        "prompt": completion.prompt.id,
+        "completion": text,
+        "reward": sample.rollout.reward,
+        "advantage": sample.advantage if math.isfinite(sample.advantage) else None,
+        "temperature": completion.temperature,
+        "extra": sample.extra,
+        "tokens": len(completion.tokens),
+        "truncated": completion.truncated,
+    }
+
+
+def _progress_bar(console: Console) -> Progress:
+    columns = (BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    return Progress(*columns, console=console)
+
+
+def cpu_count() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,156 @@
+"""Surrogates (what is maximised at a token) and aggregates (how tokens are averaged).
+
+loss = sum over tokens of weight * (-surrogate(ratio, advantage) + penalty), where `weight` is the aggregate of
+the whole minibatch. Microbatches use slices of the same weights, so their size never changes the gradient.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from aepo.checks import require
+from aepo.types import Metric
+
+
+class Surrogate(ABC):
+    """A per-token objective, maximised."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def __call__(self, ratio: Tensor, advantages: Tensor) -> Tensor:
+        """ratio = pi / pi_old and advantages, both [B, T] -> objective [B, T]."""
+
+    def clipped(self, ratio: Tensor, advantages: Tensor) -> Tensor:
+        """Which tokens get no gradient, bool [B, T]."""
+        return torch.zeros_like(ratio, dtype=torch.bool)
+
+
+@dataclass(frozen=True)
+class Ratio(Surrogate):
+    """r * A: the policy gradient with an importance ratio and no clip (what KL-Cov builds on)."""
+
+    name: ClassVar[str] = "ratio"
+
+    def __call__(self, ratio: Tensor, advantages: Tensor) -> Tensor:
+        """r * A."""
+        return ratio * advantages
+
+
+@dataclass(frozen=True)
+class Clip(Surrogate):
+    """PPO's clip, min(r A, clip(r, 1 - low, 1 + high) A) (1707.06347), with separate bounds (DAPO, 2503.14476).
+
+    `dual`, when set, bounds the objective from below by dual * A for A < 0 (dual clip, 1912.09729; verl and
+    EasyR1 use 3.0).
+    """
+
+    name: ClassVar[str] = "clip"
+    low: float = 0.2
+    high: float = 0.2
+    dual: float | None = None
+
+    def __post_init__(self) -> None:
+        require(0 < self.low <= 1, "surrogate.low", self.low, "a number in (0, 1]")
+        require(self.high > 0, "surrogate.high", self.high, "a positive number")
+        require(self.dual is None or self.dual > 1, "surrogate.dual", self.dual, "a number above 1, or none")
+
+    def __call__(self, ratio: Tensor, advantages: Tensor) -> Tensor:
+        """min(r A, clip(r) A), then max with dual * A where A < 0."""
+        objective = torch.minimum(
+            ratio * advantages, ratio.clamp(1 - self.low, 1 + self.high) * advantages
+        )
+        if self.dual is None:
+            return objective
+        return torch.where(advantages < 0, torch.maximum(objective, self.dual * advantages), objective)
+
+    def clipped(self, ratio: Tensor, advantages: Tensor) -> Tensor:
+        """Moved beyond the bound in the direction that the advantage favours, or dual-clipped."""
+        beyond = ((advantages > 0) & (ratio > 1 + self.high)) | ((advantages < 0) & (ratio < 1 - self.low))
+        if self.dual is None:
+            return beyond
+        return beyond | ((advantages < 0) & (ratio > self.dual))
+
+
+SURROGATES: dict[str, type[Surrogate]] = {cls.name: cls for cls in (Clip, Ratio)}
+
+AggregateFunction = Callable[[Tensor], Tensor]
+
+
+def token_mean(mask: Tensor) -> Tensor:
+    """Every token of the minibatch weighs the same: m / sum(m) (DAPO, verl's default, AEPO's code)."""
+    return mask / mask.sum().clamp(min=1)
+
+
+def sequence_mean_token_mean(mask: Tensor) -> Tensor:
+    """Every completion weighs the same, and its tokens share that: m / len / B (GRPO's paper form)."""
+    lengths = mask.sum(-1, keepdim=True)
+    rows = (lengths > 0).sum().clamp(min=1)
+    return mask / lengths.clamp(min=1) / rows
+
+
+def sequence_mean_token_sum(mask: Tensor) -> Tensor:
+    """Sum over a completion's tokens, mean over completions: m / B."""
+    rows = (mask.sum(-1) > 0).sum().clamp(min=1)
+    return mask / rows
+
+
+def fixed_length(mask: Tensor) -> Tensor:
+    """Dr. GRPO's m / (B * T), T the width of the minibatch, so that length is neither rewarded nor punished."""
+    rows = (mask.sum(-1) > 0).sum().clamp(min=1)
+    return mask / rows / max(mask.shape[1], 1)
+
+
+AGGREGATES: dict[str, AggregateFunction] = {
+    "token-mean": token_mean,
+    "sequence-mean-token-mean": sequence_mean_token_mean,
+    "sequence-mean-token-sum": sequence_mean_token_sum,
+    "fixed-length": fixed_length,
+}
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """The loss of some rows, and what a log wants to know of it (over tokens, no gradient)."""
+
+    loss: Tensor
+    ratio: Metric
+    clipped: Metric
+    approximate_kl: Metric
+
+
+def policy_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    weights: Tensor,
+    surrogate: Surrogate,
+    penalty: Tensor | None = None,
+) -> LossOutput:
+    """Sum of weights * (-surrogate + penalty).
+
+    All are [B, T]; `weights` is the aggregate of the minibatch that these rows belong to and is 0 outside the
+    mask; gradient flows through `logprobs` and `penalty` alone. `approximate_kl` is the k3 estimate of
+    KL(pi_old || pi), nats per token.
+    """
+    mask = weights > 0
+    # Padding holds zeros in both; where keeps a NaN outside the mask from reaching the gradient.
+    log_ratio = torch.where(mask, logprobs - old_logprobs.detach(), 0.0)
+    ratio = log_ratio.exp()
+    per_token = -surrogate(ratio, advantages.detach())
+    if penalty is not None:
+        per_token = per_token + penalty
+    loss = (weights * torch.where(mask, per_token, 0.0)).sum()
+    with torch.no_grad():
+        return LossOutput(
+            loss=loss,
+            ratio=Metric.of(ratio, mask),
+            clipped=Metric.of(surrogate.clipped(ratio, advantages).float(), mask),
+            approximate_kl=Metric.of(ratio - 1 - log_ratio, mask),
+        )

@@ -1,0 +1,103 @@
+"""Around the loop: start or resume a run folder, evaluate, checkpoint, finish with a plot."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from aepo.base_model import base_model
+from aepo.checkpoint import FOLDER, TrainState, load_checkpoint, save_checkpoint, steps_saved
+from aepo.checks import InvalidValue
+from aepo.config import Config, make_config
+from aepo.evaluate import evaluate
+from aepo.log import SAMPLES_PER_STEP, RunLog, cut_back, start_folder
+from aepo.plot import plot_run
+from aepo.policy import Policy
+from aepo.sampling.hf import HFSampler
+from aepo.train import Run, make_optimizer, train_step
+
+
+def start(config: Config, out: Path, quiet: bool = False) -> None:
+    """A new run in a new folder."""
+    start_folder(out, config)
+    _run(config, out, None, quiet)
+
+
+def resume(out: Path, quiet: bool = False) -> None:
+    """Go on from the newest checkpoint (or from the beginning when there is none yet)."""
+    if not (out / "config.toml").exists():
+        raise InvalidValue("resume", str(out), "a run folder (it holds no config.toml)")
+    config = make_config(out / "config.toml")
+    saved = steps_saved(out)
+    _run(config, out, out / FOLDER / f"step-{saved[-1]}" if saved else None, quiet)
+
+
+def model_folder(config: Config) -> Path:
+    """Where the run's base model is; the built-in one is trained first if it is not cached."""
+    return base_model(config.task) if config.model == "builtin" else Path(config.model)
+
+
+def make_sampler(policy: Policy, config: Config) -> HFSampler:
+    """The sampler on the policy's own weights."""
+    return HFSampler(
+        policy.model,
+        eos_token_ids=policy.eos_token_ids,
+        pad_token_id=policy.pad_token_id,
+        max_rows=config.sampling.max_rows,
+    )
+
+
+def _run(config: Config, out: Path, checkpoint: Path | None, quiet: bool) -> None:
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    policy = Policy.load(checkpoint or model_folder(config))
+    optimizer = make_optimizer(policy, config.optimizer)
+    if checkpoint is None:
+        state = TrainState(control=config.control.initial_state())
+    else:
+        state = load_checkpoint(checkpoint, optimizer)
+    cut_back(out, state.step)
+    sampler = make_sampler(policy, config)
+    run = Run(config, config.algorithm, config.task, policy, sampler, optimizer)
+    with RunLog(out, config, state.step, quiet) as log:
+        while state.step < config.steps:
+            state = _logged_step(run, state, out, log)
+    plot_run(out)
+    if not quiet:
+        print(f"finished: {out}")
+
+
+def _logged_step(run: Run, state: TrainState, out: Path, log: RunLog) -> TrainState:
+    """One step, its evaluation and checkpoint if due, and its row, written in the order that resumes exactly."""
+    state, row, samples = train_step(run, state)
+    last = state.step == run.config.steps
+    evaluated = _due(state.step, run.config.evaluation.every) or (last and run.config.evaluation.every > 0)
+    if evaluated:
+        row["evaluation"] = _evaluate(run)
+        state = _best(state, row["evaluation"]["pass@1"])
+    shown = samples[:: max(1, len(samples) // SAMPLES_PER_STEP)][:SAMPLES_PER_STEP]
+    texts = run.policy.decode([sample.rollout.completion.tokens for sample in shown])
+    log.step(row, shown, texts)
+    if evaluated or last or _due(state.step, run.config.checkpoint.every):
+        save_checkpoint(out, run.policy, run.optimizer, state, run.config.checkpoint.keep)
+    return state
+
+
+def _evaluate(run: Run) -> dict[str, Any]:
+    settings = run.config.evaluation
+    return evaluate(
+        run.policy, run.sampler, run.task, problems=settings.prompts, samples=settings.samples
+    ).row()
+
+
+def _best(state: TrainState, score: float) -> TrainState:
+    if state.best_score is not None and score <= state.best_score:
+        return state
+    return replace(state, best_step=state.step, best_score=score)
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0

@@ -1,0 +1,175 @@
+"""Paths between two numbers: a task in which every prompt has many right answers.
+
+The prompt `17 42 :` names a start and a goal. A right completion such as `34 35 44 43 42` lists the numbers
+visited, each one reachable from the one before by a move of `Paths.moves`, and ends (end-of-sequence token)
+at the goal after at most `Paths.max_moves` numbers. Because right answers are counted exactly by dynamic
+programming, so is the entropy that a policy without a single error can reach: see `Paths.ceiling`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aepo.tasks.base import Problem, Task
+
+SEPARATOR = ":"
+
+
+@dataclass(frozen=True)
+class Paths(Task):
+    """Walk from a start to a goal within a limit.
+
+    numbers: the walk stays in 0..numbers-1. max_moves: most numbers in a right completion.
+    moves: pairs (factor, offset), each leading from n to factor * n + offset.
+    move_weights: how often each move is tried in pre-training walks (any positive scale).
+    walk_moves: lengths (shortest, longest) of pre-training walks, uniform.
+    eval_pairs: how many (start, goal) pairs are set aside for evaluation; which ones, `split_seed` decides.
+    """
+
+    numbers: int = 100
+    max_moves: int = 8
+    moves: tuple[tuple[int, int], ...] = ((1, 1), (1, -1), (2, 0), (1, 9), (1, -5))
+    move_weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0, 1.0)
+    walk_moves: tuple[int, int] = (2, 7)
+    eval_pairs: int = 256
+    train_pairs: int | None = None
+    split_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.moves) != len(self.move_weights):
+            raise ValueError(f"{len(self.moves)} moves need as many weights, not {len(self.move_weights)}")
+        if not 0 < self.eval_pairs < len(self._pairs):
+            raise ValueError(f"eval_pairs must be in 1..{len(self._pairs) - 1}, not {self.eval_pairs}")
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest right completion in tokens, end-of-sequence included."""
+        return self.max_moves + 1
+
+    def train_problem(self, seed: int, index: int) -> Problem:
+        """A training pair, uniform over all of them, independent for each index."""
+        return self._problem(*random.Random(f"{seed}/{index}").choice(self._train))
+
+    def eval_problems(self, count: int) -> list[Problem]:
+        """The first `count` evaluation pairs."""
+        if count > self.eval_pairs:
+            raise ValueError(f"the evaluation set holds {self.eval_pairs} pairs, {count} were asked for")
+        return [self._problem(*pair) for pair in self._pairs[:count]]
+
+    def reward(self, problem: Mapping[str, Any], text: str, truncated: bool) -> float:
+        """1.0 if the text is a path from problem["start"] to problem["goal"] within the limit, else 0.0."""
+        words = text.split()
+        if truncated or not 0 < len(words) <= self.max_moves:
+            return 0.0
+        path = [self._number_of.get(word, -1) for word in words]
+        steps = zip([problem["start"], *path], path, strict=False)
+        legal = all(after in self._neighbours[before] for before, after in steps)
+        return float(legal and path[-1] == problem["goal"])
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """Every word of a prompt or completion."""
+        return (*map(str, range(self.numbers)), SEPARATOR)
+
+    def pretraining_examples(self, seed: int) -> Iterator[tuple[str, str]]:
+        """(prompt, completion) of random walks without end, each labelled in hindsight with where it ended."""
+        rng = random.Random(seed)
+        while True:
+            start = rng.randrange(self.numbers)
+            walk = [start]
+            for _ in range(rng.randint(*self.walk_moves)):
+                walk.append(rng.choices(*self._weighted[walk[-1]])[0])
+            yield self._prompt(start, walk[-1]), " ".join(map(str, walk[1:]))
+
+    def path_counts(self) -> Tensor:
+        """N[n - 1, s, g]: the number of right completions of n moves from s to g; int64 [max_moves, M, M]."""
+        return count_paths(self._adjacency, self.max_moves)
+
+    def ceiling(self) -> float:
+        """The highest entropy (nats per token) of a policy that solves every training prompt, see `ceiling`."""
+        starts, goals = torch.tensor(self._train).T
+        return ceiling(self.path_counts()[:, starts, goals])
+
+    def _prompt(self, start: int, goal: int) -> str:
+        return f"{start} {goal} {SEPARATOR}"
+
+    def _problem(self, start: int, goal: int) -> Problem:
+        return Problem(f"paths-{start}-{goal}", self._prompt(start, goal), {"start": start, "goal": goal})
+
+    def _after(self, number: int) -> dict[int, float]:
+        """Where one move leads, and the summed weight of the moves that lead there."""
+        after: dict[int, float] = {}
+        for (factor, offset), weight in zip(self.moves, self.move_weights, strict=True):
+            there = factor * number + offset
+            if 0 <= there < self.numbers:
+                after[there] = after.get(there, 0.0) + weight
+        return after
+
+    @cached_property
+    def _neighbours(self) -> list[frozenset[int]]:
+        return [frozenset(self._after(number)) for number in range(self.numbers)]
+
+    @cached_property
+    def _weighted(self) -> list[tuple[list[int], list[float]]]:
+        after = [self._after(number) for number in range(self.numbers)]
+        return [(list(there), list(there.values())) for there in after]
+
+    @cached_property
+    def _number_of(self) -> dict[str, int]:
+        return {str(number): number for number in range(self.numbers)}
+
+    @cached_property
+    def _adjacency(self) -> Tensor:
+        adjacency = torch.zeros(self.numbers, self.numbers, dtype=torch.int64)
+        for number, there in enumerate(self._neighbours):
+            adjacency[number, sorted(there)] = 1
+        return adjacency
+
+    @cached_property
+    def _pairs(self) -> list[tuple[int, int]]:
+        """Every pair of different numbers with a right completion, shuffled once and for all."""
+        reachable = self.path_counts().sum(0).gt(0).fill_diagonal_(False)
+        pairs = [(int(start), int(goal)) for start, goal in reachable.nonzero().tolist()]
+        random.Random(self.split_seed).shuffle(pairs)
+        return pairs
+
+    @cached_property
+    def _train(self) -> list[tuple[int, int]]:
+        rest = self._pairs[self.eval_pairs :]
+        return rest if self.train_pairs is None else rest[: self.train_pairs]
+
+
+def count_paths(adjacency: Tensor, max_moves: int) -> Tensor:
+    """N[n - 1, s, g], the walks of n = 1..max_moves moves; adjacency int64 [M, M] -> int64 [max_moves, M, M]."""
+    counts = [adjacency]
+    while len(counts) < max_moves:
+        counts.append(counts[-1] @ adjacency)
+    return torch.stack(counts)
+
+
+def ceiling(counts: Tensor) -> float:
+    """The highest token-mean entropy, in nats, of any policy that is always right.
+
+    counts [L, P]: for each of P equally likely prompts, the right completions of n = 1..L moves (n + 1 tokens).
+
+    The token-mean entropy of such a policy is sum_p H(q_p) / sum_p E_q[n + 1], where q_p is its distribution
+    over the right completions of prompt p, since token entropies add up to that of the sequence. For a price
+    lam per token, the largest sum_p H(q_p) - lam E_q[n + 1] is sum_p log Z_p(lam) with Z_p(lam) =
+    sum_n N_n(p) exp(-lam (n + 1)), reached at q ~ exp(-lam (n + 1)). The ratio is at most lam exactly where
+    that sum is at most 0 (Dinkelbach 1967), so the ceiling is its root, which is unique: it falls in lam.
+    """
+    log_counts = counts.double().log()
+    tokens = torch.arange(2, counts.shape[0] + 2, dtype=torch.float64)[:, None]
+    low, high = 0.0, max(float(log_counts.max()), 0.0) + 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        value = (log_counts - middle * tokens).logsumexp(0).mean()
+        low, high = (middle, high) if value > 0 else (low, middle)
+    return low

@@ -1,0 +1,112 @@
+import pytest
+
+from aepo.algorithm import PRESETS
+from aepo.checks import InvalidValue
+from aepo.config import default_config, make_config, override, parse_setting, to_dict, to_toml
+from aepo.control import AEPO, EntropyReg
+from aepo.laws import PI, Switch
+from aepo.losses import Clip, Ratio
+
+
+@pytest.mark.parametrize("method", PRESETS)
+def test_every_preset_survives_the_round_trip_through_toml(method, tmp_path):
+    config = default_config(method)
+    file = tmp_path / "config.toml"
+    file.write_text(to_toml(config))
+    assert make_config(file) == config
+
+
+def test_none_survives_the_round_trip():
+    config = override(default_config("aepo-reference"), {"surrogate": {"dual": "none"}})
+    assert config.surrogate == Clip(dual=None)
+    assert override(default_config("aepo-reference"), to_dict(config)).surrogate == Clip(dual=None)
+
+
+def test_later_sources_win(tmp_path):
+    file = tmp_path / "recipe.toml"
+    file.write_text('method = "grpo"\nsteps = 7\nseed = 3\n[optimizer]\nlr = 1e-5\n')
+    config = make_config(file, overrides={"steps": 9}, settings=["optimizer.lr=2e-5"])
+    assert (config.method, config.steps, config.seed, config.optimizer.lr) == ("grpo", 9, 3, 2e-5)
+    assert make_config(file, method="entropy-reg").control == EntropyReg()
+
+
+def test_settings_reach_every_depth():
+    config = make_config(
+        settings=[
+            "control.law=switch",
+            "control.distribution.high=1.2",
+            "control.count_high=60",
+            "control.target=0.7",
+            "surrogate.name=ratio",
+            "task.max_moves=9",
+        ]
+    )
+    assert isinstance(config.control, AEPO)
+    assert config.control.law == Switch() and config.control.count_high == 60
+    assert config.control.target.spec == "0.7" and config.surrogate == Ratio()
+
+
+def test_settings_that_only_work_together_are_checked_together():
+    config = make_config(settings=["control.distribution.low=2.0", "control.distribution.high=3.0"])
+    assert (config.control.distribution.low, config.control.distribution.high) == (2.0, 3.0)
+    config = make_config(settings=["control.law=switch", "control.law.tie=high"])
+    assert config.control.law == Switch(tie="high")
+
+
+def test_a_table_without_a_name_changes_the_one_that_is_there():
+    config = make_config(settings=["control.law.gain=2", "control.law.dead_band=0.01"])
+    assert config.control.law == PI(gain=2.0, integral_steps=PI().integral_steps, dead_band=0.01)
+
+
+def test_values_are_toml_or_text():
+    assert parse_setting("a.b=3") == ("a.b", 3)
+    assert parse_setting("a=true") == ("a", True)
+    assert parse_setting("a=0.6x") == ("a", "0.6x")
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("optimiser.lr=1", "optimiser: got .* did you mean optimizer"),
+        ("optimizer.lrr=1", "optimizer.lrr: got 1; .* did you mean lr"),
+        ("optimizer.lr=fast", "optimizer.lr: got 'fast'; must be a number"),
+        ("optimizer.lr=-1", "optimizer.lr: got -1.0; must be a positive"),
+        ("optimizer.lr=nan", "optimizer.lr: got nan; must be a finite"),
+        ("optimizer.minibatches=2.5", "optimizer.minibatches: got 2.5; must be an integer"),
+        ("optimizer.minibatches=true", "optimizer.minibatches: got True; must be an integer"),
+        ("optimizer.betas=[0.9]", "optimizer.betas: got .* a list of 2"),
+        ("optimizer=3", "optimizer: got 3; must be a table"),
+        ("sampling.group_size=1", "sampling.group_size: got 1; must be at least 2"),
+        ("steps=0", "steps: got 0"),
+        ("seed=-1", "seed: got -1"),
+        ("control.target=nan", "control.target: got nan; must be a finite"),
+        ("control.target=-0.5", "target: got '-0.5'"),
+        ("control.distribution.high=-1.2", "distribution.high: got -1.2; must be at least distribution.low"),
+        ("control.distribution.low=2.0", "distribution.high: got 1.5; must be at least distribution.low"),
+        ("control.law=bang", "control.law.name: got 'bang'; must be one of pi, switch"),
+        ("control.law=3", "control.law: got 3; must be a name"),
+        ("control.join=insert", "control.join: got 'insert'; must be one of append, replace"),
+        ("control.name=aepoo", "control.name: got 'aepoo'; must be one of none, aepo"),
+        ("advantage=mean", "advantage: got 'mean'; must be one of group-mean-std"),
+        ("aggregate=mean", "aggregate: got 'mean'; must be one of token-mean"),
+        ("no-equals-sign", "--set: got 'no-equals-sign'"),
+    ],
+)
+def test_bad_settings_are_one_line_with_field_value_and_range(setting, words):
+    with pytest.raises(InvalidValue, match=words) as caught:
+        make_config(settings=[setting])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["steps = ", "\xff\xfe", None])
+def test_a_file_that_cannot_be_read(tmp_path, text):
+    file = tmp_path / "recipe.toml"
+    if text is not None:
+        file.write_bytes(text.encode("latin-1"))
+    with pytest.raises(InvalidValue, match="^config: got"):
+        make_config(file)
+
+
+def test_unknown_method():
+    with pytest.raises(InvalidValue, match="method: got 'ppo'; must be one of grpo"):
+        make_config(method="ppo")
