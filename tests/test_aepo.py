@@ -133,7 +133,7 @@ def test_positives_by_reward_and_by_advantage():
     assert len(used(AEPO())) == 3
     by_advantage = used(AEPO(positive_by="advantage"))
     assert [s.rollout.completion.group for s in by_advantage] == [23]
-    assert [s.advantage for s in by_advantage] == [1.0]
+    assert [s.advantage for s in by_advantage] == [AEPO().weight] == [2.0]
 
 
 @pytest.mark.parametrize(("command", "used"), [(1.0, 2), (-1.0, 1), (0.4, 1), (0.0, 0)])
@@ -240,7 +240,7 @@ def test_reweighted_strength_and_join(join, kept):
 
 
 def test_reweighted_shorter_prefers_short_correct_completions():
-    control = AEPO(positives="reweighted", distribution=Shorter(scale=1.0))
+    control = AEPO(positives="reweighted", distribution=Shorter(scale=1.0), weight=1.0)
     rows = [b.sample(1.0, tokens=(1,) * n) for n in (1, 2)] + [b.sample(0.0, tokens=(1,))]
     shaped = control.shape(torch.zeros(3, 2), b.scored(rows), commanded(control, 1.0))
     weights = torch.tensor([-1.0, -2.0]).softmax(0) * 2  # mean 1 over the group's correct completions

@@ -34,6 +34,7 @@ _PAPER = AEPO(
     distribution=Temperature(high=1.2, low=0.8),
     count_high=60,
     count_low=60,
+    weight=1.0,
     prompts=0.25,
     draw="all",
     join="replace",

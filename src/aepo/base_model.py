@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -25,8 +25,9 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers.utils import logging
 
-from aepo.tasks import TASKS
+from aepo.tasks import TASKS, Task
 
 # Raise it with any change here or in a task's data that leads to another model from the same fields.
 VERSION = 1
@@ -38,11 +39,15 @@ Progress = Callable[[int, int, float], None]
 
 @runtime_checkable
 class PretrainingTask(Protocol):
-    """What a task must offer, beside `Task`, to have a base model of its own; also a dataclass."""
+    """What a task must offer, beside `Task`, to have a base model of its own."""
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
         """Every word of a prompt or completion."""
+
+    @property
+    def pretraining_key(self) -> Mapping[str, Any]:
+        """All that the examples depend on, beside the seed, as plain values."""
 
     def pretraining_examples(self, seed: int) -> Iterator[tuple[str, str]]:
         """(prompt, completion) pairs without end."""
@@ -57,14 +62,14 @@ class Pretraining:
     grad_norm: clipping. max_positions: longest prompt and completion, in tokens.
     """
 
-    hidden: int = 96
-    layers: int = 3
+    hidden: int = 64
+    layers: int = 2
     heads: int = 4
-    feed_forward: int = 384
+    feed_forward: int = 192
     max_positions: int = 64
     steps: int = 600
     batch: int = 256
-    lr: float = 2e-3
+    lr: float = 3e-3
     warmup: int = 50
     weight_decay: float = 0.01
     grad_norm: float = 1.0
@@ -75,7 +80,7 @@ QUICK = Pretraining(hidden=32, layers=2, heads=2, feed_forward=64, steps=30, bat
 
 
 def base_model(
-    task: str | PretrainingTask,
+    task: str | Task | PretrainingTask,
     *,
     seed: int = 0,
     cache: Path | None = None,
@@ -95,12 +100,11 @@ def base_model(
     folder = parent / f"{type(chosen).__name__.lower()}-{_digest(json.dumps(recipe).encode())[:16]}"
     if not _whole(folder):
         parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=parent))
-        try:
-            _build(unfinished, chosen, setup, seed, recipe, progress)
-            _publish(unfinished, folder)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=parent) as work:
+            tokenizer = make_tokenizer(chosen.vocabulary)
+            model = pretrain(chosen, tokenizer, setup, seed, progress)
+            _save(Path(work) / "model", model, tokenizer, recipe)
+            _publish(Path(work), folder)
     return folder
 
 
@@ -108,7 +112,7 @@ def make_tokenizer(words: tuple[str, ...]) -> PreTrainedTokenizerFast:
     """One token per word; words are separated by spaces, and decoding puts the spaces back."""
     vocabulary = {word: number for number, word in enumerate((PAD, EOS, UNKNOWN, *words))}
     inner = Tokenizer(WordLevel(vocabulary, unk_token=UNKNOWN))
-    inner.pre_tokenizer = WhitespaceSplit()  # type: ignore[assignment]
+    inner.pre_tokenizer = WhitespaceSplit()
     return PreTrainedTokenizerFast(
         tokenizer_object=inner,
         pad_token=PAD,
@@ -137,19 +141,20 @@ def pretrain(
             group["lr"] = setup.lr * _schedule(step, setup)
         loss = _loss(model, *_collate(tokenizer, list(islice(examples, setup.batch))))
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), setup.grad_norm)
         optimizer.step()
         if progress is not None:
             progress(step + 1, setup.steps, loss.item())
-    return model.eval()
+    model.eval()
+    return model
 
 
-def _task(task: str | PretrainingTask) -> PretrainingTask:
+def _task(task: str | Task | PretrainingTask) -> PretrainingTask:
     if isinstance(task, str):
         if task not in TASKS:
             raise ValueError(f"no task {task!r}; there are {', '.join(sorted(TASKS))}")
-        return _task(TASKS[task]())
+        task = TASKS[task]()
     if not isinstance(task, PretrainingTask):
         raise TypeError(f"{type(task).__name__} has no pre-training data, so it has no base model of its own")
     return task
@@ -193,32 +198,34 @@ def _loss(model: Qwen3ForCausalLM, ids: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
 
 
-def _build(
-    folder: Path,
-    task: PretrainingTask,
-    setup: Pretraining,
-    seed: int,
-    recipe: dict[str, Any],
-    progress: Progress | None,
-) -> None:
-    tokenizer = make_tokenizer(task.vocabulary)
-    model = pretrain(task, tokenizer, setup, seed, progress)
+def _save(folder: Path, model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, recipe: dict[str, Any]) -> None:
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True
     )
-    model.save_pretrained(folder)
+    with _no_progress_bar():
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "recipe.json").write_text(json.dumps(recipe, indent=2))
     digests = {path.name: _digest(path.read_bytes()) for path in sorted(folder.iterdir())}
     (folder / MANIFEST).write_text(json.dumps(digests, indent=2))
 
 
-def _publish(unfinished: Path, folder: Path) -> None:
-    """Move a finished folder into place; when another process was faster, its folder stays."""
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    yield
+    if shown:
+        logging.enable_progress_bar()
+
+
+def _publish(work: Path, folder: Path) -> None:
+    """Rename work/model to `folder`; a broken one there is taken away, a whole one of another process stays."""
     if folder.exists() and not _whole(folder):
-        shutil.rmtree(folder)
+        with suppress(FileNotFoundError):
+            folder.rename(work / "broken")
     try:
-        unfinished.rename(folder)
+        (work / "model").rename(folder)
     except OSError:
         if not _whole(folder):
             raise
@@ -235,11 +242,10 @@ def _whole(folder: Path) -> bool:
 
 def _recipe(task: PretrainingTask, setup: Pretraining, seed: int) -> dict[str, Any]:
     """All that determines the weights, as plain values."""
-    named = {field.name: getattr(task, field.name) for field in fields(task)}  # type: ignore[arg-type]
     return {
         "version": VERSION,
         "task": type(task).__name__,
-        "task_fields": named,
+        "data": dict(task.pretraining_key),
         "pretraining": asdict(setup),
         "seed": seed,
     }

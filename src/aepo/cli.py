@@ -58,7 +58,7 @@ class Demo:
 
     out: Path = Path("runs/demo")
     """Where the runs, the figure and the table go."""
-    steps: int = 150
+    steps: int = 200
     """Steps of each run."""
     seed: int = 0
     """Seed of each run."""

@@ -20,7 +20,7 @@ from aepo.tracking import tracking
 
 # Reachable on the built-in task: docs/decisions.md has the measurements.
 TARGETS = ("0.4", "0.6", "0.8")
-PROBLEMS, SAMPLES = 100, 256
+PROBLEMS, SAMPLES = 128, 256
 
 
 def demo(out: Path, steps: int, seed: int) -> None:
@@ -32,10 +32,10 @@ def demo(out: Path, steps: int, seed: int) -> None:
         policy, make_sampler(policy, config), config.task, problems=PROBLEMS, samples=SAMPLES
     )
     print(f"{len(TARGETS) + 1} runs of {steps} steps, {cpu_count()} at once", flush=True)
-    jobs = {"GRPO": _job(out / "grpo", ("--method", "grpo"), steps, seed)}
+    jobs = {"GRPO": evaluated_job(out / "grpo", ("--method", "grpo"), steps, seed)}
     for target in TARGETS:
         arguments = ("--method", "aepo", "--target", target)
-        jobs[f"AEPO {target}"] = _job(out / f"aepo-{target}", arguments, steps, seed)
+        jobs[f"AEPO {target}"] = evaluated_job(out / f"aepo-{target}", arguments, steps, seed)
     launch(list(jobs.values()))
 
     runs = {label: read_rows(job.out / METRICS) for label, job in jobs.items()}
@@ -58,7 +58,8 @@ COLUMNS = (
 )
 
 
-def _job(folder: Path, arguments: tuple[str, ...], steps: int, seed: int) -> Job:
+def evaluated_job(folder: Path, arguments: tuple[str, ...], steps: int, seed: int) -> Job:
+    """A run that is evaluated once, at its end, as the base model is."""
     evaluation = ("every=1000000", f"prompts={PROBLEMS}", f"samples={SAMPLES}")
     settings = [part for setting in evaluation for part in ("--set", f"evaluation.{setting}")]
     return Job(folder, (*arguments, "--seed", str(seed), *settings), steps)

@@ -106,9 +106,7 @@ def token_statistics(
     return TokenStatistics(logprobs=logprobs[0], entropy=exact, tempered=logprobs[1:])
 
 
-def logits_statistics(
-    logits: Tensor, labels: Tensor, *, temperatures: Sequence[float] = ()
-) -> TokenStatistics:
+def logits_statistics(logits: Tensor, labels: Tensor, *, temperatures: Sequence[float] = ()) -> TokenStatistics:
     """The same statistics from logits that exist already: a dozen lines of plain autograd.
 
     logits: [..., V], labels: [...], int64; the results are [...] and [K, ...], in float32 or wider. It is the
@@ -200,27 +198,34 @@ class _Sums(NamedTuple):
         return cls(torch.cat(peaks), torch.cat(totals, 1), None if moments[0] is None else torch.cat(moments))
 
 
-def _reduce(z: Tensor, inverse: Tensor, entropy: bool, masked: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    """[n, V] logits, [K] inverse temperatures -> the `_Sums` of n rows; `masked`: logits may be -inf."""
+def _reduce(
+    z: Tensor, scratch: Sequence[Tensor], inverse: Tensor, entropy: bool, masked: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """[n, V] logits, [K] inverse temperatures -> the `_Sums` of n rows.
+
+    scratch: a tile to work in, and then z is overwritten; empty leaves it to the compiler to need none.
+    masked: logits may be -inf.
+    """
     # A compiled sum on the CPU adds one term after the other, which loses 1e-5 at V = 32 000; eager ones are
     # pairwise and need no help, and there a float64 sum would first copy the tile.
     serial = torch.compiler.is_compiling() and z.device.type == "cpu"
     accumulator = torch.float64 if serial else z.dtype
     peak = z.amax(-1, keepdim=True)
-    s = z - peak
+    work = scratch[0] if scratch else None
+    s = torch.sub(z, peak, out=z if scratch else None)
     if masked:
         s = s.clamp_min_(_FLOOR)
-    e = s.exp()
+    e = torch.exp(s, out=work)
     totals = [e.sum(-1, dtype=accumulator)]
-    moment = e.mul_(s).sum(-1, dtype=accumulator) if entropy else None
-    del e
+    moment = torch.mul(e, s, out=work).sum(-1, dtype=accumulator) if entropy else None
     for k in range(inverse.shape[0]):
-        totals.append((s * inverse[k]).exp_().sum(-1, dtype=accumulator))
+        totals.append(torch.mul(s, inverse[k], out=work).exp_().sum(-1, dtype=accumulator))
     return peak.squeeze(-1), torch.stack(totals), moment
 
 
 def _differentiate(
     z: Tensor,
+    scratch: Sequence[Tensor],
     peak: Tensor,
     inverse: Tensor,
     offset: Tensor,
@@ -228,18 +233,23 @@ def _differentiate(
     tempered: Tensor,
     masked: bool,
 ) -> None:
-    """Overwrite [n, V] logits by the gradient that `_Slopes` describes, but for the label's own term."""
+    """Overwrite [n, V] logits by the gradient that `_Slopes` describes, but for the label's own term.
+
+    scratch: a tile to work in, and a second one if there are temperatures; or none at all.
+    """
+    first, second = (*scratch, None, None)[:2]
     s = z.sub_(peak.unsqueeze(-1))
     if masked:
         s = s.clamp_min_(_FLOOR)
     rest = None
     for k in range(inverse.shape[0]):
-        term = (s * inverse[k]).exp_().mul_(tempered[k].unsqueeze(-1))
+        term = torch.mul(s, inverse[k], out=first if rest is None else second)
+        term = term.exp_().mul_(tempered[k].unsqueeze(-1))
         rest = term if rest is None else rest.add_(term)
     if slope is None:
         z.exp_().mul_(offset.unsqueeze(-1))
     else:
-        e = s.exp()
+        e = torch.exp(s, out=first if rest is None else second)
         z.mul_(slope.unsqueeze(-1)).add_(offset.unsqueeze(-1)).mul_(e)
     if rest is not None:
         z.add_(rest)
@@ -273,10 +283,11 @@ class _Kernel(NamedTuple):
 
     reduce: Callable[..., tuple[Tensor, Tensor, Tensor | None]]
     differentiate: Callable[..., None]
+    scratch: bool  # works in tiles that it is given
 
 
-_EAGER = _Kernel(_reduce, _differentiate)
-_COMPILED = _Kernel(_Compiled(_reduce), _Compiled(_differentiate))
+_EAGER = _Kernel(_reduce, _differentiate, scratch=True)
+_COMPILED = _Kernel(_Compiled(_reduce), _Compiled(_differentiate), scratch=False)
 
 
 # The products with the head.
@@ -298,25 +309,25 @@ class _Head(NamedTuple):
             weight = weight.to(dtype)  # once per pass, not once per tile
         return cls(weight, None if bias is None else bias.to(dtype), dtype)
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        z = self._product(hidden, self.weight.t())
-        return z if self.bias is None else z.add_(self.bias)
+    def logits(self, hidden: Tensor, out: Tensor) -> Tensor:
+        self._product(hidden, self.weight.t(), out)
+        return out if self.bias is None else out.add_(self.bias)
 
     def hidden_gradient(self, dz: Tensor) -> Tensor:
         return self._product(dz, self.weight)
 
     def add_weight_gradient(self, total: Tensor, dz: Tensor, hidden: Tensor) -> None:
-        left, right = dz.to(self.weight.dtype).t(), hidden.to(self.weight.dtype)
+        left, right = dz.t(), hidden.to(self.weight.dtype)
         if self.weight.dtype == self.dtype:
             total.addmm_(left, right)
         else:
             torch.addmm(total, left, right, out_dtype=self.dtype, out=total)
 
-    def _product(self, left: Tensor, right: Tensor) -> Tensor:
+    def _product(self, left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
         left = left.to(right.dtype)
         if right.dtype == self.dtype:
-            return left @ right
-        return torch.mm(left, right, out_dtype=self.dtype)
+            return torch.mm(left, right, out=out)
+        return torch.mm(left, right, out_dtype=self.dtype, out=out)
 
 
 # From the sums of a row to its statistics, and from their gradients to the row's slopes.
@@ -431,22 +442,32 @@ class _Passes(NamedTuple):
     labels: Tensor
     plan: _Plan
 
+    def room(self, rows: int, scratch: int) -> list[Tensor]:
+        """A tile for the logits and `scratch` tiles to work in if the kernel wants them, for a whole pass.
+
+        Taken and given back for every tile, they would fragment the heap to ten times their size.
+        """
+        shape = (min(rows, self.plan.chunk), self.head.weight.shape[0])
+        tiles = 1 + scratch * self.plan.kernel.scratch
+        return [self.hidden.new_empty(shape, dtype=self.head.dtype) for _ in range(tiles)]
+
     def forward(self) -> tuple[Tensor, _Sums]:
         """The label's logit [N] and the sums of every row."""
         chosen = self.hidden.new_empty(self.hidden.shape[0], dtype=self.head.dtype)
         inverse = self.plan.temperatures_like(chosen)[1:].reciprocal()
         masked = self.head.bias is not None
+        room = self.room(len(chosen), 1)
 
         def tile(rows: slice) -> _Sums:
-            z = self.head.logits(self.hidden[rows])
+            hidden = self.hidden[rows]
+            z, *scratch = (space[: len(hidden)] for space in room)
+            self.head.logits(hidden, z)
             chosen[rows] = z.gather(1, self.labels[rows].unsqueeze(1)).squeeze(1)
-            return _Sums(*self.plan.kernel.reduce(z, inverse, self.plan.entropy, masked))
+            return _Sums(*self.plan.kernel.reduce(z, scratch, inverse, self.plan.entropy, masked))
 
         return chosen, _Sums.joined([tile(rows) for rows in self.plan.tiles(len(chosen)) or [slice(0)]])
 
-    def backward(
-        self, sums: _Sums, by_logprobs: Tensor, by_entropy: Tensor | None, gradients: _Gradients
-    ) -> None:
+    def backward(self, sums: _Sums, by_logprobs: Tensor, by_entropy: Tensor | None, gradients: _Gradients) -> None:
         """Add up the gradients, over the rows and the temperatures that have an upstream gradient."""
         live = by_logprobs != 0
         active = live.any(0) if by_entropy is None else live.any(0) | (by_entropy != 0)
@@ -454,12 +475,14 @@ class _Passes(NamedTuple):
         inverse = self.plan.temperatures_like(sums.peak)[1:].reciprocal()[used]
         slopes = _Slopes.of(sums, self.plan, by_logprobs, by_entropy)
         masked = self.head.bias is not None
+        room = self.room(len(index), 1 + bool(len(used)))
 
         def tile(rows: Tensor) -> None:
             hidden = self.hidden[rows]
-            z = self.head.logits(hidden)
+            z, *scratch = (space[: len(rows)] for space in room)
+            self.head.logits(hidden, z)
             offset, slope, tempered, label = slopes.at(rows, used)
-            self.plan.kernel.differentiate(z, sums.peak[rows], inverse, offset, slope, tempered, masked)
+            self.plan.kernel.differentiate(z, scratch, sums.peak[rows], inverse, offset, slope, tempered, masked)
             z.scatter_add_(1, self.labels[rows].unsqueeze(1), label.unsqueeze(1))
             gradients.add(rows, z, hidden, self.head)
 

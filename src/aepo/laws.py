@@ -80,8 +80,8 @@ class PI(Law):
     """
 
     name: ClassVar[str] = "pi"
-    gain: float = 5.0
-    integral_steps: float = 20.0
+    gain: float = 10.0
+    integral_steps: float = 30.0
     dead_band: float = 0.0
 
     def __post_init__(self) -> None:

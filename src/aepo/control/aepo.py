@@ -69,9 +69,9 @@ class AEPO(ClosedLoop):
     distribution: TargetDistribution = Temperature()
     positives: Literal["sampled", "reweighted"] = "sampled"
     positive_by: Literal["reward", "advantage"] = "reward"
-    count_high: int | float = 0.5
-    count_low: int | float = 0.5
-    weight: float = 1.0
+    count_high: int | float = 0.25
+    count_low: int | float = 0.25
+    weight: float = 2.0
     per_prompt: int | None = None
     prompts: float = 1.0
     draw: Literal["enough", "all"] = "enough"

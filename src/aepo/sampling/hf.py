@@ -159,20 +159,17 @@ def draw(logits: Tensor, temperatures: Tensor, uniforms: Tensor, top_p: float = 
     softmax(logits / temperature) in float32, cut to the top-p nucleus and renormalised if top_p < 1.
     A row with a NaN or +inf among its logits gets the log-probability NaN.
     """
-    logprobs = torch.log_softmax(logits.float() / temperatures[:, None], dim=-1)
-    order = None
+    probs, order = torch.softmax(logits.float() / temperatures[:, None], dim=-1), None
     if top_p < 1:
-        logprobs, order = logprobs.sort(dim=-1, descending=True, stable=True)
-        probs = logprobs.exp()
-        outside = probs.cumsum(-1) - probs >= top_p
-        logprobs = torch.log_softmax(logprobs.masked_fill(outside, -math.inf), dim=-1)
-    reached = logprobs.exp().cumsum(-1)
+        probs, order = probs.sort(dim=-1, descending=True, stable=True)
+        probs = probs.masked_fill(probs.cumsum(-1) - probs >= top_p, 0.0)
+    reached = probs.cumsum(-1)
+    total = reached[:, -1:]
     # The float sum may end below 1, so the uniform is scaled by it: u * total < total also after rounding,
     # and the first place where `reached` exceeds that has probability > 0. The clamp is for rows of NaN.
-    targets = uniforms[:, None] * reached[:, -1:]
-    places = torch.searchsorted(reached, targets, right=True).clamp_(max=logits.shape[-1] - 1)
+    places = torch.searchsorted(reached, uniforms[:, None] * total, right=True).clamp_(max=logits.shape[-1] - 1)
     drawn = places if order is None else order.gather(-1, places)
-    return drawn.squeeze(-1), logprobs.gather(-1, places).squeeze(-1)
+    return drawn.squeeze(-1), (probs.gather(-1, places) / total).log().squeeze(-1)
 
 
 @dataclass

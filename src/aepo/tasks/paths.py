@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -30,32 +30,40 @@ class Paths(Task):
     moves: pairs (factor, offset), each leading from n to factor * n + offset.
     move_weights: how often each move is tried in pre-training walks (any positive scale).
     walk_moves: lengths (shortest, longest) of pre-training walks, uniform.
-    eval_pairs: how many (start, goal) pairs are set aside for evaluation; which ones, `split_seed` decides.
+    eval_pairs: how many (start, goal) pairs are kept for evaluation, of all that can be solved.
+    train_pairs: how many of the others are trained on (None: all), and train_distance: the most moves that
+    the shortest path of a training pair may take. split_seed: which pairs.
     """
 
     numbers: int = 100
     max_moves: int = 8
-    moves: tuple[tuple[int, int], ...] = ((1, 1), (1, -1), (2, 0), (1, 9), (1, -5))
-    move_weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0, 1.0)
+    moves: tuple[tuple[int, int], ...] = ((1, 1), (1, -1), (1, 5), (1, -5), (1, 9), (1, -9), (2, 0))
+    move_weights: tuple[float, ...] = (5.0, 5.0, 1.0, 1.0, 1.0, 1.0, 1.0)
     walk_moves: tuple[int, int] = (2, 7)
     eval_pairs: int = 256
-    train_pairs: int | None = None
+    train_pairs: int | None = 128
+    train_distance: int = 4
     split_seed: int = 0
 
     def __post_init__(self) -> None:
         if len(self.moves) != len(self.move_weights):
             raise ValueError(f"{len(self.moves)} moves need as many weights, not {len(self.move_weights)}")
+        if not all(self._neighbours):
+            raise ValueError(f"no move leads on from {self._neighbours.index(frozenset())}")
         if not 0 < self.eval_pairs < len(self._pairs):
             raise ValueError(f"eval_pairs must be in 1..{len(self._pairs) - 1}, not {self.eval_pairs}")
+        if not self._train:
+            raise ValueError("no pair is left to train on: raise train_pairs or train_distance")
 
     @property
     def max_tokens(self) -> int:
-        """Longest right completion in tokens, end-of-sequence included."""
+        """The longest completion, end-of-sequence included."""
         return self.max_moves + 1
 
     def train_problem(self, seed: int, index: int) -> Problem:
-        """A training pair, uniform over all of them, independent for each index."""
-        return self._problem(*random.Random(f"{seed}/{index}").choice(self._train))
+        """Training pairs in rounds, each a new order of all of them."""
+        lap, place = divmod(index, len(self._train))
+        return self._problem(*self._train[_order(len(self._train), seed, lap)[place]])
 
     def eval_problems(self, count: int) -> list[Problem]:
         """The first `count` evaluation pairs."""
@@ -72,6 +80,12 @@ class Paths(Task):
         steps = zip([problem["start"], *path], path, strict=False)
         legal = all(after in self._neighbours[before] for before, after in steps)
         return float(legal and path[-1] == problem["goal"])
+
+    @property
+    def pretraining_key(self) -> Mapping[str, Any]:
+        """The fields on which `pretraining_examples` depend."""
+        names = ("numbers", "moves", "move_weights", "walk_moves")
+        return {name: getattr(self, name) for name in names}
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
@@ -91,6 +105,10 @@ class Paths(Task):
     def path_counts(self) -> Tensor:
         """N[n - 1, s, g]: the number of right completions of n moves from s to g; int64 [max_moves, M, M]."""
         return count_paths(self._adjacency, self.max_moves)
+
+    def distances(self) -> Tensor:
+        """The moves of the shortest path from s to g, max_moves + 1 where there is none; int64 [M, M]."""
+        return self.max_moves + 1 - self.path_counts().gt(0).cummax(0).values.sum(0)
 
     def ceiling(self) -> float:
         """The highest entropy (nats per token) of a policy that solves every training prompt, see `ceiling`."""
@@ -135,15 +153,21 @@ class Paths(Task):
     @cached_property
     def _pairs(self) -> list[tuple[int, int]]:
         """Every pair of different numbers with a right completion, shuffled once and for all."""
-        reachable = self.path_counts().sum(0).gt(0).fill_diagonal_(False)
+        reachable = self.distances().le(self.max_moves).fill_diagonal_(False)
         pairs = [(int(start), int(goal)) for start, goal in reachable.nonzero().tolist()]
         random.Random(self.split_seed).shuffle(pairs)
         return pairs
 
     @cached_property
     def _train(self) -> list[tuple[int, int]]:
+        distances = self.distances().tolist()
         rest = self._pairs[self.eval_pairs :]
-        return rest if self.train_pairs is None else rest[: self.train_pairs]
+        return [(s, g) for s, g in rest if distances[s][g] <= self.train_distance][: self.train_pairs]
+
+
+@lru_cache(maxsize=8)
+def _order(size: int, seed: int, lap: int) -> list[int]:
+    return random.Random(f"{seed}/{lap}").sample(range(size), size)
 
 
 def count_paths(adjacency: Tensor, max_moves: int) -> Tensor:

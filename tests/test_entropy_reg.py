@@ -1,0 +1,51 @@
+import pytest
+import torch
+
+from aepo.checks import InvalidValue
+from aepo.control import EntropyReg
+from aepo.entropy import logits_statistics
+from aepo.losses import Clip, policy_loss, token_mean
+from aepo.types import TokenStats
+
+from . import builders as b
+
+LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0])
+W = torch.tensor([0.326688, -0.116701, -0.130076, -0.079911])  # p (log p + H); dH/dlogits = -w
+
+
+def loss_gradient(control, logits):
+    leaf = logits.clone().requires_grad_()
+    stats = logits_statistics(leaf[None], torch.tensor([0]))
+    new = TokenStats(stats.logprobs[None], stats.entropy[None])
+    scored = b.scored([b.sample(0.0, tokens=(1,))])
+    mask = scored.batch.mask
+    loss = policy_loss(
+        new.logprobs, new.logprobs.detach(), torch.zeros_like(mask), token_mean(mask), Clip(),
+        control.penalty(scored, new, {}),
+    ).loss  # fmt: skip
+    loss.backward()
+    return leaf.grad
+
+
+def test_the_gradient_is_the_exact_entropys():
+    # Minimising -lambda H: the loss gradient is +lambda w, so a step down raises entropy.
+    torch.testing.assert_close(loss_gradient(EntropyReg(coefficient=0.03), LOGITS), 0.03 * W, atol=1e-7, rtol=0)
+
+
+def test_a_negative_coefficient_lowers_entropy():
+    torch.testing.assert_close(loss_gradient(EntropyReg(coefficient=-1.0), LOGITS), -W, atol=1e-6, rtol=0)
+
+
+def test_a_uniform_policy_gets_no_gradient():
+    assert loss_gradient(EntropyReg(coefficient=1.0), torch.zeros(5)).abs().max() < 1e-7
+
+
+def test_it_asks_for_the_entropy_gradient_and_nothing_else():
+    needs = EntropyReg().needs({})
+    assert needs.entropy_gradient and needs.temperatures == ()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_bad_coefficients_are_refused(value):
+    with pytest.raises(InvalidValue, match=r"^control\.coefficient: got"):
+        EntropyReg(coefficient=value)
