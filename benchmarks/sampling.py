@@ -11,6 +11,8 @@ of the rounds' ratios in elapsed time.
 Equal tokens: neither side is told of an end-of-sequence token, so both sample exactly max_tokens for every
 row. The tables "with ends" tell both of the same end tokens and count the tokens up to and including the
 first one; there `generate` goes on with all rows until the last has ended.
+
+The last table is the choice of FINISHED_SHARE: `HFSampler` alone, at the shapes with ends.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+import aepo.sampling.hf as hf
 from aepo.sampling.hf import HFSampler
 from aepo.types import Prompt, Request
 
@@ -155,6 +158,32 @@ def table(threads: int, repeats: int) -> list[str]:
     return [*lines, ""]
 
 
+def shares_table(repeats: int) -> list[str]:
+    """Tokens per second of CPU time, best round, for each share of ended rows at which they leave the batch."""
+    torch.set_num_threads(1)
+    shares = {"any": 1e-9, "1/64": 1 / 64, "1/16": 1 / 16, "1/4": 1 / 4, "1/2": 1 / 2, "never": 2.0}
+    chosen = hf.FINISHED_SHARE
+    lines = [
+        "## Share of ended rows at which they leave the batch",
+        "",
+        f"| shape | {' | '.join(shares)} |",
+        f"|---|{'---|' * len(shares)}",
+    ]
+    for shape in SHAPES:
+        if shape.ends:
+            side = ours(build(shape), shape, requests_of(shape))
+            speeds: dict[str, list[float]] = {name: [] for name in shares}
+            for _ in range(repeats):
+                for name, hf.FINISHED_SHARE in shares.items():
+                    used = time.process_time()
+                    speeds[name].append(side() / (time.process_time() - used))
+            cells = " | ".join(f"{max(speed):,.0f}" for speed in speeds.values())
+            lines.append(f"| {shape.name} | {cells} |")
+            print(lines[-1], flush=True)
+    hf.FINISHED_SHARE = chosen
+    return [*lines, ""]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=7)
@@ -163,6 +192,7 @@ def main() -> None:
     arguments = parser.parse_args()
     transformers.logging.set_verbosity_error()
     tables = [line for threads in arguments.threads for line in table(threads, arguments.repeats)]
+    tables += shares_table(arguments.repeats)
     if arguments.write:
         RESULTS.write_text("\n".join([*header(arguments.repeats, arguments.write), *tables]))
 

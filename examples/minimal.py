@@ -18,7 +18,7 @@ optimizer = torch.optim.Adam([logits], lr=0.02)
 law, integral, command = PI(gain=5.0, integral_steps=20.0), 0.0, 0.0
 states = torch.arange(STATES).repeat_interleave(GROUP)
 
-for step in range(301):
+for step in range(601):
     # Ordinary actions at temperature 1, compared within their group.
     actions = torch.multinomial(logits.detach().softmax(-1), GROUP, replacement=True).flatten()
     rewards = correct[states, actions].float()
@@ -45,7 +45,5 @@ for step in range(301):
     # The sensor reads the ordinary rows only; the law turns the error into the next command.
     entropy = stats.entropy[: len(states)].mean().item()
     command, integral = law(TARGET - entropy, integral)
-    if step % 50 == 0:
-        print(
-            f"step {step:3d}  entropy {entropy:.3f}  target {TARGET}  reward {rewards.mean():.3f}  command {command:+.2f}"
-        )
+    if step % 100 == 0:
+        print(f"step {step:3d}  entropy {entropy:.3f} (target {TARGET})  reward {rewards.mean():.3f}  {command:+.2f}")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from aepo.base_model import PAD, QUICK, _collate, base_model, make_tokenizer, pretrain
+from aepo.base_model import PAD, QUICK, _collate, _loss, base_model, make_tokenizer, pretrain
 from aepo.tasks import TASKS, Paths
 
 PATHS = Paths()
@@ -64,6 +64,20 @@ def test_labels_are_the_completion_and_its_end():
     ids, labels = _collate(tokenizer, [("1 :", "2 3"), ("1 :", "2")])
     assert ids[1].tolist() == [one, colon, two, end, pad]
     assert labels[1].tolist() == [-100, -100, two, end, -100]
+
+
+def test_loss_is_of_the_next_token_given_those_before():
+    tokenizer = make_tokenizer(PATHS.vocabulary)
+    model = pretrain(PATHS, tokenizer, replace(TINY, steps=1), seed=0)
+    batch = _collate(tokenizer, [("17 42 :", "18 36"), ("1 2 :", "2")])
+    with torch.no_grad():
+        logprobs = []
+        for text, count in (("17 42 : 18 36 <eos>", 3), ("1 2 : 2 <eos>", 2)):
+            tokens = tokenizer(text)["input_ids"]
+            for end in range(len(tokens) - count, len(tokens)):
+                following = model(torch.tensor([tokens[:end]])).logits[0, -1].log_softmax(-1)
+                logprobs.append(following[tokens[end]])
+        assert _loss(model, *batch).item() == pytest.approx(-torch.stack(logprobs).mean().item(), abs=1e-5)
 
 
 def test_saved_model_is_the_trained_one(tmp_path):

@@ -112,6 +112,7 @@ def test_default_ceiling_leaves_room_above_the_targets():
         ("18 36 41 42 43 42", 1.0),  # past the goal and back
         ("  18\n36 41   42 ", 1.0),
         ("18 36 41", 0.0),  # ends elsewhere
+        ("18 36 41 42 43", 0.0),  # passes the goal and ends elsewhere
         ("18 35 42", 0.0),  # no move leads from 18 to 35
         ("42", 0.0),
         ("18 19 18 19 18 36 41 42", 1.0),  # eight numbers, the limit

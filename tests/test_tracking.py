@@ -18,7 +18,7 @@ def row(step, entropy, target=0.5, extra=0):
 
 @pytest.mark.parametrize(
     ("errors", "expected"),
-    [([-0.7, -0.3, 0.05, -0.02], 2), ([0.0, 0.2, 0.0], 2), ([0.0, 0.0], 0), ([0.0, 0.2], None), ([0.0, math.nan], None)],
+    [([-0.7, -0.3, 0.05, -0.02], 2), ([0.0, 0.2, 0.0], 2), ([0.0, 0.0], 0), ([0.2], None), ([0.0, math.nan], None)],
 )
 def test_settled_means_from_then_on(errors, expected):
     assert settling_index(errors) == expected

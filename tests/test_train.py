@@ -16,6 +16,7 @@ from aepo.algorithm import PRESETS
 from aepo.checkpoint import TrainState, steps_saved
 from aepo.checks import InvalidValue
 from aepo.config import Config, make_config
+from aepo.log import RunLog
 from aepo.policy import Policy
 from aepo.train import Run, make_optimizer, minibatches, train_step
 
@@ -238,3 +239,28 @@ def test_a_corrupt_checkpoint_is_named(file, damage, quick_model, tmp_path):
         runner.resume(tmp_path / "run", quiet=True)
 
 
+
+
+@pytest.mark.parametrize("limit", [4_000, 40_000])
+def test_a_disk_that_takes_no_more_ends_in_one_line_and_loses_nothing(limit, quick_model, tmp_path):
+    """A limit on file size makes real writes fail: of the log (4 kB), of the checkpoint's weights (40 kB)."""
+    run = tmp_path / "run"
+    settings = [part for setting in [*SMALL, f"model='{quick_model}'"] for part in ("--set", setting)]
+    script = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0})); sys.argv[0] = 'aepo'; "
+    script = script.format(limit) + "from aepo.cli import main; main()"
+    arguments = [sys.executable, "-c", script, "train", "--steps", "12", "--out", str(run), *settings]
+    refused(subprocess.run(arguments, capture_output=True, text=True, timeout=120), "cannot be written")
+    subprocess.run([sys.executable, "-m", "aepo.cli", "train", "--resume", str(run)], check=True, capture_output=True)
+    assert [row["step"] for row in metrics(run)] == list(range(12))
+
+
+def test_a_control_that_is_saturated_for_long_says_so(tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    with RunLog(tmp_path / "run", make_config(settings=["steps=60"]), 0) as log:
+        for number in range(60):
+            row = {
+                "step": number, "entropy": 0.2, "target_entropy": 0.9, "error": 0.7, "reward": 0.5, "command": 1.0,
+                "saturated": 1.0, "extra_completions": 0, "seconds": 0.1,
+            }  # fmt: skip
+            log.step(row, [], [])
+    assert capsys.readouterr().out.count("alarm: the control has been at its limit for 20 steps") == 1

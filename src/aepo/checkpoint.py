@@ -7,6 +7,7 @@ There is no random state to save: all randomness is a function of (seed, step, p
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -44,18 +45,25 @@ class TrainState:
 def save_checkpoint(
     run: Path, policy: Policy, optimizer: torch.optim.Optimizer, state: TrainState, keep: int
 ) -> None:
-    """Write step-N beside its place, move it there in one rename, then prune older ones."""
+    """Write step-N beside its place, move it there in one rename, then prune older ones.
+
+    Raises OSError when it cannot be written; the older checkpoints are then all there.
+    """
     final = run / FOLDER / f"step-{state.step}"
     partial = final.with_name(f".{final.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    policy.save(partial)
-    save_file(_optimizer_tensors(optimizer), partial / "optimizer.safetensors")
-    (partial / "state.json").write_text(json.dumps(asdict(state)))
-    for file in partial.iterdir():
-        _sync(file)
-    shutil.rmtree(final, ignore_errors=True)
-    partial.rename(final)
+    try:
+        policy.save(partial)
+        save_file(_optimizer_tensors(optimizer), partial / "optimizer.safetensors")
+        (partial / "state.json").write_text(json.dumps(asdict(state)))
+        for file in partial.iterdir():
+            _sync(file)
+        partial.rename(final)
+    except SafetensorError as error:
+        raise OSError(errno.EIO, _first_line(error), str(final)) from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     _sync(final.parent)
     _prune(run, keep, state.best_step)
 

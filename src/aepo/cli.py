@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -70,7 +71,8 @@ class Demo:
         demo(self.out, self.steps, self.seed)
 
 
-COMMANDS = {"train": Train, "demo": Demo}
+COMMANDS: dict[str, Callable[..., Any]] = {"train": Train, "demo": Demo}
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 
 
 def main() -> None:
@@ -80,9 +82,10 @@ def main() -> None:
     except InvalidValue as error:
         sys.exit(_refuse(str(error)))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        if error.errno not in UNWRITABLE:
             raise
-        sys.exit(_refuse(f"{error.filename or 'disk'}: {error.strerror}; what was written before is whole"))
+        where = error.filename or "disk"
+        sys.exit(_refuse(f"{where}: cannot be written ({error.strerror}); what was written before is whole"))
     except KeyboardInterrupt:
         sys.exit(130)
 

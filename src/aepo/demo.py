@@ -8,14 +8,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from aepo.base_model import base_model
 from aepo.config import default_config
 from aepo.evaluate import evaluate
 from aepo.launch import Job, launch
 from aepo.log import METRICS, cpu_count, read_rows, write_atomically
 from aepo.plot import figure, save
 from aepo.policy import Policy
-from aepo.runner import make_sampler
+from aepo.runner import make_sampler, model_folder
 from aepo.tracking import tracking
 
 # Reachable on the built-in task: docs/decisions.md has the measurements.
@@ -25,9 +24,8 @@ PROBLEMS, SAMPLES = 128, 256
 
 def demo(out: Path, steps: int, seed: int) -> None:
     """Train (or finish) the four runs, then write figure.png, figure.svg and table.md into `out`."""
-    print("base model: trained once (about a minute), then cached", flush=True)
     config = default_config()
-    policy = Policy.load(base_model(config.task))
+    policy = Policy.load(model_folder(config))
     base = evaluate(
         policy, make_sampler(policy, config), config.task, problems=PROBLEMS, samples=SAMPLES
     )

@@ -76,9 +76,10 @@ def token_statistics(
     Gradients flow from all three statistics to hidden, weight and bias; rows without an upstream gradient
     cost nothing in the backward pass. What is not asked for costs nothing.
 
-    Memory is that of one tile of `chunk` rows of logits (by default about 32 MiB of them), and of the head's
-    gradient in float32. Gradients are accumulated in float32 or wider, and 16-bit products are never rounded
-    to 16 bits: bf16 logits alone put 0.01 nats of noise into the entropy. Autocast does not apply here.
+    Memory is that of one tile of `chunk` rows of logits, of three where nothing is compiled, and of the head's
+    gradient in float32; the default chunk makes a tile about 32 MiB on the CPU, 512 MiB elsewhere. Gradients are
+    accumulated in float32 or wider, and 16-bit products are never rounded to 16 bits: bf16 logits alone put 0.01
+    nats of noise into the entropy. Autocast does not apply here.
 
     `compile` true runs the elementwise part through torch.compile, false never does, None decides by the
     size. Without a working C++ compiler it runs uncompiled, with the same numbers, only slower.
@@ -519,5 +520,4 @@ class _Fused(torch.autograd.Function):
             head = _Head.of(weight, bias)
             gradients = _Gradients.zeros(hidden, head, ctx.needs_input_grad)
             _Passes(hidden, head, labels, ctx.plan).backward(sums, by_logprobs, by_entropy, gradients)
-        dh, dw, db = (None if g is None else g.to(weight.dtype) for g in gradients)
-        return dh, dw, db, None, None
+        return *gradients, None, None  # cast to the dtypes of the inputs by autograd

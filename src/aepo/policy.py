@@ -9,11 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from aepo.checks import InvalidValue
 from aepo.control.base import Needs
 from aepo.entropy import token_statistics
 from aepo.types import Batch, TokenStats
+
+# Its bars for reading a file of a few megabytes would drown ours.
+transformers_logging.disable_progress_bar()
 
 # Rows scored at once without gradient, so that activations stay small.
 SCORING_ROWS = 1024

@@ -35,9 +35,16 @@ def resume(out: Path, quiet: bool = False) -> None:
     _run(config, out, out / FOLDER / f"step-{saved[-1]}" if saved else None, quiet)
 
 
-def model_folder(config: Config) -> Path:
+def model_folder(config: Config, quiet: bool = False) -> Path:
     """Where the run's base model is; the built-in one is trained first if it is not cached."""
-    return base_model(config.task) if config.model == "builtin" else Path(config.model)
+    if config.model != "builtin":
+        return Path(config.model)
+    return base_model(config.task, progress=None if quiet else _say_pretraining)
+
+
+def _say_pretraining(step: int, steps: int, loss: float) -> None:
+    if step % 100 == 0 or step == 1:
+        print(f"training the base model, once: step {step}/{steps}, loss {loss:.3f} nats per token", flush=True)
 
 
 def make_sampler(policy: Policy, config: Config) -> HFSampler:
@@ -53,7 +60,7 @@ def make_sampler(policy: Policy, config: Config) -> HFSampler:
 def _run(config: Config, out: Path, checkpoint: Path | None, quiet: bool) -> None:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    policy = Policy.load(checkpoint or model_folder(config))
+    policy = Policy.load(checkpoint or model_folder(config, quiet))
     optimizer = make_optimizer(policy, config.optimizer)
     if checkpoint is None:
         state = TrainState(control=config.control.initial_state())

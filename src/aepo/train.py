@@ -216,7 +216,7 @@ def accumulate(
             run.algorithm.surrogate,
             control.penalty(part, new, state.control),
         )
-        output.loss.backward()  # type: ignore[no-untyped-call]
+        output.loss.backward()
         outputs.append((output, Metric.of(-new.logprobs.detach(), part.batch.mask)))
     return outputs
 

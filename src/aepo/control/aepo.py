@@ -185,7 +185,7 @@ class AEPO(ClosedLoop):
         """A + a R pi*/pi (append), or (1 - a) A + a R pi*/pi (replace), a = |command| * weight."""
         if self.positives == "sampled" or not state["command"]:
             return advantages
-        strength = abs(state["command"]) * self.weight
+        strength: float = abs(state["command"]) * self.weight
         ratio = self._distribution().log_ratio(scored, _direction(state)).exp()
         positive = (scored.batch.rewards > 0.5)[:, None] * scored.batch.mask
         if self.positive_by == "advantage":
@@ -197,13 +197,13 @@ class AEPO(ClosedLoop):
 
     def _wanted(self, state: State, step: Step) -> int:
         """Positives that the command asks for in this step."""
-        command = state["command"] or 0.0
+        command: float = state["command"] or 0.0
         full = self.count_high if command > 0 else self.count_low
         return round(abs(command) * rows(full, step.prompts * step.group_size))
 
     def _pass_rate(self, state: State) -> float:
         """The expected share of usable extra completions; the ordinary reward until one is known."""
-        rates = state["pass_rate"]
+        rates: dict[str, float] = state["pass_rate"]
         return max(rates.get(str(_direction(state)), rates.get("ordinary", 1.0)), 0.05)
 
     def _distribution(self) -> TargetDistribution:

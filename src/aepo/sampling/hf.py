@@ -212,7 +212,7 @@ class _RoomyLayer(DynamicLayer):
         super().__init__()  # type: ignore[no-untyped-call]
         assert layer.keys is not None and layer.values is not None
         self.dtype, self.device, self.is_initialized = layer.keys.dtype, layer.keys.device, True
-        self._buffers = [_with_room(states[rows], room) for states in (layer.keys, layer.values)]
+        self._buffers = [_with_room(x, room).index_select(0, rows) for x in (layer.keys, layer.values)]
         self._show(layer.keys.shape[-2])
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
