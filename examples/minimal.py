@@ -35,9 +35,7 @@ for step in range(601):
 
     stats = logits_statistics(logits[rows], tokens)  # at temperature 1, also for the tempered rows
     old = stats.logprobs.detach()[:, None]
-    loss = policy_loss(
-        stats.logprobs[:, None], old, weights[:, None], token_mean(torch.ones_like(old)), Clip()
-    ).loss
+    loss = policy_loss(stats.logprobs[:, None], old, weights[:, None], token_mean(torch.ones_like(old)), Clip()).loss
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()

@@ -38,7 +38,5 @@ def scored(samples: list[Sample], *, logprobs=None, entropy=None, tempered=None)
     batch = collate(samples, pad_token_id=0)
     shape = batch.mask.shape
     fill = lambda value: torch.zeros(shape) if value is None else torch.as_tensor(value).expand(shape)
-    stats = TokenStats(
-        fill(logprobs), fill(entropy), {t: fill(value) for t, value in (tempered or {}).items()}
-    )
+    stats = TokenStats(fill(logprobs), fill(entropy), {t: fill(value) for t, value in (tempered or {}).items()})
     return Scored(batch, stats)

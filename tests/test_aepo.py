@@ -121,8 +121,7 @@ def ordinary_rows(count: int) -> list:
 
 def extra_rows(*rewards_and_advantages) -> list:
     return [
-        b.sample(r, a, extra=True, group=20 + i, temperature=1.2)
-        for i, (r, a) in enumerate(rewards_and_advantages)
+        b.sample(r, a, extra=True, group=20 + i, temperature=1.2) for i, (r, a) in enumerate(rewards_and_advantages)
     ]
 
 
@@ -153,9 +152,7 @@ def test_replace_keeps_the_size_of_what_is_trained_on():
 
 def test_the_reference_puts_the_first_positives_in_the_place_of_the_first_rows():
     control = replace(REFERENCE, count_high=2)
-    mixed = control.mix(
-        ordinary_rows(4), extra_rows(*[(1.0, 0.5)] * 3), commanded(control, 1.0), b.step(prompts=1)
-    )
+    mixed = control.mix(ordinary_rows(4), extra_rows(*[(1.0, 0.5)] * 3), commanded(control, 1.0), b.step(prompts=1))
     assert [s.rollout.completion.group for s in mixed[:2]] == [20, 21]
     assert [s.trained for s in mixed[2:]] == [False, False, True, True]
 

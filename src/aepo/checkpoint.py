@@ -42,9 +42,7 @@ class TrainState:
     best_score: float | None = None
 
 
-def save_checkpoint(
-    run: Path, policy: Policy, optimizer: torch.optim.Optimizer, state: TrainState, keep: int
-) -> None:
+def save_checkpoint(run: Path, policy: Policy, optimizer: torch.optim.Optimizer, state: TrainState, keep: int) -> None:
     """Write step-N beside its place, move it there in one rename, then prune older ones.
 
     Raises OSError when it cannot be written; the older checkpoints are then all there.

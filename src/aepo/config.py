@@ -49,9 +49,7 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         require(self.prompts >= 1, "sampling.prompts", self.prompts, "at least 1")
-        require(
-            self.group_size >= 2, "sampling.group_size", self.group_size, "at least 2, to compare within a group"
-        )
+        require(self.group_size >= 2, "sampling.group_size", self.group_size, "at least 2, to compare within a group")
 
 
 @dataclass(frozen=True, kw_only=True)

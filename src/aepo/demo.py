@@ -26,9 +26,7 @@ def demo(out: Path, steps: int, seed: int) -> None:
     """Train (or finish) the four runs, then write figure.png, figure.svg and table.md into `out`."""
     config = default_config()
     policy = Policy.load(model_folder(config))
-    base = evaluate(
-        policy, make_sampler(policy, config), config.task, problems=PROBLEMS, samples=SAMPLES
-    )
+    base = evaluate(policy, make_sampler(policy, config), config.task, problems=PROBLEMS, samples=SAMPLES)
     print(f"{len(TARGETS) + 1} runs of {steps} steps, {cpu_count()} at once", flush=True)
     jobs = {"GRPO": evaluated_job(out / "grpo", ("--method", "grpo"), steps, seed)}
     for target in TARGETS:

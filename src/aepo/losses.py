@@ -63,9 +63,7 @@ class Clip(Surrogate):
 
     def __call__(self, ratio: Tensor, advantages: Tensor) -> Tensor:
         """min(r A, clip(r) A), then max with dual * A where A < 0."""
-        objective = torch.minimum(
-            ratio * advantages, ratio.clamp(1 - self.low, 1 + self.high) * advantages
-        )
+        objective = torch.minimum(ratio * advantages, ratio.clamp(1 - self.low, 1 + self.high) * advantages)
         if self.dual is None:
             return objective
         return torch.where(advantages < 0, torch.maximum(objective, self.dual * advantages), objective)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
@@ -30,9 +31,7 @@ class Policy:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.eos_token_ids = _eos_token_ids(model, tokenizer)
-        self.pad_token_id: int = (
-            tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_token_ids[0]
-        )
+        self.pad_token_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_token_ids[0]
         self._check_head()
 
     @classmethod
@@ -41,7 +40,7 @@ class Policy:
         try:
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
             tokenizer = AutoTokenizer.from_pretrained(folder)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             reason = str(error).strip().splitlines()[0]
             raise InvalidValue("model", str(folder), f"a model in Hugging Face format ({reason})") from None
         return cls(model, tokenizer)
@@ -62,18 +61,19 @@ class Policy:
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def decode(self, completions: Sequence[Sequence[int]]) -> list[str]:
-        """Completion token ids -> text, special tokens left out."""
-        texts: list[str] = self.tokenizer.batch_decode(
-            [list(tokens) for tokens in completions], skip_special_tokens=True
-        )
+        """Completion token ids -> text without the end-of-sequence token.
+
+        Other special tokens stay: left out, a stray one in the middle of an answer would make it look right.
+        """
+        answers = [tokens[:-1] if tokens and tokens[-1] in self.eos_token_ids else tokens for tokens in completions]
+        texts: list[str] = self.tokenizer.batch_decode([list(answer) for answer in answers])
         return texts
 
     def score(self, batch: Batch, needs: Needs) -> TokenStats:
         """Log-probabilities and entropies of all completion tokens at the present weights, no gradient."""
         with torch.no_grad():
             parts = [
-                self.statistics(batch.select(rows), needs)
-                for rows in torch.arange(len(batch)).split(SCORING_ROWS)
+                self.statistics(batch.select(rows), needs) for rows in torch.arange(len(batch)).split(SCORING_ROWS)
             ]
         return TokenStats(
             logprobs=torch.cat([part.logprobs for part in parts]),
@@ -97,10 +97,7 @@ class Policy:
         return TokenStats(
             logprobs=_scatter(stats.logprobs, mask),
             entropy=_scatter(stats.entropy, mask) if entropy else torch.zeros_like(batch.mask),
-            tempered={
-                t: _scatter(values, mask)
-                for t, values in zip(needs.temperatures, stats.tempered, strict=True)
-            },
+            tempered={t: _scatter(values, mask) for t, values in zip(needs.temperatures, stats.tempered, strict=True)},
         )
 
     def _hidden(self, batch: Batch) -> Tensor:

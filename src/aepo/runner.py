@@ -95,9 +95,7 @@ def _logged_step(run: Run, state: TrainState, out: Path, log: RunLog) -> TrainSt
 
 def _evaluate(run: Run) -> dict[str, Any]:
     settings = run.config.evaluation
-    return evaluate(
-        run.policy, run.sampler, run.task, problems=settings.prompts, samples=settings.samples
-    ).row()
+    return evaluate(run.policy, run.sampler, run.task, problems=settings.prompts, samples=settings.samples).row()
 
 
 def _best(state: TrainState, score: float) -> TrainState:

@@ -109,9 +109,7 @@ def _cosine(start: _Value, end: _Value, span: int) -> _Curve:
 
 
 def _sine(mean: _Value, amplitude: _Value, period: int) -> _Curve:
-    return lambda step, first: (
-        mean.at(first) + amplitude.at(first) * math.sin(2 * math.pi * step / period)
-    )
+    return lambda step, first: (mean.at(first) + amplitude.at(first) * math.sin(2 * math.pi * step / period))
 
 
 def _piecewise(arguments: list[str], spec: str) -> _Curve:

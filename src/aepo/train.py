@@ -85,9 +85,7 @@ def train_step(run: Run, state: TrainState) -> tuple[TrainState, Row, list[Sampl
         "tokens": sum(len(completion.tokens) for completion in completions),
         **clock.row(),
     }
-    after = replace(
-        state, step=state.step + 1, position=state.position + step.prompts, control=control_state
-    )
+    after = replace(state, step=state.step + 1, position=state.position + step.prompts, control=control_state)
     return after, row, samples
 
 
@@ -130,9 +128,7 @@ def safe_reward(task: Task, completion: Completion, text: str) -> float:
         return math.nan
 
 
-def compare(
-    rollouts: Sequence[Rollout], prompts: int, algorithm: Algorithm
-) -> tuple[list[Sample], list[Sample]]:
+def compare(rollouts: Sequence[Rollout], prompts: int, algorithm: Algorithm) -> tuple[list[Sample], list[Sample]]:
     """Ordinary and extra samples, each with the advantage within its own group."""
     if not rollouts:
         raise InvalidValue("reward", "an error or NaN for every completion of a step", "a finite number")
@@ -196,9 +192,7 @@ def minibatches(batch: Batch, count: int, shuffle: torch.Generator | None) -> li
     return [rows for rows in merged if len(rows)]
 
 
-def accumulate(
-    run: Run, scored: Scored, rows: Tensor, state: TrainState
-) -> list[tuple[LossOutput, Metric]]:
+def accumulate(run: Run, scored: Scored, rows: Tensor, state: TrainState) -> list[tuple[LossOutput, Metric]]:
     """Backward passes of one minibatch, a microbatch at a time; token weights are the whole minibatch's."""
     control = run.algorithm.control
     weights = AGGREGATES[run.algorithm.aggregate](scored.batch.mask[rows])

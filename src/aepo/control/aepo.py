@@ -138,9 +138,7 @@ class AEPO(ClosedLoop):
         temperature = self._distribution().temperature(_direction(state))
         return tuple(ExtraGroup(prompt, per_prompt, temperature) for prompt in order[:groups])
 
-    def mix(
-        self, ordinary: Sequence[Sample], extra: Sequence[Sample], state: State, step: Step
-    ) -> list[Sample]:
+    def mix(self, ordinary: Sequence[Sample], extra: Sequence[Sample], state: State, step: Step) -> list[Sample]:
         """Append the chosen positives with advantage `weight`, or put them in the place of ordinary rows."""
         chosen = self._chosen(self._usable(extra), self._wanted(state, step), step)
         if self.positive_only:

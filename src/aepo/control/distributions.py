@@ -58,9 +58,7 @@ class Temperature(TargetDistribution):
 
     def __post_init__(self) -> None:
         require(self.low > 0, "distribution.low", self.low, "a positive temperature")
-        require(
-            self.high >= self.low, "distribution.high", self.high, f"at least distribution.low ({self.low})"
-        )
+        require(self.high >= self.low, "distribution.high", self.high, f"at least distribution.low ({self.low})")
 
     def temperature(self, direction: int) -> float:
         """High to raise entropy, low to lower it."""

@@ -14,9 +14,7 @@ class Sampler(ABC):
     """Draws completions from the current policy."""
 
     @abstractmethod
-    def sample(
-        self, requests: Sequence[Request], *, max_tokens: int, generator: torch.Generator
-    ) -> list[Completion]:
+    def sample(self, requests: Sequence[Request], *, max_tokens: int, generator: torch.Generator) -> list[Completion]:
         """Draw every request's completions in one call.
 
         Returns the completions in the order of `requests`, `count` in a row for each. A completion ends
