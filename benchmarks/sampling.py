@@ -58,9 +58,9 @@ class Shape:
 SHAPES = (
     Shape("prompt 32, 32 new tokens", "Qwen2", 128, 4, 512, 2000, (32, 32), 32),
     Shape("prompt 32, 32 new tokens, with ends", "Qwen2", 128, 4, 512, 2000, (32, 32), 32, ends=120),
-    Shape("built-in model, Paths", "Qwen3", 96, 3, 384, 104, (3, 3), 9),
-    Shape("built-in model, Paths, with ends", "Qwen3", 96, 3, 384, 104, (3, 3), 9, ends=20),
-    Shape("built-in model, Paths, 768 rows, with ends", "Qwen3", 96, 3, 384, 104, (3, 3), 9, count=12, ends=20),
+    Shape("built-in model, Paths", "Qwen3", 64, 2, 192, 104, (3, 3), 9),
+    Shape("built-in model, Paths, with ends", "Qwen3", 64, 2, 192, 104, (3, 3), 9, ends=20),
+    Shape("built-in model, Paths, 768 rows, with ends", "Qwen3", 64, 2, 192, 104, (3, 3), 9, count=12, ends=20),
     Shape("small, prompts of 3 to 6", "Qwen2", 128, 4, 512, 105, (3, 6), 14),
     Shape("small, prompts of 3 to 6, with ends", "Qwen2", 128, 4, 512, 105, (3, 6), 14, ends=14),
 )

@@ -71,7 +71,7 @@ PRESETS: dict[str, Algorithm] = {
     "aepo-no-temperature": replace(GRPO, control=AEPO(temperature_adjust=False)),
     "aepo-signed": replace(GRPO, control=AEPO(positive_only=False)),
     # AEPO without extra completions: importance weights on the ordinary positives.
-    "aepo-reweighted": replace(GRPO, control=AEPO(positives="reweighted")),
+    "aepo-reweighted": replace(GRPO, control=AEPO(positives="reweighted", weight=1.0)),
     # lambda of v1; v6 uses 0.015.
     "entropy-reg": replace(GRPO, control=EntropyReg()),
     # 2506.14758.

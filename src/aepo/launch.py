@@ -5,12 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
 from aepo.checkpoint import steps_saved
-from aepo.log import cpu_count
+from aepo.log import METRICS, cpu_count, read_rows
+
+# Seconds between two lines of progress.
+SAY_EVERY = 15.0
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,20 @@ class Job:
 
 def launch(jobs: Sequence[Job], at_once: int | None = None) -> None:
     """Run those that are not finished; raises RuntimeError with a failed run's last line."""
-    waiting = [job for job in jobs if not job.finished]
     with ThreadPoolExecutor(at_once or cpu_count()) as pool:
-        futures = {pool.submit(_run, job): job for job in waiting}
-        for done, future in enumerate(as_completed(futures), start=1):
-            future.result()
-            print(f"run {done}/{len(waiting)} finished: {futures[future].out}", flush=True)
+        pending = {pool.submit(_run, job) for job in jobs if not job.finished}
+        while pending:
+            done, pending = wait(pending, timeout=SAY_EVERY, return_when=FIRST_EXCEPTION)
+            for future in done:
+                future.result()
+            _say(jobs)
+
+
+def _say(jobs: Sequence[Job]) -> None:
+    """How far each unfinished run is, from its own log."""
+    going = {job.out.name: len(read_rows(job.out / METRICS)) for job in jobs if not job.finished}
+    parts = [f"{name} step {step}" for name, step in going.items() if step]
+    print(f"{len(jobs) - len(going)} of {len(jobs)} runs finished", *parts, sep="; ", flush=True)
 
 
 def _run(job: Job) -> None:
