@@ -30,7 +30,7 @@ METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
 SAMPLES_PER_STEP = 4
 # Steps that a control may be saturated before the run says so.
 ALARM_AFTER = 20
-# Without a terminal a line appears at most this often, in seconds.
+# A sample (and, without a terminal, a line) appears at most this often, in seconds.
 LINE_EVERY = 5.0
 
 
@@ -124,7 +124,7 @@ class RunLog:
     def say(self, text: str) -> None:
         """A line for the person at the terminal."""
         if not self._quiet:
-            self._console.print(text, markup=False, highlight=False)
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         # One write of whole lines; what a full disk cut off is a last line that readers leave out.
@@ -146,11 +146,14 @@ class RunLog:
         line = status_line(row, self._config.steps)
         if self._progress:
             self._progress.update(self._bar, completed=row["step"] + 1, description=line)
-        elif time.monotonic() - self._last_line > LINE_EVERY or row["step"] + 1 == self._config.steps:
-            self._last_line = time.monotonic()
+        last = row["step"] + 1 == self._config.steps
+        if not last and time.monotonic() - self._last_line < LINE_EVERY:
+            return
+        self._last_line = time.monotonic()
+        if not self._progress:
             self.say(line)
-            for sample in shown[:1]:
-                self.say(f"    {sample['prompt']} -> {sample['completion']}  (reward {sample['reward']:g})")
+        for sample in shown[:1]:
+            self.say(f"    {sample['prompt']} -> {sample['completion']}  (reward {sample['reward']:g})")
 
 
 def status_line(row: Mapping[str, Any], steps: int) -> str:
