@@ -50,7 +50,8 @@ def slug(name: str) -> str:
 
 def jobs(out: Path, steps: int, names: list[str]) -> dict[str, list[Job]]:
     return {
-        name: [evaluated_job(out / f"{slug(name)}-seed{s}", STUDY[name], steps, s) for s in SEEDS] for name in names
+        name: [evaluated_job(out / f"{slug(name)}-seed{s}-{steps}", STUDY[name], steps, s) for s in SEEDS]
+        for name in names
     }
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -19,12 +18,3 @@ def one_thread():
 def quick_model(tmp_path_factory) -> Path:
     """A base model for the paths task that knows almost nothing, in Hugging Face format."""
     return base_model("paths", pretraining=QUICK, cache=tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="session")
-def data() -> Path:
-    """Real data sets that are no part of the product."""
-    folder = os.environ.get("AEPO_TEST_DATA")
-    if not folder:
-        pytest.skip("AEPO_TEST_DATA is not set: the folder of real data sets is not at hand")
-    return Path(folder)

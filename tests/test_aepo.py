@@ -69,6 +69,23 @@ def test_a_step_that_measured_nothing_changes_nothing():
     assert after["command"] == state["command"] and after["integral"] == state["integral"]
 
 
+def alarms(entropies: list[float]) -> list[int]:
+    control = AEPO(target=Target("0.6"), law=Switch())
+    state, raised = control.initial_state(), []
+    for number, entropy in enumerate(entropies):
+        state = control.update(state, b.measured(entropy, step=number))
+        raised += [number] if state["alarm"] else []
+    return raised
+
+
+def test_a_control_beyond_its_authority_raises_an_alarm_also_after_a_transient():
+    falling = [1.3 - 0.02 * i for i in range(45)]  # shrinking from far above, through the target
+    assert alarms(falling) == []
+    stuck = alarms([*falling, *[0.4] * 60])
+    assert stuck and stuck[0] < 45 + 41
+    assert alarms([0.55, 0.65] * 100) == []  # a switch at work
+
+
 def test_saturation_means_at_the_limit_and_asking_for_more():
     control = AEPO(target=Target("0.5"), law=Switch())
     assert control.update(control.initial_state(), b.measured(0.1))["saturated"] == 1.0
@@ -174,7 +191,7 @@ def test_the_ablations():
 
 def test_gumbel_choice_follows_the_target_distribution():
     # Shorter with scale 1: of two positives of 2 and 3 tokens, the shorter is chosen with chance e / (1 + e).
-    control = AEPO(distribution=Shorter(scale=1.0), count_high=1)
+    control = AEPO(distribution=Shorter(scale=1.0), count_high=1, law=Constant())
     pair = [b.sample(1.0, extra=True, tokens=(1,) * n) for n in (2, 3)]
     lengths = [
         len(control.mix([], pair, commanded(control, 1.0), b.step(number=i))[0].rollout.completion.tokens)
@@ -237,7 +254,7 @@ def test_reweighted_strength_and_join(join, kept):
 
 
 def test_reweighted_shorter_prefers_short_correct_completions():
-    control = AEPO(positives="reweighted", distribution=Shorter(scale=1.0), weight=1.0)
+    control = AEPO(positives="reweighted", distribution=Shorter(scale=1.0), weight=1.0, law=Constant())
     rows = [b.sample(1.0, tokens=(1,) * n) for n in (1, 2)] + [b.sample(0.0, tokens=(1,))]
     shaped = control.shape(torch.zeros(3, 2), b.scored(rows), commanded(control, 1.0))
     weights = torch.tensor([-1.0, -2.0]).softmax(0) * 2  # mean 1 over the group's correct completions
@@ -262,6 +279,9 @@ def test_reweighted_shorter_prefers_short_correct_completions():
         ("distribution.low", lambda: Temperature(low=-0.8)),
         ("distribution.high", lambda: Temperature(high=0.8, low=1.2)),
         ("distribution.scale", lambda: Shorter(scale=0.0)),
+        ("control.weight", lambda: AEPO(positives="reweighted", join="replace", weight=2.0)),
+        ("control.law", lambda: AEPO(distribution=Shorter())),
+        ("control.temperature_adjust", lambda: AEPO(distribution=Shorter(), law=Constant(), temperature_adjust=False)),
     ],
 )
 def test_bad_values_are_refused_by_name(field, make):

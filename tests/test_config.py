@@ -49,8 +49,8 @@ def test_settings_reach_every_depth():
 def test_settings_that_only_work_together_are_checked_together():
     config = make_config(settings=["control.distribution.low=2.0", "control.distribution.high=3.0"])
     assert (config.control.distribution.low, config.control.distribution.high) == (2.0, 3.0)
-    config = make_config(settings=["control.law=switch", "control.law.tie=high"])
-    assert config.control.law == Switch(tie="high")
+    for settings in (["control.law=switch", "control.law.tie=high"], ["control.law.tie=high", "control.law=switch"]):
+        assert make_config(settings=settings).control.law == Switch(tie="high")
 
 
 def test_a_table_without_a_name_changes_the_one_that_is_there():
@@ -78,6 +78,11 @@ def test_values_are_toml_or_text():
         ("optimizer=3", "optimizer: got 3; must be a table"),
         ("sampling.group_size=1", "sampling.group_size: got 1; must be at least 2"),
         ("steps=0", "steps: got 0"),
+        ("evaluation.prompts=300", "evaluation.prompts: got 300; must be at most task.eval_pairs"),
+        ("optimizer.betas=[1.5,0.9]", "optimizer.betas: got"),
+        ("task.walk_moves=[7,2]", "task.walk_moves: got"),
+        ("task.eval_pairs=0", "task.eval_pairs: got 0"),
+        ("device=tpu", "device: got 'tpu'; must be one of auto, cpu, cuda"),
         ("seed=-1", "seed: got -1"),
         ("control.target=nan", "control.target: got nan; must be a finite"),
         ("control.target=-0.5", "target: got '-0.5'"),

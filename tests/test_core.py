@@ -16,6 +16,13 @@ def test_the_core_imports_where_only_torch_is_installed():
     subprocess.run([sys.executable, "-W", "ignore", "-c", f"{block}; {imports}"], check=True, timeout=120)
 
 
+def test_the_command_line_says_what_it_needs():
+    script = "import sys; sys.modules['tyro'] = None; from aepo.__main__ import main; main()"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 2
+    assert result.stderr == "aepo: tyro is not installed; the command line needs: pip install 'aepo[train]'\n"
+
+
 def test_the_minimal_example_holds_its_target():
     result = subprocess.run(
         [sys.executable, str(ROOT / "examples" / "minimal.py")], capture_output=True, text=True, check=True, timeout=120

@@ -45,4 +45,11 @@ def test_impossible_counts_are_refused(bad):
 
 def test_the_mean_is_over_problems():
     evaluation = Evaluation(("a", "b"), (0, 4), samples=4, temperature=1.0)
-    assert evaluation.row() == {"pass@1": 0.5, "pass@2": 0.5, "pass@4": 0.5, "problems": 2, "samples": 4}
+    assert evaluation.row() == {
+        "pass@1": 0.5,
+        "pass@2": 0.5,
+        "pass@4": 0.5,
+        "problems": 2,
+        "samples": 4,
+        "reward_failures": 0,
+    }

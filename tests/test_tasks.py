@@ -289,7 +289,7 @@ def test_training_and_evaluation_are_disjoint_and_fixed(name):
     assert TASKS[name]().eval_problems(5) == task.eval_problems(256)[:5]
     assert TASKS[name]().train_problem(7, 9) == task.train_problem(7, 9)
     assert len({task.train_problem(0, index).id for index in range(20)}) > 10
-    with pytest.raises(ValueError, match="evaluation set"):
+    with pytest.raises(ValueError, match="evaluation.prompts: got"):
         task.eval_problems(257)
 
 

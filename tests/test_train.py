@@ -16,6 +16,7 @@ from aepo.algorithm import PRESETS
 from aepo.checkpoint import TrainState, steps_saved
 from aepo.checks import InvalidValue
 from aepo.config import Config, make_config
+from aepo.evaluate import evaluate
 from aepo.log import RunLog
 from aepo.policy import Policy
 from aepo.train import Run, make_optimizer, minibatches, train_step
@@ -83,7 +84,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(quick_model, 
 def test_killed_at_any_moment_a_resumed_run_ends_as_if_it_never_was(quick_model, tmp_path):
     """SIGKILL at several moments, resume each time; weights and metrics are bit-equal to an undisturbed run."""
     settings = [part for setting in [*SMALL, f"model='{quick_model}'"] for part in ("--set", setting)]
-    command = [sys.executable, "-m", "aepo.cli", "train", "--steps", "12", *settings]
+    command = [sys.executable, "-m", "aepo", "train", "--steps", "12", *settings]
     subprocess.run([*command, "--out", str(tmp_path / "whole")], check=True, stdout=subprocess.DEVNULL)
     killed = tmp_path / "killed"
     kills = 0
@@ -196,6 +197,18 @@ def test_a_reward_that_raises_or_is_nan_is_counted_and_left_out(quick_model):
     assert row["gradient_norm"] == row["gradient_norm"]
 
 
+def test_a_reward_that_fails_in_evaluation_is_counted(quick_model):
+    run = make_run(small(quick_model, "grpo"))
+    result = evaluate(run.policy, run.sampler, Flaky(run.task), problems=5, samples=4)
+    assert result.reward_failures == 8 and result.row()["reward_failures"] == 8
+
+
+def test_a_refused_start_leaves_no_folder_behind(tmp_path):
+    with pytest.raises(InvalidValue, match="^model: got"):
+        runner.start(make_config(settings=[f"model='{tmp_path}'"]), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_reward_that_always_fails_ends_the_run_with_a_reason(quick_model):
     run = make_run(small(quick_model, "grpo"))
     with pytest.raises(InvalidValue, match="^reward: got"):
@@ -207,7 +220,7 @@ def test_a_reward_that_always_fails_ends_the_run_with_a_reason(quick_model):
 
 def aepo(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "aepo.cli", *arguments], capture_output=True, text=True, cwd=cwd, timeout=120
+        [sys.executable, "-m", "aepo", *arguments], capture_output=True, text=True, cwd=cwd, timeout=120
     )
 
 
@@ -245,20 +258,20 @@ def test_a_disk_that_takes_no_more_ends_in_one_line_and_loses_nothing(limit, qui
     run = tmp_path / "run"
     settings = [part for setting in [*SMALL, f"model='{quick_model}'"] for part in ("--set", setting)]
     script = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0})); sys.argv[0] = 'aepo'; "
-    script = script.format(limit) + "from aepo.cli import main; main()"
+    script = script.format(limit) + "from aepo.__main__ import main; main()"
     arguments = [sys.executable, "-c", script, "train", "--steps", "12", "--out", str(run), *settings]
     refused(subprocess.run(arguments, capture_output=True, text=True, timeout=120), "cannot be written")
-    subprocess.run([sys.executable, "-m", "aepo.cli", "train", "--resume", str(run)], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "aepo", "train", "--resume", str(run)], check=True, capture_output=True)
     assert [row["step"] for row in metrics(run)] == list(range(12))
 
 
-def test_a_control_that_is_saturated_for_long_says_so(tmp_path, capsys):
+def test_an_alarm_is_said(tmp_path, capsys):
     (tmp_path / "run").mkdir()
     with RunLog(tmp_path / "run", make_config(settings=["steps=60"]), 0) as log:
         for number in range(60):
             row = {
                 "step": number, "entropy": 0.2, "target_entropy": 0.9, "error": 0.7, "reward": 0.5, "command": 1.0,
-                "saturated": 1.0, "extra_completions": 0, "seconds": 0.1,
+                "saturated": 1.0, "alarm": number == 30, "extra_completions": 0, "seconds": 0.1,
             }  # fmt: skip
             log.step(row, [], [])
     assert capsys.readouterr().out.count("alarm: the control has been at its limit for 20 steps") == 1

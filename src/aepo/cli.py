@@ -93,7 +93,3 @@ def main() -> None:
 def _refuse(line: str) -> int:
     print(f"aepo: {line}", file=sys.stderr)
     return 2
-
-
-if __name__ == "__main__":
-    main()

@@ -67,6 +67,9 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         require(self.lr > 0, "optimizer.lr", self.lr, "a positive number")
+        require(all(0 <= beta < 1 for beta in self.betas), "optimizer.betas", self.betas, "two numbers in [0, 1)")
+        require(self.eps > 0, "optimizer.eps", self.eps, "a positive number")
+        require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "a number, 0 or more")
         require(self.max_grad_norm > 0, "optimizer.max_grad_norm", self.max_grad_norm, "a positive number")
         require(self.minibatches >= 1, "optimizer.minibatches", self.minibatches, "at least 1")
         require(self.epochs >= 1, "optimizer.epochs", self.epochs, "at least 1")
@@ -103,8 +106,9 @@ class CheckpointConfig:
 class Config:
     """Everything that determines a run.
 
-    method: the preset that advantage, surrogate, aggregate and control start from. model: `builtin`, or a folder
-    in Hugging Face format. threads: CPU threads, or none for torch's choice (bit-equal results need the same).
+    method: the preset that advantage, surrogate, aggregate and control start from. model: `builtin`, or a folder in
+    Hugging Face format. device: auto takes a GPU where there is one. threads: CPU threads, or none for torch's choice
+    (bit-equal results need the same).
     """
 
     method: str = "aepo"
@@ -117,6 +121,7 @@ class Config:
     seed: int = 0
     steps: int = 200
     threads: int | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     sampling: SamplingConfig = SamplingConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -126,7 +131,7 @@ class Config:
         require(self.steps >= 1, "steps", self.steps, "at least 1")
         require(0 <= self.seed < 2**63, "seed", self.seed, "an integer from 0 to 2^63 - 1")
         require(self.threads is None or self.threads >= 1, "threads", self.threads, "at least 1")
-        _ = self.algorithm
+        _ = self.algorithm, self.task.eval_problems(self.evaluation.prompts)
 
     @property
     def algorithm(self) -> Algorithm:
@@ -295,7 +300,10 @@ def _put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
         if not isinstance(tree.get(part), dict):
             tree[part] = {"name": tree[part]} if part in tree else {}
         tree = tree[part]
-    tree[path[-1]] = value
+    if isinstance(tree.get(path[-1]), dict) and isinstance(value, str):
+        tree[path[-1]]["name"] = value
+    else:
+        tree[path[-1]] = value
 
 
 _NAMES = {cls: name for table in TABLES.values() for name, cls in table.items()}

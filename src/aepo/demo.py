@@ -28,10 +28,10 @@ def demo(out: Path, steps: int, seed: int) -> None:
     policy = Policy.load(model_folder(config))
     base = evaluate(policy, make_sampler(policy, config), config.task, problems=PROBLEMS, samples=SAMPLES)
     print(f"{len(TARGETS) + 1} runs of {steps} steps, {cpu_count()} at once", flush=True)
-    jobs = {"GRPO": evaluated_job(out / "grpo", ("--method", "grpo"), steps, seed)}
+    jobs = {"GRPO": evaluated_job(out / f"grpo-seed{seed}-{steps}", ("--method", "grpo"), steps, seed)}
     for target in TARGETS:
         arguments = ("--method", "aepo", "--target", target)
-        jobs[f"AEPO {target}"] = evaluated_job(out / f"aepo-{target}", arguments, steps, seed)
+        jobs[f"AEPO {target}"] = evaluated_job(out / f"aepo-{target}-seed{seed}-{steps}", arguments, steps, seed)
     launch(list(jobs.values()))
 
     runs = {label: read_rows(job.out / METRICS) for label, job in jobs.items()}

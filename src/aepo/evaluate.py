@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from aepo.control.base import generator
 from aepo.policy import Policy
 from aepo.sampling.base import Sampler
-from aepo.tasks import Task
+from aepo.tasks import Task, safe_reward
 from aepo.types import Prompt, Request
 
 
@@ -30,12 +30,15 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Correct completions of each problem, out of `samples`, drawn at `temperature` from the whole vocabulary."""
+    """Correct completions of each problem, out of `samples`, drawn at `temperature` from the whole
+    vocabulary. A completion whose reward failed counts as wrong, and in `reward_failures`.
+    """
 
     problems: tuple[str, ...]
     correct: tuple[int, ...]
     samples: int
     temperature: float
+    reward_failures: int = 0
 
     def pass_at(self, k: int) -> float:
         """Mean over problems of the unbiased pass@k."""
@@ -48,7 +51,12 @@ class Evaluation:
     def row(self) -> dict[str, float]:
         """For the log: pass@k for each k, and what made it."""
         scores = {f"pass@{k}": self.pass_at(k) for k in self.ks()}
-        return {**scores, "problems": len(self.problems), "samples": self.samples}
+        return {
+            **scores,
+            "problems": len(self.problems),
+            "samples": self.samples,
+            "reward_failures": self.reward_failures,
+        }
 
 
 def evaluate(
@@ -64,13 +72,16 @@ def evaluate(
     """Sample every evaluation problem `samples` times and count the correct ones (reward above 0.5)."""
     chosen = task.eval_problems(problems)
     prompts = [Prompt(p.id, policy.encode(p.text), p.data) for p in chosen]
-    correct = [0] * len(prompts)
+    correct, failures = [0] * len(prompts), 0
     # A few problems at a time: memory stays flat whatever the number of samples.
     at_once = max(1, 4096 // samples)
     for first in range(0, len(prompts), at_once):
-        counts = _correct(policy, sampler, task, prompts[first : first + at_once], samples, temperature, (seed, first))
+        counts, failed = _correct(
+            policy, sampler, task, prompts[first : first + at_once], samples, temperature, (seed, first)
+        )
         correct[first : first + at_once] = counts
-    return Evaluation(tuple(p.id for p in chosen), tuple(correct), samples, temperature)
+        failures += failed
+    return Evaluation(tuple(p.id for p in chosen), tuple(correct), samples, temperature, failures)
 
 
 def _correct(
@@ -81,15 +92,16 @@ def _correct(
     samples: int,
     temperature: float,
     key: tuple[int, int],
-) -> list[int]:
+) -> tuple[list[int], int]:
     completions = sampler.sample(
         [Request(prompt, group, samples, temperature) for group, prompt in enumerate(prompts)],
         max_tokens=task.max_tokens,
         generator=generator(key[0], key[1], "evaluation"),
     )
-    counts = [0] * len(prompts)
+    counts, failures = [0] * len(prompts), 0
     texts = policy.decode([completion.tokens for completion in completions])
     for completion, text in zip(completions, texts, strict=True):
-        score = task.reward(completion.prompt.problem, text, completion.truncated)
+        score = safe_reward(task, completion.prompt.problem, text, completion.truncated)
         counts[completion.group] += score > 0.5
-    return counts
+        failures += not math.isfinite(score)
+    return counts, failures

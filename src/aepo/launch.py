@@ -36,11 +36,11 @@ class Job:
         else:
             fixed = ("--steps", str(self.steps), "--set", "threads=1", "--out", str(self.out))
             arguments = [*self.arguments, *fixed]
-        return [sys.executable, "-m", "aepo.cli", "train", *arguments]
+        return [sys.executable, "-m", "aepo", "train", *arguments]
 
 
 def launch(jobs: Sequence[Job], at_once: int | None = None) -> None:
-    """Run those that are not finished; raises RuntimeError with a failed run's last line."""
+    """Run those that are not finished; a failed run ends the program with its last line."""
     with ThreadPoolExecutor(at_once or cpu_count()) as pool:
         pending = {pool.submit(_run, job) for job in jobs if not job.finished}
         while pending:
@@ -61,4 +61,4 @@ def _run(job: Job) -> None:
     result = subprocess.run(job.command(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if result.returncode:
         last = (result.stdout.strip().splitlines() or ["no output"])[-1]
-        raise RuntimeError(f"{job.out}: {last}")
+        raise SystemExit(f"aepo: {job.out}: {last}")

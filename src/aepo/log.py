@@ -24,12 +24,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from aepo import __version__
 from aepo.checks import InvalidValue
 from aepo.config import Config, to_toml
+from aepo.control.base import ALARM_AFTER
 from aepo.types import Sample
 
 METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
 SAMPLES_PER_STEP = 4
-# Steps that a control may be saturated before the run says so.
-ALARM_AFTER = 20
 # A sample (and, without a terminal, a line) appears at most this often, in seconds.
 LINE_EVERY = 5.0
 
@@ -41,7 +40,7 @@ def write_atomically(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def environment() -> dict[str, Any]:
+def environment(device: torch.device) -> dict[str, Any]:
     """What a reader needs to know to repeat a run."""
     packages = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
     return {
@@ -49,20 +48,20 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in packages},
         "threads": torch.get_num_threads(),
-        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "device": str(device),
         "machine": platform.machine(),
         "command": sys.argv,
     }
 
 
-def start_folder(run: Path, config: Config) -> None:
+def start_folder(run: Path, config: Config, device: torch.device) -> None:
     """Make a new run folder; `InvalidValue` if there is a run in it already or it cannot be written."""
     if (run / METRICS).exists() or (run / "config.toml").exists():
         raise InvalidValue("out", str(run), "a new folder (there is a run in this one; go on with --resume)")
     try:
         run.mkdir(parents=True, exist_ok=True)
         write_atomically(run / "config.toml", to_toml(config))
-        write_atomically(run / "environment.json", json.dumps(environment(), indent=2))
+        write_atomically(run / "environment.json", json.dumps(environment(device), indent=2))
     except OSError as error:
         raise InvalidValue("out", str(run), f"a folder that can be written ({error.strerror})") from None
 
@@ -99,7 +98,7 @@ class RunLog:
             self._bar = self._progress.add_task("", total=config.steps, completed=start)
         self._files: dict[str, TextIO] = {}
         self._last_line = 0.0
-        self._saturated: list[dict[str, Any]] = []
+        self._begun, self._first = time.monotonic(), start
 
     def __enter__(self) -> RunLog:
         self._files = {name: (self._run / name).open("a") for name in (METRICS, SAMPLES)}
@@ -118,7 +117,11 @@ class RunLog:
         shown = [_sample_row(row["step"], *pair) for pair in zip(samples, texts, strict=False)]
         self._append(SAMPLES, shown)
         self._append(METRICS, [row])
-        self._alarm(row)
+        if row["alarm"]:
+            self.say(
+                f"alarm: the control has been at its limit for {ALARM_AFTER} steps and the error is still "
+                f"{row['error']:+.2f} nats (step {row['step']}): this target is beyond its authority here"
+            )
         self._show(row, shown)
 
     def say(self, text: str) -> None:
@@ -131,16 +134,9 @@ class RunLog:
         self._files[name].write("".join(json.dumps(row, allow_nan=True) + "\n" for row in rows))
         self._files[name].flush()
 
-    def _alarm(self, row: Mapping[str, Any]) -> None:
-        """Once, when the control has been at its limit for long and the error does not shrink."""
-        self._saturated = [*self._saturated, dict(row)] if row["saturated"] else []
-        if len(self._saturated) == ALARM_AFTER:
-            first, last = self._saturated[0]["error"], row["error"]
-            if abs(last) > 0.1 and abs(last) > 0.9 * abs(first):
-                self.say(
-                    f"alarm: the control has been at its limit for {ALARM_AFTER} steps and the error is still "
-                    f"{last:+.2f} nats (step {row['step']}): this target is beyond its authority here"
-                )
+    def _left(self, done: int) -> float:
+        """Seconds to the end at this run's pace so far."""
+        return (time.monotonic() - self._begun) / (done - self._first) * (self._config.steps - done)
 
     def _show(self, row: Mapping[str, Any], shown: Sequence[Mapping[str, Any]]) -> None:
         line = status_line(row, self._config.steps)
@@ -151,7 +147,7 @@ class RunLog:
             return
         self._last_line = time.monotonic()
         if not self._progress:
-            self.say(line)
+            self.say(f"{line}  {self._left(row['step'] + 1):.0f} s left")
         for sample in shown[:1]:
             self.say(f"    {sample['prompt']} -> {sample['completion']}  (reward {sample['reward']:g})")
 

@@ -100,7 +100,10 @@ def sequence_mean_token_sum(mask: Tensor) -> Tensor:
 
 
 def fixed_length(mask: Tensor) -> Tensor:
-    """Dr. GRPO's m / (B * T), T the width of the minibatch, so that length is neither rewarded nor punished."""
+    """m / (B * T), T the longest completion of the step, so that length is neither rewarded nor punished.
+
+    Dr. GRPO (2503.20783) divides by a constant instead, so its scale does not follow the longest completion.
+    """
     rows = (mask.sum(-1) > 0).sum().clamp(min=1)
     return mask / rows / max(mask.shape[1], 1)
 

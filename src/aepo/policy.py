@@ -35,14 +35,15 @@ class Policy:
         self._check_head()
 
     @classmethod
-    def load(cls, folder: str | Path) -> Policy:
+    def load(cls, folder: str | Path, device: str = "cpu") -> Policy:
         """A model in Hugging Face format (safetensors), in float32."""
         try:
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+            model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
             tokenizer = AutoTokenizer.from_pretrained(folder)
         except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             reason = str(error).strip().splitlines()[0]
             raise InvalidValue("model", str(folder), f"a model in Hugging Face format ({reason})") from None
+        model.to(device)
         return cls(model, tokenizer)
 
     def save(self, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,23 @@ from aepo.base_model import base_model
 from aepo.checkpoint import FOLDER, TrainState, load_checkpoint, save_checkpoint, steps_saved
 from aepo.checks import InvalidValue
 from aepo.config import Config, make_config
+from aepo.control.base import generator
 from aepo.evaluate import evaluate
 from aepo.log import SAMPLES_PER_STEP, RunLog, cut_back, start_folder
 from aepo.plot import plot_run
 from aepo.policy import Policy
 from aepo.sampling.hf import HFSampler
 from aepo.train import Run, make_optimizer, train_step
+from aepo.types import Sample
 
 
 def start(config: Config, out: Path, quiet: bool = False) -> None:
     """A new run in a new folder."""
-    start_folder(out, config)
-    _run(config, out, None, quiet)
+    if (out / "config.toml").exists():
+        raise InvalidValue("out", str(out), "a new folder (there is a run in this one; go on with --resume)")
+    run, state = _prepare(config, None, quiet)
+    start_folder(out, config, run.policy.device)
+    _finish(run, state, out, quiet)
 
 
 def resume(out: Path, quiet: bool = False) -> None:
@@ -32,7 +38,9 @@ def resume(out: Path, quiet: bool = False) -> None:
         raise InvalidValue("resume", str(out), "a run folder (it holds no config.toml)")
     config = make_config(out / "config.toml")
     saved = steps_saved(out)
-    _run(config, out, out / FOLDER / f"step-{saved[-1]}" if saved else None, quiet)
+    run, state = _prepare(config, out / FOLDER / f"step-{saved[-1]}" if saved else None, quiet)
+    cut_back(out, state.step)
+    _finish(run, state, out, quiet)
 
 
 def model_folder(config: Config, quiet: bool = False) -> Path:
@@ -57,20 +65,27 @@ def make_sampler(policy: Policy, config: Config) -> HFSampler:
     )
 
 
-def _run(config: Config, out: Path, checkpoint: Path | None, quiet: bool) -> None:
+def _prepare(config: Config, checkpoint: Path | None, quiet: bool) -> tuple[Run, TrainState]:
+    """Load all that the run needs; nothing is written yet."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    policy = Policy.load(checkpoint or model_folder(config, quiet))
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    policy = Policy.load(checkpoint or model_folder(config, quiet), device)
     optimizer = make_optimizer(policy, config.optimizer)
     if checkpoint is None:
         state = TrainState(control=config.control.initial_state())
     else:
         state = load_checkpoint(checkpoint, optimizer)
-    cut_back(out, state.step)
     sampler = make_sampler(policy, config)
-    run = Run(config, config.algorithm, config.task, policy, sampler, optimizer)
-    with RunLog(out, config, state.step, quiet) as log:
-        while state.step < config.steps:
+    return Run(config, config.algorithm, config.task, policy, sampler, optimizer), state
+
+
+def _finish(run: Run, state: TrainState, out: Path, quiet: bool) -> None:
+    """The remaining steps, then the plot."""
+    with RunLog(out, run.config, state.step, quiet) as log:
+        while state.step < run.config.steps:
             state = _logged_step(run, state, out, log)
     plot_run(out)
     if not quiet:
@@ -85,12 +100,20 @@ def _logged_step(run: Run, state: TrainState, out: Path, log: RunLog) -> TrainSt
     if evaluated:
         row["evaluation"] = _evaluate(run)
         state = _best(state, row["evaluation"]["pass@1"])
-    shown = samples[:: max(1, len(samples) // SAMPLES_PER_STEP)][:SAMPLES_PER_STEP]
+    shown = _shown(samples, generator(run.config.seed, state.step, "shown"))
     texts = run.policy.decode([sample.rollout.completion.tokens for sample in shown])
     log.step(row, shown, texts)
     if evaluated or last or _due(state.step, run.config.checkpoint.every):
         save_checkpoint(out, run.policy, run.optimizer, state, run.config.checkpoint.keep)
     return state
+
+
+def _shown(samples: Sequence[Sample], draw: torch.Generator) -> list[Sample]:
+    """A few at random; one of them extra, if there is one."""
+    order = [samples[i] for i in torch.randperm(len(samples), generator=draw).tolist()]
+    extra = [sample for sample in order if sample.extra][:1]
+    ordinary = [sample for sample in order if not sample.extra]
+    return [*ordinary[: SAMPLES_PER_STEP - len(extra)], *extra]
 
 
 def _evaluate(run: Run) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from aepo.control.base import ExtraGroup, Measured, Needs, Scored, Step
 from aepo.losses import AGGREGATES, LossOutput, policy_loss
 from aepo.policy import Policy
 from aepo.sampling.base import Sampler
-from aepo.tasks import Task
+from aepo.tasks import Task, safe_reward
 from aepo.types import Batch, Completion, Metric, Prompt, Request, Rollout, Sample, TokenStats
 
 Row = dict[str, Any]
@@ -59,7 +59,7 @@ def train_step(run: Run, state: TrainState) -> tuple[TrainState, Row, list[Sampl
     rollouts, failures = reward(run, completions)
     ordinary, extra = compare(rollouts, step.prompts, run.algorithm)
     samples = control.mix(ordinary, extra, state.control, step)
-    batch = collate(samples, run.policy.pad_token_id)
+    batch = collate(samples, run.policy.pad_token_id).to(run.policy.device)
     old = run.policy.score(batch, control.needs(state.control))
     clock.lap("scoring")
 
@@ -114,23 +114,15 @@ def reward(run: Run, completions: Sequence[Completion]) -> tuple[list[Rollout], 
     texts = run.policy.decode([completion.tokens for completion in completions])
     rollouts = []
     for completion, text in zip(completions, texts, strict=True):
-        value = safe_reward(run.task, completion, text)
+        value = safe_reward(run.task, completion.prompt.problem, text, completion.truncated)
         if math.isfinite(value):
             rollouts.append(Rollout(completion, value))
     return rollouts, len(completions) - len(rollouts)
 
 
-def safe_reward(task: Task, completion: Completion, text: str) -> float:
-    """The verifier's score; NaN when it raised, so that the completion is left out and counted."""
-    try:
-        return float(task.reward(completion.prompt.problem, text, completion.truncated))
-    except Exception:
-        return math.nan
-
-
 def compare(rollouts: Sequence[Rollout], prompts: int, algorithm: Algorithm) -> tuple[list[Sample], list[Sample]]:
     """Ordinary and extra samples, each with the advantage within its own group."""
-    if not rollouts:
+    if not any(rollout.completion.group < prompts for rollout in rollouts):
         raise InvalidValue("reward", "an error or NaN for every completion of a step", "a finite number")
     rewards = torch.tensor([rollout.reward for rollout in rollouts])
     groups = torch.tensor([rollout.completion.group for rollout in rollouts])
@@ -182,11 +174,11 @@ def update(run: Run, scored: Scored, state: TrainState, step: Step) -> Updated:
 
 def minibatches(batch: Batch, count: int, shuffle: torch.Generator | None) -> list[Tensor]:
     """Row indices of each minibatch; ordinary and extra rows are each spread evenly over all of them."""
-    trained = batch.trained.nonzero()[:, 0]
+    trained, extra = batch.trained.cpu().nonzero()[:, 0], batch.extra.cpu()
     if shuffle is None:
         return [rows for rows in trained.tensor_split(count) if len(rows)]
     parts = []
-    for rows in (trained[~batch.extra[trained]], trained[batch.extra[trained]]):
+    for rows in (trained[~extra[trained]], trained[extra[trained]]):
         parts.append(rows[torch.randperm(len(rows), generator=shuffle)].tensor_split(count))
     merged = [torch.cat(pair) for pair in zip(*parts, strict=True)]
     return [rows for rows in merged if len(rows)]
@@ -259,7 +251,7 @@ def measurements(
         "reward": measured.reward.mean,
         "dead_groups": sum(bool((r == r[0]).all()) for r in spread) / len(spread),
         "length": mask.sum(1).mean().item(),
-        "truncated": Metric.of(_truncated(samples)[ordinary]).mean,
+        "truncated": Metric.of(_truncated(samples)[ordinary.cpu()]).mean,
         "mismatch": Metric.of(gap[ordinary], mask).mean,
         "reward_failures": failures,
         "extra_completions": len(extra),
@@ -275,6 +267,7 @@ def command(before: Any, after: Any) -> Row:
         "error": after.get("error"),
         "command": before.get("command"),
         "saturated": before.get("saturated", 0.0),
+        "alarm": after.get("alarm", False),
     }
 
 

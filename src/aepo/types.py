@@ -109,6 +109,10 @@ class Batch:
         """P, the number of prompt columns."""
         return self.input_ids.shape[1] - self.mask.shape[1]
 
+    def to(self, device: torch.device) -> Batch:
+        """The batch on this device."""
+        return Batch(**{name: value.to(device) for name, value in vars(self).items()})
+
     def select(self, rows: Tensor) -> Batch:
         """The batch of these rows (an index or a bool mask, [B])."""
         return Batch(**{name: value[rows] for name, value in vars(self).items()})

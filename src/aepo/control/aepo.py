@@ -34,6 +34,7 @@ from aepo.control.base import (
     rows,
 )
 from aepo.control.distributions import TargetDistribution, Temperature
+from aepo.laws import Constant
 from aepo.types import Sample
 
 # The authors' threshold on the group-normalised advantage: rows of all-correct groups do not pass it.
@@ -88,6 +89,7 @@ class AEPO(ClosedLoop):
         require_rows("control.count_low", self.count_low)
         require(self.weight > 0, "control.weight", self.weight, "a positive number")
         require(0 < self.prompts <= 1, "control.prompts", self.prompts, "a share of the prompts in (0, 1]")
+        self._check_combinations()
         needs_group = self.positive_by == "advantage" or not self.positive_only
         least = 2 if needs_group and self.positives == "sampled" else 1
         require(
@@ -96,6 +98,15 @@ class AEPO(ClosedLoop):
             self.per_prompt,
             f"at least {least}, or none for the group size",
         )
+
+    def _check_combinations(self) -> None:
+        if self.positives == "reweighted" and self.join == "replace":
+            # (1 - a) A with a above 1 would train on -A.
+            require(self.weight <= 1, "control.weight", self.weight, "at most 1 for reweighted with join=replace")
+        if not isinstance(self.distribution, Temperature):
+            kind = self.distribution.name
+            require(isinstance(self.law, Constant), "control.law", self.law.name, f"constant with distribution {kind}")
+            require(self.temperature_adjust, "control.temperature_adjust", False, f"true with distribution {kind}")
 
     # --- the loop: sensor and state ---------------------------------------------------------------------
 

@@ -28,6 +28,11 @@ from aepo.types import Batch, Metric, Rollout, Sample, TokenStats
 
 State = Mapping[str, Any]
 
+# Steps in a row that a command may be at its limit, the error not shrinking, before the run says so.
+ALARM_AFTER = 20
+# Nats; an error below it is no reason for an alarm.
+ALARM_ERROR = 0.1
+
 
 def generator(seed: int, step: int, purpose: str) -> torch.Generator:
     """Randomness as a function of (seed, step, purpose): nothing to save, nothing to restore."""
@@ -148,7 +153,7 @@ class ClosedLoop(Control):
 
     The first step measures and commands nothing. The command that step k acts on comes from the entropy of
     step k - 1. State: `first_entropy`, `integral`, `command` (None before there is one), and, for the log,
-    `target_entropy`, `error`, `saturated` (1.0 when the command is at its limit and the error asks for more).
+    `target_entropy`, `error`, `saturated` (1.0 when the command is at its limit and the error asks for more), `alarm`.
     """
 
     target: Target = Target("0.5")
@@ -171,6 +176,7 @@ class ClosedLoop(Control):
         target = self.target.at(measured.step, first)
         error = target - entropy
         command, integral = self.law(error, state["integral"])
+        saturated = abs(command) >= 1 and command * error > 0
         return {
             **state,
             "first_entropy": first,
@@ -178,8 +184,22 @@ class ClosedLoop(Control):
             "command": command,
             "target_entropy": target,
             "error": error,
-            "saturated": float(abs(command) >= 1 and command * error > 0),
+            "saturated": float(saturated),
+            **_watch(state, error, saturated),
         }
+
+
+def _watch(state: State, error: float, saturated: bool) -> dict[str, Any]:
+    """Count saturated steps on one side of the target; every `ALARM_AFTER` of them, ask whether the error shrank."""
+    count, error_then = state.get("saturated_steps", 0), state.get("saturated_error", 0.0)
+    if not saturated:
+        return {"saturated_steps": 0, "saturated_error": 0.0, "alarm": False}
+    if count == 0 or error * error_then <= 0:
+        return {"saturated_steps": 1, "saturated_error": error, "alarm": False}
+    if (count + 1) % ALARM_AFTER:
+        return {"saturated_steps": count + 1, "saturated_error": error_then, "alarm": False}
+    alarm = abs(error) > ALARM_ERROR and abs(error) > 0.9 * abs(error_then)
+    return {"saturated_steps": count + 1, "saturated_error": error, "alarm": alarm}
 
 
 def is_correct(rollout: Rollout) -> bool:

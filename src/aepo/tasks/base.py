@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -36,3 +37,11 @@ class Task(ABC):
     @abstractmethod
     def reward(self, problem: Mapping[str, Any], text: str, truncated: bool) -> float:
         """Score a completion's text against `Problem.data`: 1.0 if it is right, else 0.0."""
+
+
+def safe_reward(task: Task, problem: Mapping[str, Any], text: str, truncated: bool) -> float:
+    """The verifier's score; NaN when it raised, so that callers count the failure instead of ending."""
+    try:
+        return float(task.reward(problem, text, truncated))
+    except Exception:
+        return math.nan

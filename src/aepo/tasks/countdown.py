@@ -14,6 +14,7 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
+from aepo.checks import InvalidValue
 from aepo.tasks.base import Problem, Task
 
 EQUALS, SEPARATOR = "=", ":"
@@ -40,7 +41,7 @@ class Countdown(Task):
 
     def __post_init__(self) -> None:
         if self.count < 2 or self.largest < 1 or self.largest_target < 1:
-            raise ValueError(f"countdown needs two numbers or more, all of them positive, not {asdict(self)}")
+            raise InvalidValue("task", asdict(self), "two numbers or more, all of them positive")
 
     @property
     def max_tokens(self) -> int:
@@ -57,7 +58,9 @@ class Countdown(Task):
     def eval_problems(self, count: int) -> list[Problem]:
         """The first `count` evaluation problems."""
         if count > self.eval_problems_kept:
-            raise ValueError(f"the evaluation set holds {self.eval_problems_kept} problems, not {count}")
+            raise InvalidValue(
+                "evaluation.prompts", count, f"at most task.eval_problems_kept ({self.eval_problems_kept})"
+            )
         return list(self._kept.values())[:count]
 
     def reward(self, problem: Mapping[str, Any], text: str, truncated: bool) -> float:

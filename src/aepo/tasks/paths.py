@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aepo.checks import InvalidValue, require
 from aepo.tasks.base import Problem, Task
 
 SEPARATOR = ":"
@@ -46,14 +47,18 @@ class Paths(Task):
     split_seed: int = 0
 
     def __post_init__(self) -> None:
+        first, last = self.walk_moves
+        require(1 <= first <= last, "task.walk_moves", self.walk_moves, "the shortest and the longest walk, 1 or more")
+        require(self.numbers >= 2, "task.numbers", self.numbers, "at least 2")
+        require(self.max_moves >= 1, "task.max_moves", self.max_moves, "at least 1")
         if len(self.moves) != len(self.move_weights):
-            raise ValueError(f"{len(self.moves)} moves need as many weights, not {len(self.move_weights)}")
+            raise InvalidValue("task.move_weights", self.move_weights, f"as many as moves ({len(self.moves)})")
         if not all(self._neighbours):
-            raise ValueError(f"no move leads on from {self._neighbours.index(frozenset())}")
+            raise InvalidValue("task.moves", self.moves, "such that a move leads on from every number")
         if not 0 < self.eval_pairs < len(self._pairs):
-            raise ValueError(f"eval_pairs must be in 1..{len(self._pairs) - 1}, not {self.eval_pairs}")
+            raise InvalidValue("task.eval_pairs", self.eval_pairs, f"from 1 to {len(self._pairs) - 1}")
         if not self._train:
-            raise ValueError("no pair is left to train on: raise train_pairs or train_distance")
+            raise InvalidValue("task.train_pairs", self.train_pairs, "such that a pair is left to train on")
 
     @property
     def max_tokens(self) -> int:
@@ -68,7 +73,7 @@ class Paths(Task):
     def eval_problems(self, count: int) -> list[Problem]:
         """The first `count` evaluation pairs."""
         if count > self.eval_pairs:
-            raise ValueError(f"the evaluation set holds {self.eval_pairs} pairs, {count} were asked for")
+            raise InvalidValue("evaluation.prompts", count, f"at most task.eval_pairs ({self.eval_pairs})")
         return [self._problem(*pair) for pair in self._pairs[:count]]
 
     def reward(self, problem: Mapping[str, Any], text: str, truncated: bool) -> float:
