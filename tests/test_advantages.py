@@ -30,10 +30,11 @@ def test_groups_do_not_touch_each_other_whatever_their_order(name):
 
 
 @pytest.mark.parametrize("name", ADVANTAGES)
-@pytest.mark.parametrize("rewards", [[1.0], [0.1, 0.1, 0.1], [0.0, 0.0], [1e6 + 0.1] * 7])
+@pytest.mark.parametrize("rewards", [[1.0], [0.1, 0.1, 0.1], [0.0, 0.0], [1e6 + 0.1] * 7, [0.1] * 10])
 def test_nothing_to_compare_is_exactly_zero(name, rewards):
-    advantages = ADVANTAGES[name](torch.tensor(rewards), torch.zeros(len(rewards), dtype=torch.long))
-    assert advantages.tolist() == [0.0] * len(rewards)
+    for dtype in (torch.float32, torch.float64):  # ten times 0.1 in float64 do not add up to 1
+        advantages = ADVANTAGES[name](torch.tensor(rewards, dtype=dtype), torch.zeros(len(rewards), dtype=torch.long))
+        assert advantages.tolist() == [0.0] * len(rewards)
 
 
 @given(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=2, max_size=9))

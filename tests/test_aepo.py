@@ -84,6 +84,7 @@ def test_a_control_beyond_its_authority_raises_an_alarm_also_after_a_transient()
     stuck = alarms([*falling, *[0.4] * 60])
     assert stuck and stuck[0] < 45 + 41
     assert alarms([0.55, 0.65] * 100) == []  # a switch at work
+    assert alarms([0.75] * 19 + [0.45]) == []  # the count begins anew on the other side
 
 
 def test_saturation_means_at_the_limit_and_asking_for_more():
