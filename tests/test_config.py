@@ -112,6 +112,11 @@ def test_a_file_that_cannot_be_read(tmp_path, text):
         make_config(file)
 
 
+def test_a_target_without_a_closed_loop_is_refused():
+    with pytest.raises(InvalidValue, match=r"control\.target: got 0\.5; must be left out"):
+        make_config(method="grpo", settings=["control.target=0.5"])
+
+
 def test_unknown_method():
     with pytest.raises(InvalidValue, match="method: got 'ppo'; must be one of grpo"):
         make_config(method="ppo")

@@ -289,6 +289,8 @@ def _describe(options: Sequence[Any]) -> str:
 
 
 def _suggest(key: str, fields: set[str]) -> str:
+    if not fields:
+        return "left out: what is chosen here has no settings"
     close = difflib.get_close_matches(key, fields, n=1)
     known = f"a setting that exists here: {', '.join(sorted(fields))}"
     return f"{known}; did you mean {close[0]}?" if close else known
