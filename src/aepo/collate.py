@@ -26,7 +26,6 @@ def collate(samples: Sequence[Sample], pad_token_id: int) -> Batch:
         sampling_logprobs=_pad([completion.logprobs for completion in completions], 0.0),
         rewards=torch.tensor([s.rollout.reward for s in samples], dtype=torch.float32),
         groups=torch.tensor([completion.group for completion in completions]),
-        temperatures=torch.tensor([completion.temperature for completion in completions]),
         extra=torch.tensor([s.extra for s in samples]),
         trained=torch.tensor([s.trained for s in samples]),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,8 +25,6 @@ from aepo.tasks import Task, safe_reward
 from aepo.types import Batch, Completion, Metric, Prompt, Request, Rollout, Sample, TokenStats
 
 Row = dict[str, Any]
-# Called once a step with its metrics and its samples, before anything of the next step happens.
-Report = Callable[[Row, list[Sample]], None]
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ class Batch:
     """Samples as tensors; B rows, P prompt columns (left-padded), T completion columns (right-padded).
 
     input_ids, attention_mask: [B, P + T]. mask: [B, T], 1.0 on completion tokens (end-of-sequence
-    included), else 0. advantages: [B, T]. sampling_logprobs: [B, T]. rewards, groups, temperatures: [B].
+    included), else 0. advantages: [B, T]. sampling_logprobs: [B, T]. rewards, groups: [B].
     extra, trained: bool [B].
     """
 
@@ -97,7 +97,6 @@ class Batch:
     sampling_logprobs: Tensor
     rewards: Tensor
     groups: Tensor
-    temperatures: Tensor
     extra: Tensor
     trained: Tensor
 
