@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from aepo.collate import collate
 from aepo.control.base import Measured, Scored, Step
+from aepo.entropy import logits_statistics
 from aepo.types import Completion, Metric, Prompt, Rollout, Sample, TokenStats
 
 
@@ -25,18 +28,58 @@ def sample(
 
 
 def measured(
-    entropy: float, step: int = 0, *, mixed: float = float("nan"), reward: float = 0.5, extra: tuple = ()
+    entropy: float,
+    step: int = 0,
+    *,
+    mixed: float = float("nan"),
+    reward: float = 0.5,
+    extra: tuple = (),
+    batch: Scored | None = None,
 ) -> Measured:
-    return Measured(step, Metric(entropy, 1), Metric(mixed, 1), Metric(reward, 1), extra)
+    """A step that measured this entropy; `batch` is what it scored, by default one token of that entropy."""
+    batch = batch or scored([sample(1.0, tokens=(1,))], entropy=entropy, logprobs=-entropy, kept=entropy)
+    batch = replace(batch, step=place(step))
+    return Measured(Metric(entropy, 1), Metric(mixed, 1), Metric(reward, 1), extra, batch)
 
 
-def step(number: int = 1, prompts: int = 8, group_size: int = 4, seed: int = 0) -> Step:
-    return Step(number, prompts, group_size, seed)
+def place(
+    number: int = 1, prompts: int = 8, group_size: int = 4, seed: int = 0, steps: int = 100, max_tokens: int = 10
+) -> Step:
+    return Step(number, steps, prompts, group_size, max_tokens, seed)
 
 
-def scored(samples: list[Sample], *, logprobs=None, entropy=None, tempered=None) -> Scored:
+step = place
+
+
+def scored(
+    samples: list[Sample],
+    *,
+    logprobs=None,
+    entropy=None,
+    tempered=None,
+    kept=None,
+    reference=None,
+    step: Step | None = None,
+) -> Scored:
+    """A batch of these samples; the statistics are numbers, or [B, T] lists or tensors."""
     batch = collate(samples, pad_token_id=0)
     shape = batch.mask.shape
-    fill = lambda value: torch.zeros(shape) if value is None else torch.as_tensor(value).expand(shape)
-    stats = TokenStats(fill(logprobs), fill(entropy), {t: fill(value) for t, value in (tempered or {}).items()})
-    return Scored(batch, stats)
+    fill = lambda value: torch.as_tensor(0.0 if value is None else value).expand(shape) * batch.mask
+    stats = TokenStats(
+        fill(logprobs),
+        fill(entropy),
+        {t: fill(value) for t, value in (tempered or {}).items()},
+        None if kept is None else fill(kept),
+    )
+    return Scored(batch, stats, step or place(), None if reference is None else fill(reference))
+
+
+def marked(control, batch: Scored, state=None) -> Scored:
+    """The batch with the control's marks on it, as the loop does it after scoring."""
+    return replace(batch, marks=control.mark(batch, control.initial_state() if state is None else state))
+
+
+def token_policy(logits: torch.Tensor, labels) -> TokenStats:
+    """Statistics with gradient to `logits` [B, T, V] of the sampled `labels` [B, T]."""
+    stats = logits_statistics(logits, torch.as_tensor(labels))
+    return TokenStats(stats.logprobs, stats.entropy)

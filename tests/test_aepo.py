@@ -3,18 +3,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from aepo.algorithm import PRESETS
 from aepo.checks import InvalidValue
 from aepo.control import AEPO
 from aepo.control.distributions import Shorter, Temperature
 from aepo.laws import Constant, Switch
 from aepo.losses import Ratio, policy_loss, token_mean
+from aepo.methods import METHODS
 from aepo.schedules import Target
 
 from . import builders as b
 
-PAPER = PRESETS["aepo-v6"].control
-REFERENCE = PRESETS["aepo-reference"].control
+PAPER = METHODS["aepo-v6"].algorithm.control
+REFERENCE = METHODS["aepo-reference"].algorithm.control
 
 
 def commanded(control: AEPO, command: float, **more) -> dict:
@@ -37,7 +37,7 @@ def test_the_first_step_measures_and_adds_nothing():
     ("entropy", "tie", "temperature"),
     [(0.4, "low", 1.2), (0.6, "low", 0.8), (0.5, "low", 0.8), (0.5, "high", 1.2)],
 )
-def test_the_switch_chooses_the_temperature(entropy, tie, temperature):
+def test_golden_the_switch_chooses_the_temperature(entropy, tie, temperature):
     control = replace(PAPER, target=Target("0.5"), law=Switch(tie=tie))
     state = control.update(control.initial_state(), b.measured(entropy))
     assert {group.temperature for group in control.plan(state, b.step())} == {temperature}
@@ -177,15 +177,15 @@ def test_the_reference_puts_the_first_positives_in_the_place_of_the_first_rows()
 
 @pytest.mark.parametrize("name", ["aepo", "aepo-v1", "aepo-v6", "aepo-reference"])
 def test_no_positive_leaves_the_batch_as_it_was(name):
-    control = PRESETS[name].control
+    control = METHODS[name].algorithm.control
     rows = ordinary_rows(4)
     assert control.mix(rows, extra_rows((0.0, 0.0), (0.0, -0.5)), commanded(control, 1.0), b.step()) == rows
 
 
 def test_the_ablations():
-    a = PRESETS["aepo-no-temperature"].control
+    a = METHODS["aepo-no-temperature"].algorithm.control
     assert {g.temperature for g in a.plan(commanded(a, 1.0), b.step())} == {1.0}
-    signed = PRESETS["aepo-signed"].control
+    signed = METHODS["aepo-signed"].algorithm.control
     mixed = signed.mix([], extra_rows((1.0, 1.3), (0.0, -0.6), (1.0, 0.0)), commanded(signed, 1.0), b.step())
     assert [s.advantage for s in mixed] == [1.3, -0.6]
 

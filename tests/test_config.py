@@ -1,14 +1,16 @@
 import pytest
 
-from aepo.algorithm import PRESETS
+from aepo.advantages import GroupMean
 from aepo.checks import InvalidValue
 from aepo.config import default_config, make_config, override, parse_setting, to_dict, to_toml
-from aepo.control import AEPO, EntropyReg
+from aepo.control import AEPO, Both, EntropyReg
 from aepo.laws import PI, Switch
 from aepo.losses import Clip, Ratio
+from aepo.methods import METHODS
+from aepo.schedules import Schedule, Target
 
 
-@pytest.mark.parametrize("method", PRESETS)
+@pytest.mark.parametrize("method", METHODS)
 def test_every_preset_survives_the_round_trip_through_toml(method, tmp_path):
     config = default_config(method)
     file = tmp_path / "config.toml"
@@ -92,7 +94,7 @@ def test_values_are_toml_or_text():
         ("control.law=3", "control.law: got 3; must be a name"),
         ("control.join=insert", "control.join: got 'insert'; must be one of append, replace"),
         ("control.name=aepoo", "control.name: got 'aepoo'; must be one of none, aepo"),
-        ("advantage=mean", "advantage: got 'mean'; must be one of group-mean-std"),
+        ("advantage=mean", "advantage.name: got 'mean'; must be one of group-mean-std"),
         ("aggregate=mean", "aggregate: got 'mean'; must be one of token-mean"),
         ("no-equals-sign", "--set: got 'no-equals-sign'"),
     ],
@@ -120,3 +122,29 @@ def test_a_target_without_a_closed_loop_is_refused():
 def test_unknown_method():
     with pytest.raises(InvalidValue, match="method: got 'ppo'; must be one of grpo"):
         make_config(method="ppo")
+
+
+def test_joined_methods_take_each_axis_from_the_one_that_chooses_it():
+    config = make_config(method="aepo+dr-grpo", settings=["control.target=0.7"])
+    assert (config.advantage, config.aggregate) == (GroupMean(), "fixed-length")
+    assert config.control == AEPO(target=Target("0.7"))
+    both = make_config(method="aepo+entropy-reg", settings=["control.target=0.7", "control.coefficient=0.1"])
+    assert both.control == Both(first=AEPO(target=Target("0.7")), second=EntropyReg(coefficient=Schedule("0.1")))
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("dr-grpo+rloo", "only one chooses the advantage"),
+        ("aepo+aepo-v6", "only one has the moment plan"),
+        ("aepo+", "method: got ''"),
+    ],
+)
+def test_methods_that_cannot_be_joined_are_refused(method, words):
+    with pytest.raises(InvalidValue, match=words):
+        make_config(method=method)
+
+
+def test_a_group_too_small_for_its_advantage_is_refused():
+    with pytest.raises(InvalidValue, match=r"sampling\.group_size: got 3; must be at least 4 with the advantage pass"):
+        make_config(settings=["advantage=pass-at-k", "sampling.group_size=3"])

@@ -2,9 +2,11 @@ import pytest
 import torch
 
 from aepo.checks import InvalidValue
+from aepo.config import make_config
 from aepo.control import EntropyReg
 from aepo.entropy import logits_statistics
 from aepo.losses import Clip, policy_loss, token_mean
+from aepo.schedules import Schedule
 from aepo.types import TokenStats
 
 from . import builders as b
@@ -27,17 +29,19 @@ def loss_gradient(control, logits):
     return leaf.grad
 
 
-def test_the_gradient_is_the_exact_entropys():
+def test_golden_the_gradient_is_the_exact_entropys():
     # Minimising -lambda H: the loss gradient is +lambda w, so a step down raises entropy.
-    torch.testing.assert_close(loss_gradient(EntropyReg(coefficient=0.03), LOGITS), 0.03 * W, atol=1e-7, rtol=0)
+    torch.testing.assert_close(
+        loss_gradient(EntropyReg(coefficient=Schedule("0.03")), LOGITS), 0.03 * W, atol=1e-7, rtol=0
+    )
 
 
 def test_a_negative_coefficient_lowers_entropy():
-    torch.testing.assert_close(loss_gradient(EntropyReg(coefficient=-1.0), LOGITS), -W, atol=1e-6, rtol=0)
+    torch.testing.assert_close(loss_gradient(EntropyReg(coefficient=Schedule("-1")), LOGITS), -W, atol=1e-6, rtol=0)
 
 
 def test_a_uniform_policy_gets_no_gradient():
-    assert loss_gradient(EntropyReg(coefficient=1.0), torch.zeros(5)).abs().max() < 1e-7
+    assert loss_gradient(EntropyReg(coefficient=Schedule("1")), torch.zeros(5)).abs().max() < 1e-7
 
 
 def test_it_asks_for_the_entropy_gradient_and_nothing_else():
@@ -45,7 +49,14 @@ def test_it_asks_for_the_entropy_gradient_and_nothing_else():
     assert needs.entropy_gradient and needs.temperatures == ()
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_golden_a_scheduled_coefficient_is_read_at_the_step():
+    control = EntropyReg(coefficient=Schedule("inverse-sqrt(0.1)"))
+    batch = b.scored([b.sample(0.0, tokens=(1,))], entropy=1.0, step=b.place(3))
+    penalty = control.penalty(batch, batch.old, {})
+    assert penalty.tolist() == [[pytest.approx(-0.05)]]  # 0.1 / sqrt(4)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "much"])
 def test_bad_coefficients_are_refused(value):
     with pytest.raises(InvalidValue, match=r"^control\.coefficient: got"):
-        EntropyReg(coefficient=value)
+        make_config(method="entropy-reg", settings=[f"control.coefficient='{value}'"])

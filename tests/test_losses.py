@@ -4,6 +4,7 @@ import torch
 from aepo.checks import InvalidValue
 from aepo.losses import (
     AGGREGATES,
+    Bounds,
     Clip,
     Ratio,
     fixed_length,
@@ -36,6 +37,13 @@ def test_dual_clip_bounds_the_loss_of_negative_advantages_only():
     assert at(Clip(dual=3.0), 2.0, -1.0) == pytest.approx(-2.0)
     assert at(Clip(dual=3.0), 5.0, 1.0) == pytest.approx(1.2)
     assert at(Clip(), 5.0, -1.0) == pytest.approx(-5.0)
+
+
+def test_bounds_per_token_stand_in_for_the_clips_own():
+    ratio, advantages = torch.tensor([[1.5, 1.5, 0.4]]), torch.tensor([[1.0, 1.0, -1.0]])
+    bounds = Bounds(low=torch.tensor([[0.2, 0.2, 0.7]]), high=torch.tensor([[0.6, 0.3, 0.2]]))
+    torch.testing.assert_close(Clip()(ratio, advantages, bounds), torch.tensor([[1.5, 1.3, -0.4]]))
+    assert Clip().clipped(ratio, advantages, bounds).tolist() == [[False, True, False]]
 
 
 def test_plain_ratio():

@@ -1,7 +1,7 @@
 import pytest
 
 from aepo.checks import InvalidValue
-from aepo.schedules import Target
+from aepo.schedules import Schedule, Target
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,8 @@ from aepo.schedules import Target
         ("piecewise(0:0.8,100:0.4)", 99, 0.8),
         ("piecewise(0:0.8,100:0.4)", 100, 0.4),
         ("piecewise(0:0.8,100:0.5x)", 150, 0.6),
+        ("inverse-sqrt(0.8)", 0, 0.8),
+        ("inverse-sqrt(0.8)", 15, 0.2),
     ],
 )
 def test_values_by_hand(spec, step, expected):
@@ -40,3 +42,10 @@ def test_anything_else_is_refused_in_one_line(spec):
 
 def test_a_target_equals_its_twin():
     assert Target("0.5") == Target("0.5") != Target("0.6")
+
+
+def test_a_coefficient_may_be_negative_but_not_a_multiple_of_an_entropy():
+    assert Schedule("linear(-0.1,0.1,10)").at(5) == pytest.approx(0.0)
+    assert Schedule("-0.03").at(9) == -0.03
+    with pytest.raises(InvalidValue, match="^schedule: got '0.5x'"):
+        Schedule("0.5x")

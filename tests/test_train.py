@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import load_file
 
 from aepo import runner
-from aepo.algorithm import PRESETS
 from aepo.checkpoint import TrainState, steps_saved
 from aepo.checks import InvalidValue
 from aepo.config import Config, make_config
 from aepo.evaluate import evaluate
 from aepo.log import RunLog
+from aepo.methods import METHODS
 from aepo.policy import Policy
 from aepo.train import Run, make_optimizer, minibatches, train_step
 
@@ -59,7 +59,7 @@ def same_weights(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-@pytest.mark.parametrize("method", PRESETS)
+@pytest.mark.parametrize("method", METHODS)
 def test_every_preset_trains_and_fills_its_folder(method, quick_model, tmp_path):
     runner.start(small(quick_model, method, 3), tmp_path / "run", quiet=True)
     rows = metrics(tmp_path / "run")

@@ -15,19 +15,22 @@ from typing import Any, Literal, TypeVar
 
 import tomli_w
 
-from aepo.algorithm import Algorithm, preset
+from aepo.advantages import ADVANTAGES, Advantage
+from aepo.algorithm import Algorithm
 from aepo.checks import InvalidValue, require
-from aepo.control import CONTROLS, Control
+from aepo.control import CONTROLS, Both, Control
 from aepo.control.distributions import DISTRIBUTIONS, TargetDistribution
 from aepo.laws import LAWS, Law
 from aepo.losses import SURROGATES, Surrogate
-from aepo.schedules import Target
+from aepo.methods import preset
+from aepo.schedules import Schedule
 from aepo.tasks import TASKS, Task
 
 T = TypeVar("T")
 
 # The open choices: a table in TOML whose `name` says which class the other keys belong to.
 TABLES: dict[type, Mapping[str, type]] = {
+    Advantage: ADVANTAGES,
     Control: CONTROLS,
     Law: LAWS,
     TargetDistribution: DISTRIBUTIONS,
@@ -112,7 +115,7 @@ class Config:
     """
 
     method: str = "aepo"
-    advantage: str = "group-mean-std"
+    advantage: Advantage
     surrogate: Surrogate
     aggregate: str = "token-mean"
     control: Control
@@ -131,6 +134,9 @@ class Config:
         require(self.steps >= 1, "steps", self.steps, "at least 1")
         require(0 <= self.seed < 2**63, "seed", self.seed, "an integer from 0 to 2^63 - 1")
         require(self.threads is None or self.threads >= 1, "threads", self.threads, "at least 1")
+        least = self.advantage.least_group
+        name, size = self.advantage.name, self.sampling.group_size
+        require(size >= least, "sampling.group_size", size, f"at least {least} with the advantage {name}")
         _ = self.algorithm, self.task.eval_problems(self.evaluation.prompts)
 
     @property
@@ -224,13 +230,20 @@ def override(base: T, data: Mapping[str, Any], path: str = "") -> T:
 def _convert(current: Any, hint: Any, value: Any, path: str) -> Any:
     if hint in TABLES:
         return _choose(current, TABLES[hint], value, path)
-    if hint is Target:
-        return Target(str(_leaf(str | int | float, value, path)))
+    if isinstance(hint, type) and issubclass(hint, Schedule):
+        return _schedule(hint, str(_leaf(str | int | float, value, path)), path)
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
             raise InvalidValue(path, value, "a table of settings")
         return override(current, value, f"{path}.")
     return _leaf(hint, value, path)
+
+
+def _schedule(hint: type[Schedule], spec: str, path: str) -> Schedule:
+    try:
+        return hint(spec)
+    except InvalidValue as error:
+        raise InvalidValue(path, error.got, error.wanted) from None
 
 
 def _choose(current: Any, table: Mapping[str, type], value: Any, path: str) -> Any:
@@ -242,7 +255,19 @@ def _choose(current: Any, table: Mapping[str, type], value: Any, path: str) -> A
     if name not in table:
         raise InvalidValue(f"{path}.name", name, f"one of {', '.join(table)}")
     base = current if type(current) is table[name] else table[name]()
+    if isinstance(base, Both):
+        settings = _routed(base, settings)
     return override(base, settings, f"{path}.")
+
+
+def _routed(both: Both, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A setting that is not the pair's own goes to the part that has it: control.target to control.first.target."""
+    parts = {name: {f.name for f in dataclasses.fields(getattr(both, name))} for name in ("first", "second")}
+    routed: dict[str, Any] = {}
+    for key, value in settings.items():
+        owners = [name for name, fields in parts.items() if key in fields]
+        _put(routed, [owners[0], key] if len(owners) == 1 else [key], value)
+    return routed
 
 
 def _leaf(hint: Any, value: Any, path: str) -> Any:
@@ -314,7 +339,7 @@ _NAMES = {cls: name for table in TABLES.values() for name, cls in table.items()}
 def _plain(value: Any) -> Any:
     if value is None:
         return "none"
-    if isinstance(value, Target):
+    if isinstance(value, Schedule):
         return value.spec
     if dataclasses.is_dataclass(value):
         return to_dict(value)

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from aepo.checks import require
+from aepo.kept import FLOOR, Kept, KeptSums
 from aepo.types import Metric
 
 _log = logging.getLogger(__name__)
@@ -38,8 +39,6 @@ _GOOD_ROWS, _FEWEST_ROWS = 256, 64
 _CPU_LOGITS, _ACCELERATOR_LOGITS = 2**23, 2**27  # 32 and 512 MiB
 # Fewer logits than this in one call, and compiling (seconds, once) is left out: it would gain milliseconds.
 _COMPILE_FROM = 2**24
-# Stands for -inf: exp(_FLOOR / T) is 0 at any sane T, and 0 * _FLOOR is 0 where 0 * -inf is NaN.
-_FLOOR = -1e20
 
 
 @dataclass(frozen=True)
@@ -48,12 +47,14 @@ class TokenStatistics:
 
     logprobs: [N], log pi(label) at temperature 1, nats. entropy: [N], exact entropy of pi at temperature 1,
     nats; NaN when it was not asked for, so that it cannot pass for a measurement. tempered: [K, N],
-    log pi^T(label) for each of the K temperatures asked for, in their order.
+    log pi^T(label) for each of the K temperatures asked for, in their order. kept_entropy: [N], exact entropy over
+    the kept part of the vocabulary, nats; NaN when it was not asked for.
     """
 
     logprobs: Tensor
     entropy: Tensor
     tempered: Tensor
+    kept_entropy: Tensor
 
 
 def token_statistics(
@@ -64,6 +65,7 @@ def token_statistics(
     bias: Tensor | None = None,
     temperatures: Sequence[float] = (),
     entropy: bool = True,
+    kept: Kept | None = None,
     chunk: int | None = None,
     compile: bool | None = None,
 ) -> TokenStatistics:
@@ -71,9 +73,9 @@ def token_statistics(
 
     hidden: [N, D]. weight: [V, D] and bias: [V], the LM head, of hidden's dtype: z = hidden weight^T + bias,
     where a bias of -inf takes a token out of the vocabulary. labels: [N], int64; padding is for the caller to
-    leave out. temperatures: K numbers.
+    leave out. temperatures: K numbers. kept: which part of the vocabulary `kept_entropy` is taken over.
 
-    Gradients flow from all three statistics to hidden, weight and bias; rows without an upstream gradient
+    Gradients flow from all statistics to hidden, weight and bias; rows without an upstream gradient
     cost nothing in the backward pass. What is not asked for costs nothing.
 
     Memory is that of one tile of `chunk` rows of logits, of three where nothing is compiled, and of the head's
@@ -97,17 +99,24 @@ def token_statistics(
     plan = _Plan(
         temperatures=(1.0, *map(float, temperatures)),
         entropy=entropy,
+        kept=kept,
         chunk=chunk or _default_chunk(hidden.device, vocabulary),
         kernel=_COMPILED if compile else _EAGER,
     )
-    fused: Callable[..., tuple[Tensor, Tensor | None]] = _Fused.apply
-    logprobs, exact = fused(hidden, weight, bias, labels, plan)
-    if exact is None:
-        exact = logprobs.new_full((), math.nan).expand(rows)
-    return TokenStatistics(logprobs=logprobs[0], entropy=exact, tempered=logprobs[1:])
+    fused: Callable[..., tuple[Tensor, Tensor | None, Tensor | None]] = _Fused.apply
+    logprobs, exact, kept_entropy = fused(hidden, weight, bias, labels, plan)
+    missing = logprobs.new_full((), math.nan).expand(rows)
+    return TokenStatistics(
+        logprobs=logprobs[0],
+        entropy=missing if exact is None else exact,
+        tempered=logprobs[1:],
+        kept_entropy=missing if kept_entropy is None else kept_entropy,
+    )
 
 
-def logits_statistics(logits: Tensor, labels: Tensor, *, temperatures: Sequence[float] = ()) -> TokenStatistics:
+def logits_statistics(
+    logits: Tensor, labels: Tensor, *, temperatures: Sequence[float] = (), kept: Kept | None = None
+) -> TokenStatistics:
     """The same statistics from logits that exist already: a dozen lines of plain autograd.
 
     logits: [..., V], labels: [...], int64; the results are [...] and [K, ...], in float32 or wider. It is the
@@ -123,7 +132,7 @@ def logits_statistics(logits: Tensor, labels: Tensor, *, temperatures: Sequence[
     z = logits.to(torch.promote_types(logits.dtype, torch.float32))
     shifted = z - z.detach().amax(-1, keepdim=True)
     chosen = shifted.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-    shifted = shifted.clamp_min(_FLOOR)
+    shifted = shifted.clamp_min(FLOOR)
     weights = shifted.exp()
     total = weights.sum(-1)
     tempered = [chosen / t - (shifted / t).exp().sum(-1).log() for t in temperatures]
@@ -131,7 +140,14 @@ def logits_statistics(logits: Tensor, labels: Tensor, *, temperatures: Sequence[
         logprobs=chosen - total.log(),
         entropy=total.log() - (weights * shifted).sum(-1) / total,
         tempered=torch.stack(tempered) if tempered else chosen.new_empty(0, *chosen.shape),
+        kept_entropy=torch.full_like(chosen, math.nan) if kept is None else _kept_entropy(shifted, kept),
     )
+
+
+def _kept_entropy(shifted: Tensor, kept: Kept) -> Tensor:
+    inside = shifted >= kept.threshold(shifted.detach().flatten(0, -2)).view(*shifted.shape[:-1], 1)
+    renormalised = shifted.masked_fill(~inside, FLOOR).log_softmax(-1)
+    return -(renormalised.exp() * renormalised).sum(-1)
 
 
 def sampled_entropy(logprobs: Tensor, mask: Tensor) -> Metric:
@@ -215,7 +231,7 @@ def _reduce(
     work = scratch[0] if scratch else None
     s = torch.sub(z, peak, out=z if scratch else None)
     if masked:
-        s = s.clamp_min_(_FLOOR)
+        s = s.clamp_min_(FLOOR)
     e = torch.exp(s, out=work)
     totals = [e.sum(-1, dtype=accumulator)]
     moment = torch.mul(e, s, out=work).sum(-1, dtype=accumulator) if entropy else None
@@ -241,7 +257,7 @@ def _differentiate(
     first, second = (*scratch, None, None)[:2]
     s = z.sub_(peak.unsqueeze(-1))
     if masked:
-        s = s.clamp_min_(_FLOOR)
+        s = s.clamp_min_(FLOOR)
     rest = None
     for k in range(inverse.shape[0]):
         term = torch.mul(s, inverse[k], out=first if rest is None else second)
@@ -339,6 +355,7 @@ class _Plan(NamedTuple):
 
     temperatures: tuple[float, ...]
     entropy: bool
+    kept: Kept | None
     chunk: int
     kernel: _Kernel
 
@@ -409,6 +426,14 @@ class _Slopes(NamedTuple):
 # The two passes, and the autograd function around them.
 
 
+class _Upstream(NamedTuple):
+    """The gradients of the loss by what `_Fused` returned; None where there is none."""
+
+    logprobs: Tensor  # [1 + K, N]
+    entropy: Tensor | None  # [N]
+    kept_entropy: Tensor | None  # [N]
+
+
 class _Gradients(NamedTuple):
     """Where the gradients gather; None where none is needed."""
 
@@ -452,26 +477,33 @@ class _Passes(NamedTuple):
         tiles = 1 + scratch * self.plan.kernel.scratch
         return [self.hidden.new_empty(shape, dtype=self.head.dtype) for _ in range(tiles)]
 
-    def forward(self) -> tuple[Tensor, _Sums]:
+    def forward(self) -> tuple[Tensor, _Sums, KeptSums | None]:
         """The label's logit [N] and the sums of every row."""
         chosen = self.hidden.new_empty(self.hidden.shape[0], dtype=self.head.dtype)
         inverse = self.plan.temperatures_like(chosen)[1:].reciprocal()
         masked = self.head.bias is not None
         room = self.room(len(chosen), 1)
+        kept: list[KeptSums] = []
 
         def tile(rows: slice) -> _Sums:
             hidden = self.hidden[rows]
             z, *scratch = (space[: len(hidden)] for space in room)
             self.head.logits(hidden, z)
             chosen[rows] = z.gather(1, self.labels[rows].unsqueeze(1)).squeeze(1)
+            if self.plan.kept is not None:
+                kept.append(KeptSums.of(z, self.plan.kept))
             return _Sums(*self.plan.kernel.reduce(z, scratch, inverse, self.plan.entropy, masked))
 
-        return chosen, _Sums.joined([tile(rows) for rows in self.plan.tiles(len(chosen)) or [slice(0)]])
+        sums = _Sums.joined([tile(rows) for rows in self.plan.tiles(len(chosen)) or [slice(0)]])
+        return chosen, sums, KeptSums(*map(torch.cat, zip(*kept, strict=True))) if kept else None
 
-    def backward(self, sums: _Sums, by_logprobs: Tensor, by_entropy: Tensor | None, gradients: _Gradients) -> None:
+    def backward(self, sums: _Sums, kept: KeptSums | None, upstream: _Upstream, gradients: _Gradients) -> None:
         """Add up the gradients, over the rows and the temperatures that have an upstream gradient."""
+        by_logprobs, by_entropy, by_kept = upstream
         live = by_logprobs != 0
-        active = live.any(0) if by_entropy is None else live.any(0) | (by_entropy != 0)
+        active = live.any(0)
+        for by in (by_entropy, by_kept):
+            active = active if by is None else active | (by != 0)
         index, used = active.nonzero().squeeze(1), live[1:].any(1).nonzero().squeeze(1)
         inverse = self.plan.temperatures_like(sums.peak)[1:].reciprocal()[used]
         slopes = _Slopes.of(sums, self.plan, by_logprobs, by_entropy)
@@ -483,8 +515,13 @@ class _Passes(NamedTuple):
             z, *scratch = (space[: len(rows)] for space in room)
             self.head.logits(hidden, z)
             offset, slope, tempered, label = slopes.at(rows, used)
+            inside = None
+            if kept is not None and by_kept is not None:
+                inside = kept.at(rows).gradient(z, sums.peak[rows], by_kept[rows])
             self.plan.kernel.differentiate(z, scratch, sums.peak[rows], inverse, offset, slope, tempered, masked)
             z.scatter_add_(1, self.labels[rows].unsqueeze(1), label.unsqueeze(1))
+            if inside is not None:
+                z.add_(inside)
             gradients.add(rows, z, hidden, self.head)
 
         for rows in self.plan.tiles(len(index)):
@@ -492,32 +529,35 @@ class _Passes(NamedTuple):
 
 
 class _Fused(torch.autograd.Function):
-    """hidden, weight, bias, labels, plan -> log pi^T(label) [1 + K, N]; entropy [N], None if not asked for.
+    """hidden, weight, bias, labels, plan -> log pi^T(label) [1 + K, N]; entropy and kept entropy [N], None if not
+    asked for.
 
-    The backward pass makes each tile of logits a second time; between the passes only `_Sums` are kept.
+    The backward pass makes each tile of logits a second time; between the passes only the sums are kept.
     """
 
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, plan: _Plan
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         with torch.autocast(hidden.device.type, enabled=False):
-            chosen, sums = _Passes(hidden, _Head.of(weight, bias), labels, plan).forward()
+            chosen, sums, kept = _Passes(hidden, _Head.of(weight, bias), labels, plan).forward()
         ctx.plan = plan
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(hidden, weight, bias, labels, *sums)
-        return _statistics(chosen, sums, plan)
+        ctx.save_for_backward(hidden, weight, bias, labels, *sums, *(kept or ()))
+        return *_statistics(chosen, sums, plan), None if kept is None else kept.entropy()
 
     @staticmethod
-    def backward(ctx: Any, by_logprobs: Tensor | None, by_entropy: Tensor | None) -> Any:
+    def backward(ctx: Any, by_logprobs: Tensor | None, by_entropy: Tensor | None, by_kept: Tensor | None) -> Any:
         if torch.is_grad_enabled():  # `once_differentiable` would return a constant, silently
             raise RuntimeError("token_statistics has no second derivative (create_graph=True was asked for)")
-        hidden, weight, bias, labels, *kept = ctx.saved_tensors
-        sums = _Sums(*kept)
+        hidden, weight, bias, labels, *saved = ctx.saved_tensors
+        sums, rest = _Sums(*saved[:3]), saved[3:]
         if by_logprobs is None:
             by_logprobs = torch.zeros_like(sums.totals)
         with torch.autocast(hidden.device.type, enabled=False):
             head = _Head.of(weight, bias)
             gradients = _Gradients.zeros(hidden, head, ctx.needs_input_grad)
-            _Passes(hidden, head, labels, ctx.plan).backward(sums, by_logprobs, by_entropy, gradients)
+            upstream = _Upstream(by_logprobs, by_entropy, by_kept)
+            passes = _Passes(hidden, head, labels, ctx.plan)
+            passes.backward(sums, KeptSums(*rest) if rest else None, upstream, gradients)
         return *gradients, None, None  # cast to the dtypes of the inputs by autograd

@@ -105,3 +105,22 @@ LAWS: dict[str, type[Law]] = {cls.name: cls for cls in (PI, Switch, Proportional
 
 def _limit(command: float) -> float:
     return max(-1.0, min(1.0, command))
+
+
+# Adapted coefficients: a number with limits that is moved a little after each step.
+
+
+def stepped(value: float, error: float, size: float, low: float, high: float) -> float:
+    """Bang-bang integral: `size` up where error > 0, down where error < 0, within [low, high]."""
+    direction = (error > 0) - (error < 0)
+    return min(max(value + size * direction, low), high)
+
+
+def integrated(value: float, error: float, rate: float, low: float, high: float) -> float:
+    """Integral control, also dual ascent: value + rate * error, within [low, high]."""
+    return min(max(value + rate * error, low), high)
+
+
+def outside(entropy: float, low: float, high: float) -> float:
+    """The error of a dead band: how far the entropy is under `low` (positive) or over `high` (negative), else 0."""
+    return max(low - entropy, 0.0) + min(high - entropy, 0.0)

@@ -18,16 +18,24 @@ from aepo.checks import require
 from aepo.types import Metric
 
 
+@dataclass(frozen=True)
+class Bounds:
+    """The ratio is clipped to [1 - low, 1 + high]; each a number or one for each token, [B, T]."""
+
+    low: Tensor | float
+    high: Tensor | float
+
+
 class Surrogate(ABC):
-    """A per-token objective, maximised."""
+    """A per-token objective, maximised. `bounds`, where given, stand in for its own clip bounds."""
 
     name: ClassVar[str]
 
     @abstractmethod
-    def __call__(self, ratio: Tensor, advantages: Tensor) -> Tensor:
+    def __call__(self, ratio: Tensor, advantages: Tensor, bounds: Bounds | None = None) -> Tensor:
         """ratio = pi / pi_old and advantages, both [B, T] -> objective [B, T]."""
 
-    def clipped(self, ratio: Tensor, advantages: Tensor) -> Tensor:
+    def clipped(self, ratio: Tensor, advantages: Tensor, bounds: Bounds | None = None) -> Tensor:
         """Which tokens get no gradient, bool [B, T]."""
         return torch.zeros_like(ratio, dtype=torch.bool)
 
@@ -38,7 +46,7 @@ class Ratio(Surrogate):
 
     name: ClassVar[str] = "ratio"
 
-    def __call__(self, ratio: Tensor, advantages: Tensor) -> Tensor:
+    def __call__(self, ratio: Tensor, advantages: Tensor, bounds: Bounds | None = None) -> Tensor:
         """r * A."""
         return ratio * advantages
 
@@ -61,19 +69,26 @@ class Clip(Surrogate):
         require(self.high > 0, "surrogate.high", self.high, "a positive number")
         require(self.dual is None or self.dual > 1, "surrogate.dual", self.dual, "a number above 1, or none")
 
-    def __call__(self, ratio: Tensor, advantages: Tensor) -> Tensor:
+    def __call__(self, ratio: Tensor, advantages: Tensor, bounds: Bounds | None = None) -> Tensor:
         """min(r A, clip(r) A), then max with dual * A where A < 0."""
-        objective = torch.minimum(ratio * advantages, ratio.clamp(1 - self.low, 1 + self.high) * advantages)
+        low, high = self._range(ratio, bounds)
+        objective = torch.minimum(ratio * advantages, ratio.clamp(low, high) * advantages)
         if self.dual is None:
             return objective
         return torch.where(advantages < 0, torch.maximum(objective, self.dual * advantages), objective)
 
-    def clipped(self, ratio: Tensor, advantages: Tensor) -> Tensor:
+    def clipped(self, ratio: Tensor, advantages: Tensor, bounds: Bounds | None = None) -> Tensor:
         """Moved beyond the bound in the direction that the advantage favours, or dual-clipped."""
-        beyond = ((advantages > 0) & (ratio > 1 + self.high)) | ((advantages < 0) & (ratio < 1 - self.low))
+        low, high = self._range(ratio, bounds)
+        beyond = ((advantages > 0) & (ratio > high)) | ((advantages < 0) & (ratio < low))
         if self.dual is None:
             return beyond
         return beyond | ((advantages < 0) & (ratio > self.dual))
+
+    def _range(self, ratio: Tensor, bounds: Bounds | None) -> tuple[Tensor, Tensor]:
+        bounds = bounds or Bounds(self.low, self.high)
+        low, high = (torch.as_tensor(value, dtype=ratio.dtype) for value in (bounds.low, bounds.high))
+        return 1 - low.to(ratio.device), 1 + high.to(ratio.device)
 
 
 SURROGATES: dict[str, type[Surrogate]] = {cls.name: cls for cls in (Clip, Ratio)}
@@ -133,6 +148,7 @@ def policy_loss(
     weights: Tensor,
     surrogate: Surrogate,
     penalty: Tensor | None = None,
+    bounds: Bounds | None = None,
 ) -> LossOutput:
     """Sum of weights * (-surrogate + penalty).
 
@@ -144,7 +160,7 @@ def policy_loss(
     # Padding holds zeros in both; where keeps a NaN outside the mask from reaching the gradient.
     log_ratio = torch.where(mask, logprobs - old_logprobs.detach(), 0.0)
     ratio = log_ratio.exp()
-    per_token = -surrogate(ratio, advantages.detach())
+    per_token = -surrogate(ratio, advantages.detach(), bounds)
     if penalty is not None:
         per_token = per_token + penalty
     loss = (weights * torch.where(mask, per_token, 0.0)).sum()
@@ -152,6 +168,6 @@ def policy_loss(
         return LossOutput(
             loss=loss,
             ratio=Metric.of(ratio, mask),
-            clipped=Metric.of(surrogate.clipped(ratio, advantages).float(), mask),
+            clipped=Metric.of(surrogate.clipped(ratio, advantages, bounds).float(), mask),
             approximate_kl=Metric.of(ratio - 1 - log_ratio, mask),
         )

@@ -80,6 +80,9 @@ class Policy:
             logprobs=torch.cat([part.logprobs for part in parts]),
             entropy=torch.cat([part.entropy for part in parts]),
             tempered={t: torch.cat([part.tempered[t] for part in parts]) for t in needs.temperatures},
+            kept_entropy=torch.cat([p.kept_entropy for p in parts if p.kept_entropy is not None])
+            if needs.kept
+            else None,
         )
 
     def statistics(self, batch: Batch, needs: Needs, entropy: bool = True) -> TokenStats:
@@ -94,11 +97,13 @@ class Policy:
             bias=head.bias,
             temperatures=needs.temperatures,
             entropy=entropy,
+            kept=needs.kept,
         )
         return TokenStats(
             logprobs=_scatter(stats.logprobs, mask),
             entropy=_scatter(stats.entropy, mask) if entropy else torch.zeros_like(batch.mask),
             tempered={t: _scatter(values, mask) for t, values in zip(needs.temperatures, stats.tempered, strict=True)},
+            kept_entropy=_scatter(stats.kept_entropy, mask) if needs.kept else None,
         )
 
     def _hidden(self, batch: Batch) -> Tensor:

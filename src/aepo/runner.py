@@ -79,7 +79,10 @@ def _prepare(config: Config, checkpoint: Path | None, quiet: bool) -> tuple[Run,
     else:
         state = load_checkpoint(checkpoint, optimizer)
     sampler = make_sampler(policy, config)
-    return Run(config, config.algorithm, config.task, policy, sampler, optimizer), state
+    reference = None
+    if config.control.needs(config.control.initial_state()).reference:
+        reference = Policy.load(model_folder(config, quiet), device)
+    return Run(config, config.algorithm, config.task, policy, sampler, optimizer, reference), state
 
 
 def _finish(run: Run, state: TrainState, out: Path, quiet: bool) -> None:

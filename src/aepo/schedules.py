@@ -1,13 +1,14 @@
-"""Targets as a function of the step.
+"""Numbers as a function of the step: entropy targets and coefficients.
 
-    0.5                           constant, nats per token
-    0.6x                          0.6 times the first measured entropy
+    0.5                           constant
+    0.6x                          0.6 times the first measured entropy (targets only)
     linear(a,b,n)                 from a at step 0 to b at step n, then b
     cosine(a,b,n)                 the same along half a cosine
     sine(mean,amplitude,period)   mean + amplitude * sin(2 pi step / period)
     piecewise(0:0.8,100:0.4)      each value holds from its step until the next
+    inverse-sqrt(a)               a / sqrt(step + 1)
 
-Every value may carry an `x`, as in linear(1x,0.5x,100): a multiple of the first measured entropy.
+In a target every value may carry an `x`, as in linear(1x,0.5x,100): a multiple of the first measured entropy.
 """
 
 from __future__ import annotations
@@ -16,54 +17,90 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from aepo.checks import InvalidValue
 
-SYNTAX = (
-    "a number, a multiple of the first entropy such as 0.6x, linear(a,b,n), cosine(a,b,n), "
-    "sine(mean,amplitude,period) or piecewise(step:value,...)"
-)
+SYNTAX = "linear(a,b,n), cosine(a,b,n), sine(mean,amplitude,period), piecewise(step:value,...) or inverse-sqrt(a)"
 
-# (step, first measured entropy in nats) -> nats
+# (step, first measured entropy in nats) -> value
 _Curve = Callable[[int, float], float]
 
 
 @dataclass(frozen=True)
-class Target:
-    """An entropy target (nats per token) in the syntax above; raises `InvalidValue` for anything else."""
+class Schedule:
+    """A coefficient in the syntax above; raises `InvalidValue` for anything else."""
 
     spec: str
     _curve: _Curve = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_curve", _parse(self.spec))
+    _field: ClassVar[str] = "schedule"
+    _syntax: ClassVar[str] = f"a number, {SYNTAX}"
+    _is_target: ClassVar[bool] = False
 
-    def at(self, step: int, first_entropy: float) -> float:
-        """The target at this step, given the first measured entropy; both in nats per token."""
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_curve", self._parse())
+
+    def at(self, step: int, first_entropy: float = math.nan) -> float:
+        """The value at this step; a multiple `x` needs the first measured entropy, nats per token."""
         return self._curve(step, first_entropy)
 
     def __str__(self) -> str:
         return self.spec
 
+    def _parse(self) -> _Curve:
+        text = self.spec.replace(" ", "")
+        call = re.fullmatch(r"(linear|cosine|sine|piecewise|inverse-sqrt)\((.*)\)", text)
+        if not call:
+            return _constant(self._value(text))
+        name, arguments = call[1], call[2].split(",")
+        if name == "piecewise":
+            return _piecewise([self._point(argument) for argument in arguments], self._refused)
+        if name == "inverse-sqrt":
+            return _inverse_sqrt(self._value(call[2]))
+        if len(arguments) != 3:
+            raise self._refused(f"{name} with three arguments: {self._syntax}")
+        first, second = self._value(arguments[0]), self._value(arguments[1])
+        span = self._steps(arguments[2], minimum=1)
+        return {"linear": _linear, "cosine": _cosine, "sine": _sine}[name](first, second, span)
 
-def _parse(spec: str) -> _Curve:
-    text = spec.replace(" ", "")
-    call = re.fullmatch(r"(linear|cosine|sine|piecewise)\((.*)\)", text)
-    if not call:
-        return _constant(_value(text, spec))
-    name, arguments = call[1], call[2].split(",")
-    if name == "piecewise":
-        return _piecewise(arguments, spec)
-    if len(arguments) != 3:
-        raise InvalidValue("target", spec, f"{name} with three arguments: {SYNTAX}")
-    first, second = _value(arguments[0], spec), _value(arguments[1], spec)
-    span = _steps(arguments[2], spec, minimum=1)
-    return {"linear": _linear, "cosine": _cosine, "sine": _sine}[name](first, second, span)
+    def _refused(self, wanted: str) -> InvalidValue:
+        return InvalidValue(self._field, self.spec, wanted)
+
+    def _value(self, text: str) -> _Value:
+        relative = self._is_target and text.endswith("x")
+        try:
+            number = float(text.removesuffix("x") if relative else text)
+        except ValueError:
+            raise self._refused(self._syntax) from None
+        if not math.isfinite(number) or (self._is_target and number < 0):
+            raise self._refused(f"finite{' and not negative' * self._is_target}; {self._syntax}")
+        return _Value(number, relative)
+
+    def _steps(self, text: str, minimum: int) -> int:
+        if not text.isdecimal() or int(text) < minimum:
+            raise self._refused(f"given in whole steps, at least {minimum}; {self._syntax}")
+        return int(text)
+
+    def _point(self, text: str) -> tuple[int, _Value]:
+        step, colon, value = text.partition(":")
+        if not colon:
+            raise self._refused(f"written as step:value pairs; {self._syntax}")
+        return self._steps(step, minimum=0), self._value(value)
+
+
+@dataclass(frozen=True)
+class Target(Schedule):
+    """An entropy target, nats per token: never negative, and every value may be a multiple of the first entropy."""
+
+    _field: ClassVar[str] = "target"
+    _syntax: ClassVar[str] = f"a number, a multiple of the first entropy such as 0.6x, {SYNTAX}"
+    _is_target: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
 class _Value:
-    """A number of nats, or of first entropies."""
+    """A number, or a number of first entropies."""
 
     number: float
     relative: bool
@@ -72,24 +109,12 @@ class _Value:
         return self.number * first_entropy if self.relative else self.number
 
 
-def _value(text: str, spec: str) -> _Value:
-    try:
-        number = float(text.removesuffix("x"))
-    except ValueError:
-        raise InvalidValue("target", spec, SYNTAX) from None
-    if not math.isfinite(number) or number < 0:
-        raise InvalidValue("target", spec, f"finite and not negative; {SYNTAX}")
-    return _Value(number, relative=text.endswith("x"))
-
-
-def _steps(text: str, spec: str, minimum: int) -> int:
-    if not text.isdecimal() or int(text) < minimum:
-        raise InvalidValue("target", spec, f"given in whole steps, at least {minimum}; {SYNTAX}")
-    return int(text)
-
-
 def _constant(value: _Value) -> _Curve:
     return lambda step, first: value.at(first)
+
+
+def _inverse_sqrt(value: _Value) -> _Curve:
+    return lambda step, first: value.at(first) / math.sqrt(step + 1)
 
 
 def _linear(start: _Value, end: _Value, span: int) -> _Curve:
@@ -109,17 +134,11 @@ def _cosine(start: _Value, end: _Value, span: int) -> _Curve:
 
 
 def _sine(mean: _Value, amplitude: _Value, period: int) -> _Curve:
-    return lambda step, first: (mean.at(first) + amplitude.at(first) * math.sin(2 * math.pi * step / period))
+    return lambda step, first: mean.at(first) + amplitude.at(first) * math.sin(2 * math.pi * step / period)
 
 
-def _piecewise(arguments: list[str], spec: str) -> _Curve:
-    points: list[tuple[int, _Value]] = []
-    for argument in arguments:
-        step, colon, value = argument.partition(":")
-        if not colon:
-            raise InvalidValue("target", spec, f"written as step:value pairs; {SYNTAX}")
-        points.append((_steps(step, spec, minimum=0), _value(value, spec)))
+def _piecewise(points: list[tuple[int, _Value]], refused: Callable[[str], InvalidValue]) -> _Curve:
     steps = [step for step, _ in points]
     if steps[0] != 0 or steps != sorted(set(steps)):
-        raise InvalidValue("target", spec, f"piecewise from step 0 with rising steps; {SYNTAX}")
+        raise refused("piecewise from step 0 with rising steps")
     return lambda step, first: next(v.at(first) for s, v in reversed(points) if s <= step)

@@ -11,13 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aepo.advantages import ADVANTAGES
 from aepo.algorithm import Algorithm
 from aepo.checkpoint import TrainState
 from aepo.checks import InvalidValue
 from aepo.collate import collate
 from aepo.config import Config, OptimizerConfig
-from aepo.control.base import ExtraGroup, Measured, Needs, Scored, Step
+from aepo.control.base import FollowUp, Measured, Needs, NoControl, Scored, Step
 from aepo.losses import AGGREGATES, LossOutput, policy_loss
 from aepo.policy import Policy
 from aepo.sampling.base import Sampler
@@ -37,99 +36,152 @@ class Run:
     policy: Policy
     sampler: Sampler
     optimizer: torch.optim.Optimizer
+    reference: Policy | None = None
 
 
 def train_step(run: Run, state: TrainState) -> tuple[TrainState, Row, list[Sample]]:
     """Sample, reward, compare, mix, score, shape, update, measure."""
     config, control = run.config, run.algorithm.control
     clock = Clock()
-    step = Step(state.step, config.sampling.prompts, config.sampling.group_size, config.seed)
-
-    prompts = take_prompts(run, state.position)
-    planned = control.plan(state.control, step)
-    completions = run.sampler.sample(
-        requests(prompts, step.group_size, planned),
+    step = Step(
+        number=state.step,
+        steps=config.steps,
+        prompts=config.sampling.prompts,
+        group_size=config.sampling.group_size,
         max_tokens=run.task.max_tokens,
-        generator=step.generator("sampling"),
+        seed=config.seed,
     )
+
+    drawn = draw(run, state, step)
     clock.lap("sampling")
 
-    rollouts, failures = reward(run, completions)
-    ordinary, extra = compare(rollouts, step.prompts, run.algorithm)
+    ordinary, extra = compare(run, drawn, state, step)
     samples = control.mix(ordinary, extra, state.control, step)
-    batch = collate(samples, run.policy.pad_token_id).to(run.policy.device)
-    old = run.policy.score(batch, control.needs(state.control))
+    scored = score(run, samples, state, step)
     clock.lap("scoring")
 
-    scored = Scored(batch, old)
-    batch = replace(batch, advantages=control.shape(batch.advantages, scored, state.control))
-    updated = update(run, Scored(batch, old), state, step)
+    advantages = control.shape(scored.batch.advantages, scored, state.control)
+    updated = update(run, replace(scored, batch=replace(scored.batch, advantages=advantages)), state)
+    replay(run, state, step)
     clock.lap("update")
 
     measured = Measured(
-        step=step.number,
-        entropy=Metric.of(old.entropy[~batch.extra], batch.mask[~batch.extra]),
+        entropy=Metric.of(scored.old.entropy, scored.ordinary),
         mixed_sampled_entropy=updated.sampled_entropy,
         reward=mean_reward(ordinary),
         extra=extra,
+        scored=scored,
     )
     control_state = control.update(state.control, measured)
     row = {
         "step": step.number,
-        **measurements(measured, scored, samples, extra, failures),
-        **command(state.control, control_state),
+        **measurements(measured, samples),
+        **control.report(state.control, control_state),
         **updated.row(),
-        "completions": len(completions),
-        "tokens": sum(len(completion.tokens) for completion in completions),
+        "reward_failures": drawn.failures,
+        "completions": drawn.completions,
+        "tokens": drawn.tokens,
         **clock.row(),
     }
-    after = replace(state, step=state.step + 1, position=state.position + step.prompts, control=control_state)
+    after = replace(state, step=state.step + 1, position=state.position + drawn.prompts, control=control_state)
     return after, row, samples
 
 
 # --- sampling and rewards -----------------------------------------------------------------------------------
 
 
-def take_prompts(run: Run, position: int) -> list[Prompt]:
+def take_prompts(run: Run, position: int, count: int) -> list[Prompt]:
     """The next problems of the stream, tokenised."""
-    indices = range(position, position + run.config.sampling.prompts)
+    indices = range(position, position + count)
     problems = [run.task.train_problem(run.config.seed, index) for index in indices]
     return [Prompt(p.id, run.policy.encode(p.text), p.data) for p in problems]
 
 
-def requests(prompts: Sequence[Prompt], group_size: int, planned: Sequence[ExtraGroup]) -> list[Request]:
-    """The ordinary groups at temperature 1, numbered like their prompts, then the extra ones."""
-    ordinary = [Request(prompt, group, group_size) for group, prompt in enumerate(prompts)]
-    extra = [
-        Request(prompts[planned_group.prompt], group, planned_group.count, planned_group.temperature)
-        for group, planned_group in enumerate(planned, start=len(prompts))
-    ]
-    return ordinary + extra
+@dataclass(frozen=True)
+class Drawn:
+    """All that was sampled in a step. extra: the numbers of the extra groups. prompts: taken from the stream.
+
+    failures: completions left out because their reward raised or was not finite.
+    """
+
+    rollouts: list[Rollout]
+    extra: frozenset[int]
+    prompts: int
+    completions: int
+    tokens: int
+    failures: int
 
 
-def reward(run: Run, completions: Sequence[Completion]) -> tuple[list[Rollout], int]:
-    """Rollouts, and how many completions were left out because their reward raised or was not finite."""
+def draw(run: Run, state: TrainState, step: Step) -> Drawn:
+    """The step's prompts and what the control plans beside them; then what follows up, until it wants no more."""
+    control = run.algorithm.control
+    rollouts: list[Rollout] = []
+    completions: list[Completion] = []
+    prompts: dict[int, Prompt] = {}
+    extra: list[int] = []
+    wanted, taken = FollowUp(control.plan(state.control, step), step.prompts), 0
+    while wanted:
+        first, new = len(prompts) + len(extra), take_prompts(run, state.position + taken, wanted.prompts)
+        prompts |= dict(enumerate(new, start=first))
+        requests = [
+            Request(prompt, first + number, step.group_size, token_temperature=control.token_temperature(state.control))
+            for number, prompt in enumerate(new)
+        ]
+        for group, planned in enumerate(wanted.extra, start=first + len(new)):
+            requests.append(Request(prompts[planned.prompt], group, planned.count, planned.temperature))
+            extra.append(group)
+        purpose = f"sampling {taken // step.prompts} {len(extra)}" if taken else "sampling"
+        answers = run.sampler.sample(requests, max_tokens=step.max_tokens, generator=step.generator(purpose))
+        completions += answers
+        rollouts += reward(run, answers)
+        taken += wanted.prompts
+        wanted = control.follow_up(rollouts, state.control, step)
+    return Drawn(
+        rollouts,
+        frozenset(extra),
+        taken,
+        completions=len(completions),
+        tokens=sum(len(completion.tokens) for completion in completions),
+        failures=len(completions) - len(rollouts),
+    )
+
+
+def reward(run: Run, completions: Sequence[Completion]) -> list[Rollout]:
+    """Rollouts of the completions whose reward is a finite number."""
     texts = run.policy.decode([completion.tokens for completion in completions])
-    rollouts = []
-    for completion, text in zip(completions, texts, strict=True):
-        value = safe_reward(run.task, completion.prompt.problem, text, completion.truncated)
-        if math.isfinite(value):
-            rollouts.append(Rollout(completion, value))
-    return rollouts, len(completions) - len(rollouts)
+    rewards = (
+        safe_reward(run.task, completion.prompt.problem, text, completion.truncated)
+        for completion, text in zip(completions, texts, strict=True)
+    )
+    pairs = zip(completions, rewards, strict=True)
+    return [Rollout(completion, value) for completion, value in pairs if math.isfinite(value)]
 
 
-def compare(rollouts: Sequence[Rollout], prompts: int, algorithm: Algorithm) -> tuple[list[Sample], list[Sample]]:
+def compare(run: Run, drawn: Drawn, state: TrainState, step: Step) -> tuple[list[Sample], list[Sample]]:
     """Ordinary and extra samples, each with the advantage within its own group."""
-    if not any(rollout.completion.group < prompts for rollout in rollouts):
+    rollouts = drawn.rollouts
+    if all(rollout.completion.group in drawn.extra for rollout in rollouts):
         raise InvalidValue("reward", "an error or NaN for every completion of a step", "a finite number")
-    rewards = torch.tensor([rollout.reward for rollout in rollouts])
+    rewards = torch.tensor(run.algorithm.control.reward(rollouts, state.control, step))
     groups = torch.tensor([rollout.completion.group for rollout in rollouts])
-    advantages = ADVANTAGES[algorithm.advantage](rewards, groups).tolist()
+    advantages = run.algorithm.advantage(rewards, groups).tolist()
     samples = [
-        Sample(rollout, advantage, extra=rollout.completion.group >= prompts)
+        Sample(rollout, advantage, extra=rollout.completion.group in drawn.extra)
         for rollout, advantage in zip(rollouts, advantages, strict=True)
     ]
     return [s for s in samples if not s.extra], [s for s in samples if s.extra]
+
+
+def score(run: Run, samples: Sequence[Sample], state: TrainState, step: Step) -> Scored:
+    """The batch with its statistics under the present weights, the base model's log-probabilities, and marks."""
+    control = run.algorithm.control
+    needs = control.needs(state.control)
+    batch = collate(samples, run.policy.pad_token_id).to(run.policy.device)
+    scored = Scored(batch, run.policy.score(batch, needs), step)
+    if needs.reference:
+        assert run.reference is not None
+        scored = replace(scored, ref_logprobs=run.reference.score(batch, Needs()).logprobs)
+    return replace(scored, marks=control.mark(scored, state.control))
 
 
 # --- the update ---------------------------------------------------------------------------------------------
@@ -150,24 +202,34 @@ class Updated:
             "ratio": sum((loss.ratio for loss in self.losses), total).mean,
             "clip_fraction": sum((loss.clipped for loss in self.losses), total).mean,
             "approximate_kl": sum((loss.approximate_kl for loss in self.losses), total).mean,
-            "gradient_norm": sum(self.gradient_norms) / len(self.gradient_norms),
+            "gradient_norm": Metric(sum(self.gradient_norms), len(self.gradient_norms)).mean,
         }
 
 
-def update(run: Run, scored: Scored, state: TrainState, step: Step) -> Updated:
+def update(run: Run, scored: Scored, state: TrainState, purpose: str = "minibatches") -> Updated:
     """`epochs` passes over the trained rows, one optimizer step for each minibatch."""
     config = run.config.optimizer
     losses: list[LossOutput] = []
     norms: list[float] = []
     sampled = Metric(0.0, 0)
     for epoch in range(config.epochs):
-        shuffle = step.generator(f"minibatches {epoch}") if run.algorithm.control.shuffle else None
+        shuffle = scored.step.generator(f"{purpose} {epoch}") if run.algorithm.control.shuffle else None
         for rows in minibatches(scored.batch, config.minibatches, shuffle):
             for loss, entropy in accumulate(run, scored, rows, state):
                 losses.append(loss)
                 sampled = sampled + entropy
             norms.append(optimizer_step(run.policy, run.optimizer, config))
     return Updated(losses, sampled, norms)
+
+
+def replay(run: Run, state: TrainState, step: Step) -> None:
+    """Train once more on what the control kept of earlier steps, against the log-probabilities it had then."""
+    samples = run.algorithm.control.replay(state.control, step)
+    if samples:
+        batch = collate(samples, run.policy.pad_token_id).to(run.policy.device)
+        old = TokenStats(batch.sampling_logprobs, torch.zeros_like(batch.mask))
+        plain = replace(run, algorithm=replace(run.algorithm, control=NoControl()))
+        update(plain, Scored(batch, old, step), state, "replay")
 
 
 def minibatches(batch: Batch, count: int, shuffle: torch.Generator | None) -> list[Tensor]:
@@ -187,29 +249,23 @@ def accumulate(run: Run, scored: Scored, rows: Tensor, state: TrainState) -> lis
     control = run.algorithm.control
     weights = AGGREGATES[run.algorithm.aggregate](scored.batch.mask[rows])
     size = run.config.optimizer.microbatch or len(rows)
-    needs = Needs(entropy_gradient=control.needs(state.control).entropy_gradient)
+    needs = control.needs(state.control).in_update
     outputs = []
     for micro, weight in zip(rows.split(size), weights.split(size), strict=True):
-        part = select(scored, micro)
+        part = scored.select(micro)
         new = run.policy.statistics(part.batch, needs, entropy=needs.entropy_gradient)
         output = policy_loss(
             new.logprobs,
             part.old.logprobs,
-            part.batch.advantages,
+            control.reshape(part.batch.advantages, part, new, state.control),
             weight,
             run.algorithm.surrogate,
             control.penalty(part, new, state.control),
+            control.bounds(part, state.control),
         )
         output.loss.backward()
         outputs.append((output, Metric.of(-new.logprobs.detach(), part.batch.mask)))
     return outputs
-
-
-def select(scored: Scored, rows: Tensor) -> Scored:
-    """These rows of a scored batch."""
-    old = scored.old
-    tempered = {temperature: values[rows] for temperature, values in old.tempered.items()}
-    return Scored(scored.batch.select(rows), TokenStats(old.logprobs[rows], old.entropy[rows], tempered))
 
 
 def optimizer_step(policy: Policy, optimizer: torch.optim.Optimizer, config: OptimizerConfig) -> float:
@@ -235,37 +291,25 @@ def make_optimizer(policy: Policy, config: OptimizerConfig) -> torch.optim.Optim
 # --- what is logged (docs/metrics.md) -----------------------------------------------------------------------
 
 
-def measurements(
-    measured: Measured, scored: Scored, samples: Sequence[Sample], extra: Sequence[Sample], failures: int
-) -> Row:
+def measurements(measured: Measured, samples: Sequence[Sample]) -> Row:
     """Entropy, reward and the state of the data; over the ordinary rows unless the name says extra."""
+    scored, extra = measured.scored, measured.extra
     batch, ordinary = scored.batch, ~scored.batch.extra
-    mask, rewards, groups = batch.mask[ordinary], batch.rewards[ordinary], batch.groups[ordinary]
+    rewards, groups = batch.rewards[ordinary], batch.groups[ordinary]
     spread = [rewards[groups == group] for group in groups.unique()]
     gap = (scored.old.logprobs - batch.sampling_logprobs).abs()
     return {
         "entropy": measured.entropy.mean,
-        "sampled_entropy": Metric.of(-scored.old.logprobs[ordinary], mask).mean,
+        "sampled_entropy": Metric.of(-scored.old.logprobs, scored.ordinary).mean,
         "reward": measured.reward.mean,
         "dead_groups": sum(bool((r == r[0]).all()) for r in spread) / len(spread),
-        "length": mask.sum(1).mean().item(),
+        "length": batch.mask[ordinary].sum(1).mean().item(),
         "truncated": Metric.of(_truncated(samples)[ordinary.cpu()]).mean,
-        "mismatch": Metric.of(gap[ordinary], mask).mean,
-        "reward_failures": failures,
+        "mismatch": Metric.of(gap, scored.ordinary).mean,
+        "trained": int(batch.trained.sum()),
         "extra_completions": len(extra),
         "extra_used": sum(sample.extra for sample in samples),
         "extra_temperature": extra[0].rollout.completion.temperature if extra else None,
-    }
-
-
-def command(before: Any, after: Any) -> Row:
-    """The target and error at this step, and the command that was acted on in it."""
-    return {
-        "target_entropy": after.get("target_entropy"),
-        "error": after.get("error"),
-        "command": before.get("command"),
-        "saturated": before.get("saturated", 0.0),
-        "alarm": after.get("alarm", False),
     }
 
 

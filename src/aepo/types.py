@@ -8,12 +8,15 @@ Lists of plain values until `collate` makes a `Batch`; tensors after it. A stage
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+
+# Exact entropies of the tokens' distributions at temperature 1, [B] -> the temperatures to draw them at, [B].
+TokenTemperature = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -32,13 +35,15 @@ class Prompt:
 class Request:
     """What to draw: `count` completions of `prompt` at one temperature, all of them in one `group`.
 
-    `group` numbers the groups of a step; a prompt that is drawn twice has two groups.
+    `group` numbers the groups of a step; a prompt that is drawn twice has two groups. `token_temperature`, if
+    there is one, multiplies the temperature token by token.
     """
 
     prompt: Prompt
     group: int
     count: int
     temperature: float = 1.0
+    token_temperature: TokenTemperature | None = None
 
 
 @dataclass(frozen=True)
@@ -122,12 +127,23 @@ class TokenStats:
     """What one pass over the hidden states yields, each [B, T], zero outside the mask.
 
     logprobs: log pi(y_t) at temperature 1. entropy: exact entropy of pi at temperature 1, nats.
-    tempered: for each temperature asked for, log pi^T(y_t).
+    tempered: for each temperature asked for, log pi^T(y_t). kept_entropy: exact entropy over the kept part of the
+    vocabulary, when it was asked for.
     """
 
     logprobs: Tensor
     entropy: Tensor
     tempered: Mapping[float, Tensor] = field(default_factory=dict)
+    kept_entropy: Tensor | None = None
+
+    def select(self, rows: Tensor) -> TokenStats:
+        """These rows (an index or a bool mask, [B])."""
+        return TokenStats(
+            logprobs=self.logprobs[rows],
+            entropy=self.entropy[rows],
+            tempered={temperature: values[rows] for temperature, values in self.tempered.items()},
+            kept_entropy=None if self.kept_entropy is None else self.kept_entropy[rows],
+        )
 
 
 @dataclass(frozen=True)

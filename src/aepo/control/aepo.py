@@ -53,6 +53,8 @@ class AEPO(ClosedLoop):
     positive_by: `reward` (R = 1, the paper) or `advantage` (> 0.05 in their own group, the authors' code).
     count_high, count_low: positives used at command +1 and -1; completions (integer) or a share of the step's.
     weight: the advantage of a positive; alpha = weight * positives / completions.
+    weighting: of reweighted positives, a = |command| * weight; `odds` is DCPO's (2601.12730): a = x / (1 + x) with
+        x = |command| * weight / (the step's share of right answers), larger where few are right.
     per_prompt: extra completions of each chosen prompt; None means the group size.
     prompts: share of the step's prompts that may be drawn again.
     draw: `enough` to find the wanted positives at the running pass rate, or `all` of the allowed.
@@ -73,6 +75,7 @@ class AEPO(ClosedLoop):
     count_high: int | float = 0.25
     count_low: int | float = 0.25
     weight: float = 2.0
+    weighting: Literal["command", "odds"] = "command"
     per_prompt: int | None = None
     prompts: float = 1.0
     draw: Literal["enough", "all"] = "enough"
@@ -100,7 +103,9 @@ class AEPO(ClosedLoop):
         )
 
     def _check_combinations(self) -> None:
-        if self.positives == "reweighted" and self.join == "replace":
+        reweighted = self.positives == "reweighted"
+        require(reweighted or self.weighting == "command", "control.weighting", self.weighting, "command when sampled")
+        if reweighted and self.join == "replace" and self.weighting == "command":
             # (1 - a) A with a above 1 would train on -A.
             require(self.weight <= 1, "control.weight", self.weight, "at most 1 for reweighted with join=replace")
         if not isinstance(self.distribution, Temperature):
@@ -194,13 +199,20 @@ class AEPO(ClosedLoop):
         """A + a R pi*/pi (append), or (1 - a) A + a R pi*/pi (replace), a = |command| * weight."""
         if self.positives == "sampled" or not state["command"]:
             return advantages
-        strength: float = abs(state["command"]) * self.weight
+        strength = self._strength(scored, abs(state["command"]) * self.weight)
         ratio = self._distribution().log_ratio(scored, _direction(state)).exp()
         positive = (scored.batch.rewards > 0.5)[:, None] * scored.batch.mask
         if self.positive_by == "advantage":
             positive = positive * (advantages > ADVANTAGE_THRESHOLD)
         kept = 1.0 if self.join == "append" else 1.0 - strength
         return kept * advantages + strength * positive * ratio
+
+    def _strength(self, scored: Scored, strength: float) -> float:
+        """a, from |command| * weight."""
+        if self.weighting == "command":
+            return strength
+        right = (scored.batch.rewards[~scored.batch.extra] > 0.5).float().mean().item()
+        return strength / (strength + right) if right > 0 else 0.0
 
     # --- shared ------------------------------------------------------------------------------------------
 

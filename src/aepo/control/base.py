@@ -1,10 +1,17 @@
 """The moments at which a control may act. Each has the identity as its default.
 
-    plan      before sampling: extra completions, how many, of which prompts, at which temperature
-    mix       after rewards and advantages: what is trained on
-    shape     after scoring: advantages [B, T] -> [B, T], no gradient
-    penalty   in the loss: a per-token term with gradient
-    update    at the end of the step: what was measured -> the next state
+    plan        before sampling: extra completions, how many, of which prompts, at which temperature
+    token_temperature  before sampling: a temperature for each token of the ordinary completions
+    follow_up   after the first rewards: draw more where it pays
+    reward      rewards -> rewards that the completions are compared by
+    mix         after rewards and advantages: what is trained on
+    mark        after scoring: what later moments need to know of each token, once over the whole batch
+    shape       after scoring: advantages [B, T] -> [B, T], once over the whole batch, no gradient
+    reshape     in every pass: the same for methods that look at the current policy
+    bounds      in every pass: clip bounds
+    penalty     in every pass: a per-token term with gradient, added to the loss
+    replay      after the update: rows of earlier steps to train on once more
+    update      at the end of the step: what was measured -> the next state
 
 A control is a frozen dataclass: its fields are settings. What must be remembered is the state, plain JSON data
 that goes in and out, so it is checkpointed by construction. Every moment is a pure function.
@@ -15,16 +22,18 @@ from __future__ import annotations
 import hashlib
 from abc import ABC
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from aepo.checks import require
+from aepo.kept import Kept
 from aepo.laws import PI, Law
+from aepo.losses import Bounds
 from aepo.schedules import Target
-from aepo.types import Batch, Metric, Rollout, Sample, TokenStats
+from aepo.types import Batch, Metric, Rollout, Sample, TokenStats, TokenTemperature
 
 State = Mapping[str, Any]
 
@@ -42,11 +51,16 @@ def generator(seed: int, step: int, purpose: str) -> torch.Generator:
 
 @dataclass(frozen=True)
 class Step:
-    """Where in the run a moment happens."""
+    """Where in the run a moment happens: step `number` (from 0) of `steps`, `prompts` groups of `group_size`.
+
+    max_tokens: the longest completion that is sampled.
+    """
 
     number: int
+    steps: int
     prompts: int
     group_size: int
+    max_tokens: int
     seed: int
 
     def generator(self, purpose: str) -> torch.Generator:
@@ -56,7 +70,7 @@ class Step:
 
 @dataclass(frozen=True)
 class ExtraGroup:
-    """Draw `count` more completions of the step's prompt number `prompt` at `temperature`."""
+    """Draw `count` more completions at `temperature` of the prompt whose ordinary group has the number `prompt`."""
 
     prompt: int
     count: int
@@ -64,11 +78,49 @@ class ExtraGroup:
 
 
 @dataclass(frozen=True)
+class FollowUp:
+    """What to draw in a further round: `extra` groups, and ordinary groups of `prompts` new prompts."""
+
+    extra: tuple[ExtraGroup, ...] = ()
+    prompts: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.extra) or self.prompts > 0
+
+
+@dataclass(frozen=True)
 class Scored:
-    """A batch with its statistics under the policy that sampled it; no gradient."""
+    """A batch with its statistics under the policy that sampled it; no gradient.
+
+    ref_logprobs: [B, T], log pi_ref(y_t) of the frozen base model, when `Needs.reference` asked for it.
+    marks: what the control's `mark` returned, each [B, T].
+    """
 
     batch: Batch
     old: TokenStats
+    step: Step
+    ref_logprobs: Tensor | None = None
+    marks: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def select(self, rows: Tensor) -> Scored:
+        """These rows (an index or a bool mask, [B])."""
+        return replace(
+            self,
+            batch=self.batch.select(rows),
+            old=self.old.select(rows),
+            ref_logprobs=None if self.ref_logprobs is None else self.ref_logprobs[rows],
+            marks={name: values[rows] for name, values in self.marks.items()},
+        )
+
+    @property
+    def trained(self) -> Tensor:
+        """The mask of the tokens that are trained on, [B, T]."""
+        return self.batch.mask * self.batch.trained[:, None]
+
+    @property
+    def ordinary(self) -> Tensor:
+        """The mask of the ordinary rows' tokens, trained on or not, [B, T]: what a sensor reads."""
+        return self.batch.mask * ~self.batch.extra[:, None]
 
 
 @dataclass(frozen=True)
@@ -77,22 +129,45 @@ class Measured:
 
     entropy: the sensor (docs/entropy.md), exact, nats per token, over all ordinary completions under the policy
     that sampled them. mixed_sampled_entropy: -log pi of the trained tokens, extra rows included, recorded while
-    the weights move: the authors' sensor. extra: the extra completions drawn.
+    the weights move: the authors' sensor. reward: the verifier's. extra: the extra completions drawn. scored: the
+    whole batch, with advantages as they were before `shape`, for sensors of other kinds.
     """
 
-    step: int
     entropy: Metric
     mixed_sampled_entropy: Metric
     reward: Metric
     extra: Sequence[Sample]
+    scored: Scored
+
+    @property
+    def step(self) -> int:
+        """The step's number."""
+        return self.scored.step.number
 
 
 @dataclass(frozen=True)
 class Needs:
-    """The statistics that a control asks of the pass over the hidden states. Asking for none costs nothing."""
+    """What a control asks of the pass over the hidden states. Asking for none costs nothing.
+
+    temperatures: log pi^T(y) for each. entropy_gradient: the entropy in `penalty` carries a gradient. kept: the
+    entropy over a part of the vocabulary, always with gradient in `penalty`. reference: log-probabilities of the
+    frozen base model.
+    """
 
     temperatures: tuple[float, ...] = ()
     entropy_gradient: bool = False
+    kept: Kept | None = None
+    reference: bool = False
+
+    @property
+    def in_update(self) -> Needs:
+        """What the passes of the update need of it."""
+        return Needs(entropy_gradient=self.entropy_gradient, kept=self.kept)
+
+
+# What a state may hold for the log, and whether the step acted on it (else it was measured in the step).
+_REPORTED = {"target_entropy": False, "error": False, "alarm": False, "command": True, "saturated": True}
+_REPORTED |= {"coefficient": True}
 
 
 class Control(ABC):
@@ -111,8 +186,20 @@ class Control(ABC):
         return Needs()
 
     def plan(self, state: State, step: Step) -> tuple[ExtraGroup, ...]:
-        """Extra groups to draw in the step's one sampling call."""
+        """Extra groups to draw in the step's first sampling call."""
         return ()
+
+    def token_temperature(self, state: State) -> TokenTemperature | None:
+        """The temperature of each token of the ordinary completions, from its entropy; None for 1."""
+        return None
+
+    def follow_up(self, rollouts: Sequence[Rollout], state: State, step: Step) -> FollowUp:
+        """What to draw next, given all that was drawn so far in the step; asked again until it is nothing."""
+        return FollowUp()
+
+    def reward(self, rollouts: Sequence[Rollout], state: State, step: Step) -> list[float]:
+        """The rewards that advantages are taken from; logs and positives keep the verifier's."""
+        return [rollout.reward for rollout in rollouts]
 
     def mix(
         self,
@@ -127,17 +214,49 @@ class Control(ABC):
         """
         return [*ordinary, *extra]
 
+    def mark(self, scored: Scored, state: State) -> Mapping[str, Tensor]:
+        """Per-token facts [B, T] by name, over the whole batch at once; later moments find them in `scored.marks`."""
+        return {}
+
     def shape(self, advantages: Tensor, scored: Scored, state: State) -> Tensor:
         """Advantages [B, T] -> [B, T] over the whole batch at once."""
         return advantages
 
-    def penalty(self, scored: Scored, new: TokenStats, state: State) -> Tensor | None:
-        """A per-token term [B, T] added to the loss; `new` is the current policy's, with gradient."""
+    def reshape(self, advantages: Tensor, scored: Scored, new: TokenStats, state: State) -> Tensor:
+        """Advantages [B, T] -> [B, T] of a microbatch, given the current policy's `new`; no gradient."""
+        return advantages
+
+    def bounds(self, scored: Scored, state: State) -> Bounds | None:
+        """Clip bounds for a microbatch in place of the surrogate's own."""
         return None
+
+    def penalty(self, scored: Scored, new: TokenStats, state: State) -> Tensor | None:
+        """A per-token term [B, T] added to the loss of a microbatch; `new` is the current policy's, with gradient."""
+        return None
+
+    def replay(self, state: State, step: Step) -> tuple[Sample, ...]:
+        """Rows to train on once more after the step's own; their completions' logprobs are the old ones, at T = 1."""
+        return ()
 
     def update(self, state: State, measured: Measured) -> State:
         """The next step's state."""
         return state
+
+    def report(self, before: State, after: State) -> dict[str, Any]:
+        """For the log: what was measured in the step, and what the step acted on."""
+        return {key: (before if acted else after).get(key) for key, acted in _REPORTED.items()}
+
+
+# In the order of a step.
+MOMENTS = (
+    *("plan", "token_temperature", "follow_up", "reward", "mix", "mark", "shape"),
+    *("reshape", "bounds", "penalty", "replay", "update"),
+)
+
+
+def moments(control: Control) -> tuple[str, ...]:
+    """The moments at which this control's class acts, in the order of a step."""
+    return tuple(name for name in MOMENTS if getattr(type(control), name) is not getattr(Control, name))
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,14 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from aepo.checks import require
 from aepo.control.base import Control, Needs, Scored, State
+from aepo.schedules import Schedule
 from aepo.types import TokenStats
 
 
 @dataclass(frozen=True, kw_only=True)
 class EntropyReg(Control):
-    """J + coefficient * H, with the exact entropy's gradient.
+    """J + coefficient(step) * H, with the exact entropy's gradient.
 
     2510.08141 uses 0.03 (v1) and 0.015 (v6). The bonus is not the mean of -log pi(o_t) that the authors' code
     differentiates: E[grad log pi] = 0, so that gradient has zero mean on-policy, and off-policy it pushes away
@@ -22,10 +22,7 @@ class EntropyReg(Control):
     """
 
     name: ClassVar[str] = "entropy-reg"
-    coefficient: float = 0.03
-
-    def __post_init__(self) -> None:
-        require(abs(self.coefficient) < float("inf"), "control.coefficient", self.coefficient, "a finite number")
+    coefficient: Schedule = Schedule("0.03")
 
     def needs(self, state: State) -> Needs:
         """The entropy with its gradient."""
@@ -33,4 +30,4 @@ class EntropyReg(Control):
 
     def penalty(self, scored: Scored, new: TokenStats, state: State) -> Tensor:
         """-coefficient * H_t."""
-        return -self.coefficient * new.entropy
+        return -self.coefficient.at(scored.step.number) * new.entropy

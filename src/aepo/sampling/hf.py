@@ -14,8 +14,9 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from aepo.checks import require
+from aepo.kept import FLOOR
 from aepo.sampling.base import Sampler
-from aepo.types import Completion, Request
+from aepo.types import Completion, Request, TokenTemperature
 
 # Finished rows leave the batch once they are this share of it; see benchmarks/results/sampling_cpu.md.
 FINISHED_SHARE = 1 / 16
@@ -82,7 +83,7 @@ class HFSampler(Sampler):
         eos = torch.tensor(self.eos_token_ids, dtype=torch.long, device=device)
         logits, live = self._prefill(requests, uniforms, room=min(max_tokens, ROOM))
         for step in range(max_tokens):
-            drawn, logprob = draw(logits, live.temperatures, live.uniforms[:, step], self.top_p)
+            drawn, logprob = draw(logits, live.heat(logits), live.uniforms[:, step], self.top_p)
             tokens[live.rows, step], logprobs[live.rows, step] = drawn, logprob
             live.ended |= torch.isin(drawn, eos)
             ended, broken = torch.stack([live.ended.sum(), logprob.isnan().sum()]).tolist()
@@ -119,6 +120,7 @@ class HFSampler(Sampler):
             cache=cache,
             rows=torch.arange(len(requests), device=device),
             temperatures=torch.tensor([request.temperature for request in requests], device=device),
+            token_temperature=requests[0].token_temperature,
             uniforms=uniforms,
             positions=lengths[prompts, None],
             mask=None if mask is None else mask[prompts],
@@ -183,6 +185,7 @@ class _Live:
     cache: Cache
     rows: Tensor
     temperatures: Tensor
+    token_temperature: TokenTemperature | None
     uniforms: Tensor
     positions: Tensor
     mask: Tensor | None
@@ -193,6 +196,14 @@ class _Live:
         if self.mask is None:
             return None
         return torch.cat([self.mask, self.mask.new_ones(len(self.mask), sampled)], dim=1)
+
+    def heat(self, logits: Tensor) -> Tensor:
+        """The temperature of each row's next token, [A]."""
+        if self.token_temperature is None:
+            return self.temperatures
+        logprobs = logits.float().log_softmax(-1)
+        entropy = -(logprobs.exp() * logprobs.clamp_min(FLOOR)).sum(-1)
+        return self.temperatures * self.token_temperature(entropy)
 
     def select(self, kept: Tensor) -> None:
         """Keep these rows, in this order."""
@@ -276,6 +287,8 @@ def _eval_mode(model: PreTrainedModel) -> Iterator[None]:
 
 def _check(requests: Sequence[Request], max_tokens: int) -> None:
     require(max_tokens >= 1, "max_tokens", max_tokens, "at least 1")
+    alike = len({request.token_temperature for request in requests}) <= 1
+    require(alike, "token_temperature", "several", "the same for all requests of a call")
     for request in requests:
         temperature, prompt = request.temperature, request.prompt
         require(0 < temperature < math.inf, "temperature", temperature, "a positive finite number")

@@ -1,0 +1,79 @@
+"""What controls ask about the tokens of a batch. Masks and values are [B, T]; everything here is without gradient."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from aepo.types import Batch
+
+
+def quantile(values: Tensor, mask: Tensor, q: float, interpolation: Literal["nearest", "linear"] = "linear") -> Tensor:
+    """The q-quantile of the masked values, a scalar; NaN when nothing is masked.
+
+    Sorted in full: `torch.quantile` refuses more than 16 million values.
+    """
+    ordered = values[mask.bool()].sort().values
+    if not len(ordered):
+        return values.new_tensor(math.nan)
+    place = q * (len(ordered) - 1)
+    if interpolation == "nearest":
+        return ordered[round(place)]
+    low, high = ordered[math.floor(place)], ordered[math.ceil(place)]
+    return low + (high - low) * (place - math.floor(place))
+
+
+def row_quantile(values: Tensor, mask: Tensor, q: float) -> Tensor:
+    """The (linearly interpolated) q-quantile of each row's masked values, [B]; NaN for a row without any."""
+    return torch.stack([quantile(row, kept, q) for row, kept in zip(values, mask, strict=True)])
+
+
+def row_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """The mean of each row's masked values, [B]; 0 for a row without any."""
+    return (values * mask).sum(1) / mask.sum(1).clamp(min=1)
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """The mean of all masked values, a scalar; 0 when nothing is masked."""
+    return (values * mask).sum() / mask.sum().clamp(min=1)
+
+
+def top_share(values: Tensor, mask: Tensor, share: float, least: int = 0) -> Tensor:
+    """Which tokens are the floor(share * N) largest of the N masked ones, at least `least`; bool [B, T]."""
+    flat, kept = values.flatten(), mask.flatten().bool()
+    total = int(kept.sum())
+    count = min(max(int(share * total + 1e-9), least), total)
+    chosen = torch.zeros_like(kept)
+    chosen[flat.masked_fill(~kept, -math.inf).topk(count).indices] = True
+    return chosen.view(values.shape)
+
+
+def covariance(logprobs: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
+    """(log pi - mean log pi)(A - mean A) of each masked token, means over all of them (2505.22617, Eq. 10)."""
+    centred = [(x - masked_mean(x, mask)) * mask for x in (logprobs, advantages)]
+    return centred[0] * centred[1]
+
+
+def group_accuracy(batch: Batch) -> Tensor:
+    """The share of right answers (reward above 0.5) among the ordinary completions of each row's group, [B].
+
+    A row of a group without ordinary completions (extra ones) gets its own group's share.
+    """
+    right = (batch.rewards > 0.5).float()
+    accuracy = torch.zeros_like(right)
+    for group in batch.groups.unique():
+        members = batch.groups == group
+        accuracy[members] = right[members].mean()
+    return accuracy
+
+
+def entropy_to_go(entropy: Tensor, mask: Tensor, gamma: float) -> Tensor:
+    """sum_{l > t} gamma^(l - t) H_l along each completion: what is still to come after token t."""
+    values = entropy * mask
+    to_go = torch.zeros_like(values)
+    for t in range(values.shape[1] - 2, -1, -1):
+        to_go[:, t] = gamma * (values[:, t + 1] + to_go[:, t + 1])
+    return to_go * mask
