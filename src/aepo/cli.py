@@ -21,7 +21,7 @@ class Train:
     recipe: Annotated[Path | None, tyro.conf.Positional] = None
     """A TOML file of settings (its keys are those of config.toml in a run folder)."""
     method: str | None = None
-    """A preset: grpo, aepo, aepo-v1, aepo-v6, aepo-reference, entropy-reg, ... (default: aepo)."""
+    """A method, or two joined by +: grpo, aepo, aepo+dynamic-sampling; `aepo methods` lists them (default: aepo)."""
     target: str | None = None
     """Entropy target, nats per token: 0.5, 0.6x, linear(a,b,n), cosine(a,b,n), sine(mean,amplitude,period), ..."""
     steps: int | None = None
@@ -32,6 +32,8 @@ class Train:
     """The run folder (default: runs/METHOD-TARGET-SEED)."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = field(default=())
     """Any other setting, as often as needed: --set optimizer.lr=1e-4 --set control.law=switch."""
+    strict: bool = False
+    """Refuse to start where preflight has something to say."""
     resume: Path | None = None
     """Go on with a run folder instead; its own settings hold."""
 
@@ -50,7 +52,7 @@ class Train:
         config = make_config(self.recipe, self.method, overrides, self.set)
         target = getattr(config.control, "target", None)
         name = "-".join(map(str, filter(None, (config.method, target, f"seed{config.seed}"))))
-        runner.start(config, self.out or Path("runs") / name)
+        runner.start(config, self.out or Path("runs") / name, strict=self.strict)
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,28 @@ class Demo:
         demo(self.out, self.steps, self.seed)
 
 
-COMMANDS: dict[str, Callable[..., Any]] = {"train": Train, "demo": Demo}
+@dataclass(frozen=True)
+class Methods:
+    """Every method: its paper, what it senses, commands and moves, what it costs, where it runs."""
+
+    json: bool = False
+    """A JSON list instead of a table."""
+    markdown: bool = False
+    """The table of docs/methods/README.md."""
+
+    def run(self) -> None:
+        """Print."""
+        from aepo.listing import as_json, as_markdown, print_table
+
+        if self.json:
+            print(as_json())
+        elif self.markdown:
+            print(as_markdown(), end="")
+        else:
+            print_table()
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {"train": Train, "demo": Demo, "methods": Methods}
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 
 

@@ -41,18 +41,21 @@ TABLES: dict[type, Mapping[str, type]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
-    """One round of sampling. Ordinary completions are always drawn at temperature 1, from the whole vocabulary.
+    """One round of sampling. Ordinary completions are drawn at temperature 1.
 
+    top_p: completions of training are cut to the nucleus of this probability; 1 is the whole vocabulary.
     max_rows: completions decoded at once (memory), or none for all.
     """
 
     prompts: int = 64
     group_size: int = 8
+    top_p: float = 1.0
     max_rows: int | None = None
 
     def __post_init__(self) -> None:
         require(self.prompts >= 1, "sampling.prompts", self.prompts, "at least 1")
         require(self.group_size >= 2, "sampling.group_size", self.group_size, "at least 2, to compare within a group")
+        require(0 < self.top_p <= 1, "sampling.top_p", self.top_p, "a probability in (0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True)

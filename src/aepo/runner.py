@@ -18,16 +18,20 @@ from aepo.evaluate import evaluate
 from aepo.log import SAMPLES_PER_STEP, RunLog, cut_back, start_folder
 from aepo.plot import plot_run
 from aepo.policy import Policy
+from aepo.preflight import implausible_targets, preflight, targets
 from aepo.sampling.hf import HFSampler
-from aepo.train import Run, make_optimizer, train_step
+from aepo.train import Run, make_optimizer, sampled_batch_entropy, train_step
 from aepo.types import Sample
 
 
-def start(config: Config, out: Path, quiet: bool = False) -> None:
-    """A new run in a new folder."""
+def start(config: Config, out: Path, quiet: bool = False, strict: bool = False) -> None:
+    """A new run in a new folder. What preflight says is printed; with `strict` it is a refusal."""
     if (out / "config.toml").exists():
         raise InvalidValue("out", str(out), "a new folder (there is a run in this one; go on with --resume)")
+    _say_preflight(preflight(config), quiet, strict)
     run, state = _prepare(config, None, quiet)
+    if any(targets(config.control)):
+        _say_preflight(implausible_targets(config, sampled_batch_entropy(run).mean), quiet, strict)
     start_folder(out, config, run.policy.device)
     _finish(run, state, out, quiet)
 
@@ -43,6 +47,13 @@ def resume(out: Path, quiet: bool = False) -> None:
     _finish(run, state, out, quiet)
 
 
+def _say_preflight(sentences: Sequence[str], quiet: bool, strict: bool) -> None:
+    if sentences and strict:
+        raise InvalidValue("preflight", "; ".join(sentences), "empty with --strict")
+    if not quiet:
+        print(*(f"preflight: {sentence}" for sentence in sentences), sep="\n", end="\n" * bool(sentences), flush=True)
+
+
 def model_folder(config: Config, quiet: bool = False) -> Path:
     """Where the run's base model is; the built-in one is trained first if it is not cached."""
     if config.model != "builtin":
@@ -55,12 +66,13 @@ def _say_pretraining(step: int, steps: int, loss: float) -> None:
         print(f"training the base model, once: step {step}/{steps}, loss {loss:.3f} nats per token", flush=True)
 
 
-def make_sampler(policy: Policy, config: Config) -> HFSampler:
-    """The sampler on the policy's own weights."""
+def make_sampler(policy: Policy, config: Config, top_p: float = 1.0) -> HFSampler:
+    """The sampler on the policy's own weights; for evaluation from the whole vocabulary."""
     return HFSampler(
         policy.model,
         eos_token_ids=policy.eos_token_ids,
         pad_token_id=policy.pad_token_id,
+        top_p=top_p,
         max_rows=config.sampling.max_rows,
     )
 
@@ -78,7 +90,7 @@ def _prepare(config: Config, checkpoint: Path | None, quiet: bool) -> tuple[Run,
         state = TrainState(control=config.control.initial_state())
     else:
         state = load_checkpoint(checkpoint, optimizer)
-    sampler = make_sampler(policy, config)
+    sampler = make_sampler(policy, config, config.sampling.top_p)
     reference = None
     if config.control.needs(config.control.initial_state()).reference:
         reference = Policy.load(model_folder(config, quiet), device)
@@ -121,7 +133,8 @@ def _shown(samples: Sequence[Sample], draw: torch.Generator) -> list[Sample]:
 
 def _evaluate(run: Run) -> dict[str, Any]:
     settings = run.config.evaluation
-    return evaluate(run.policy, run.sampler, run.task, problems=settings.prompts, samples=settings.samples).row()
+    sampler = make_sampler(run.policy, run.config)
+    return evaluate(run.policy, sampler, run.task, problems=settings.prompts, samples=settings.samples).row()
 
 
 def _best(state: TrainState, score: float) -> TrainState:

@@ -16,7 +16,7 @@ from aepo.checkpoint import TrainState
 from aepo.checks import InvalidValue
 from aepo.collate import collate
 from aepo.config import Config, OptimizerConfig
-from aepo.control.base import FollowUp, Measured, Needs, NoControl, Scored, Step
+from aepo.control.base import FollowUp, Measured, Needs, NoControl, Scored, Step, generator
 from aepo.losses import AGGREGATES, LossOutput, policy_loss
 from aepo.policy import Policy
 from aepo.sampling.base import Sampler
@@ -182,6 +182,16 @@ def score(run: Run, samples: Sequence[Sample], state: TrainState, step: Step) ->
         assert run.reference is not None
         scored = replace(scored, ref_logprobs=run.reference.score(batch, Needs()).logprobs)
     return replace(scored, marks=control.mark(scored, state.control))
+
+
+def sampled_batch_entropy(run: Run, prompts: int = 32) -> Metric:
+    """The sensor before any training: two ordinary completions of each of the stream's first `prompts` problems."""
+    requests = [Request(prompt, group, 2) for group, prompt in enumerate(take_prompts(run, 0, prompts))]
+    draws = generator(run.config.seed, 0, "entropy before training")
+    completions = run.sampler.sample(requests, max_tokens=run.task.max_tokens, generator=draws)
+    samples = [Sample(Rollout(completion, 0.0), 0.0) for completion in completions]
+    batch = collate(samples, run.policy.pad_token_id).to(run.policy.device)
+    return Metric.of(run.policy.score(batch, Needs()).entropy, batch.mask)
 
 
 # --- the update ---------------------------------------------------------------------------------------------

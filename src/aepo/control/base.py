@@ -174,6 +174,8 @@ class Control(ABC):
     """Entropy control: sensor, law and actuator. A subclass overrides the moments it needs."""
 
     name: ClassVar[str]
+    # True for what acts only where pi has moved away from the policy that sampled: a second update per rollout.
+    acts_off_policy: bool = False
     # False keeps extra rows in front of the batch instead of spreading all rows over the minibatches.
     shuffle: bool = True
 

@@ -56,6 +56,11 @@ class Both(Control):
         """Spread the rows unless one of the two keeps them in place."""
         return self.first.shuffle and self.second.shuffle
 
+    @property
+    def acts_off_policy(self) -> bool:  # type: ignore[override]
+        """If either does."""
+        return self.first.acts_off_policy or self.second.acts_off_policy
+
     def initial_state(self) -> State:
         """Both states."""
         return {"first": self.first.initial_state(), "second": self.second.initial_state()}

@@ -1,0 +1,48 @@
+"""What an engine (a trainer that runs these controls) offers, and in one sentence what it lacks for an algorithm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from aepo.algorithm import Algorithm
+from aepo.control.base import MOMENTS, moments
+
+
+@dataclass(frozen=True)
+class Engine:
+    """moments: those it calls. entropy_gradient, kept, reference: whether it can serve `Needs` of that kind."""
+
+    name: str
+    moments: frozenset[str] = frozenset(MOMENTS)
+    entropy_gradient: bool = True
+    kept: bool = True
+    reference: bool = True
+
+    def lacks(self, algorithm: Algorithm) -> list[str]:
+        """A sentence for each thing that the algorithm's control needs and this engine has not."""
+        control = algorithm.control
+        needs = control.needs(control.initial_state())
+        missing = [moment for moment in moments(control) if moment not in self.moments]
+        sentences = [
+            f"the engine {self.name} has no moment {moment!r}, which {control.name} acts at" for moment in missing
+        ]
+        served = {
+            "a gradient through the entropy": (needs.entropy_gradient, self.entropy_gradient),
+            "the entropy over a part of the vocabulary": (needs.kept is not None, self.kept),
+            "log-probabilities of the base model": (needs.reference, self.reference),
+        }
+        for what, (wanted, offered) in served.items():
+            if wanted and not offered:
+                sentences.append(f"the engine {self.name} has not {what}, without which {control.name} does nothing")
+        return sentences
+
+
+# This package's own loop (train.py) offers everything.
+LOOP = Engine("loop")
+ENGINES: Mapping[str, Engine] = {LOOP.name: LOOP}
+
+
+def runs_on(algorithm: Algorithm) -> tuple[str, ...]:
+    """The engines that can run it."""
+    return tuple(name for name, engine in ENGINES.items() if not engine.lacks(algorithm))
