@@ -7,6 +7,8 @@ import torch
 
 from aepo.base_model import QUICK, base_model
 
+from .tiny_models import CLASSES, make_model
+
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
@@ -18,3 +20,14 @@ def one_thread():
 def quick_model(tmp_path_factory) -> Path:
     """A base model for the paths task that knows almost nothing, in Hugging Face format."""
     return base_model("paths", pretraining=QUICK, cache=tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory) -> dict[str, Path]:
+    """A random model of each architecture in `tiny_models.CLASSES`."""
+    return {kind: make_model(tmp_path_factory.mktemp(kind), kind) for kind in CLASSES}
+
+
+@pytest.fixture(scope="session")
+def llama(models) -> Path:
+    return models["llama"]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from aepo import entropy as module
+from aepo import fused, kernels
 from aepo.entropy import TokenStatistics, logits_statistics, sampled_entropy, token_statistics
 from aepo.types import Metric
 
@@ -37,7 +37,7 @@ def reference(logits: Tensor, labels: Tensor, temperatures: tuple[float, ...] = 
 
     log_p = torch.log_softmax(z, -1)
     tempered = torch.stack([chosen(t) for t in temperatures]) if temperatures else z.new_empty(0, len(z))
-    return TokenStatistics(chosen(1.0), -(log_p.exp() * log_p).sum(-1), tempered)
+    return TokenStatistics(chosen(1.0), -(log_p.exp() * log_p).sum(-1), tempered, torch.full((len(z),), math.nan))
 
 
 def from_logits(logits: Tensor, labels: Tensor, **options) -> TokenStatistics:
@@ -68,6 +68,11 @@ def weighted(s: TokenStatistics, rows: Tensor | slice = slice(None)) -> Tensor:
     return part(s.logprobs, torch.sin) + part(s.entropy, torch.cos) + part(s.tempered, torch.sqrt)
 
 
+def measured(s: TokenStatistics) -> tuple[Tensor, ...]:
+    """All but the kept entropy, which tests/test_kept.py is about."""
+    return s.logprobs, s.entropy, s.tempered
+
+
 def gradients(leaves, loss: Tensor) -> tuple[Tensor, ...]:
     return torch.autograd.grad(loss, leaves)
 
@@ -79,8 +84,9 @@ def close(a, b, atol: float) -> None:
 @pytest.fixture
 def uncompiled(monkeypatch):
     """No compiled code yet, and none kept afterwards."""
-    fresh = module._Kernel(module._Compiled(module._reduce), module._Compiled(module._differentiate), False)
-    monkeypatch.setattr(module, "_COMPILED", fresh)
+    functions = kernels.reduce, kernels.differentiate
+    fresh = kernels.Kernel(*(kernels._Fallible(function, kernels._compile) for function in functions), scratch=False)
+    monkeypatch.setattr(kernels, "_COMPILED", fresh)
     return fresh
 
 
@@ -217,7 +223,7 @@ def test_gradcheck(output):
 
     def f(hidden, weight, bias):
         s = token_statistics(hidden, weight, labels, bias=bias, temperatures=(0.6, 1.0, 1.7), chunk=2, compile=False)
-        return tuple(vars(s).values()) if output == "all" else getattr(s, output)
+        return measured(s) if output == "all" else getattr(s, output)
 
     assert torch.autograd.gradcheck(f, leaves)
 
@@ -257,7 +263,7 @@ def test_chunk_changes_nothing(chunk):
     leaves, labels = operands(10, 4, 23)
     whole = call(leaves, labels, temperatures=(0.8, 1.2), chunk=10)
     parts = call(leaves, labels, temperatures=(0.8, 1.2), chunk=chunk)
-    for a, b in zip(vars(parts).values(), vars(whole).values(), strict=True):
+    for a, b in zip(measured(parts), measured(whole), strict=True):
         close(a, b, 1e-13)
     for a, b in zip(gradients(leaves, weighted(parts)), gradients(leaves, weighted(whole)), strict=True):
         close(a, b, 1e-12)
@@ -282,10 +288,12 @@ def test_order_of_rows_changes_nothing():
     order = torch.randperm(10, generator=torch.Generator().manual_seed(1))
     whole = call(leaves, labels, temperatures=(0.8,), chunk=4)
     mixed = token_statistics(hidden[order], weight, labels[order], bias=bias, temperatures=(0.8,), chunk=4)
-    for a, b in zip(vars(mixed).values(), vars(whole).values(), strict=True):
+    for a, b in zip(measured(mixed), measured(whole), strict=True):
         close(a, b[..., order], 1e-13)
     inverse = order.argsort()
-    back = TokenStatistics(mixed.logprobs[inverse], mixed.entropy[inverse], mixed.tempered[:, inverse])
+    back = TokenStatistics(
+        mixed.logprobs[inverse], mixed.entropy[inverse], mixed.tempered[:, inverse], mixed.kept_entropy
+    )
     for a, b in zip(gradients(leaves, weighted(back)), gradients(leaves, weighted(whole)), strict=True):
         close(a, b, 1e-12)
 
@@ -349,7 +357,7 @@ def test_logits_of_all_rows_never_exist():
 
 @pytest.mark.parametrize("vocabulary", [2, 105, 3_000, 32_000, 152_064, 10_000_000])
 def test_default_chunk_bounds_the_tile(vocabulary):
-    chunk = module._default_chunk(torch.device("cpu"), vocabulary)
+    chunk = fused.default_chunk(torch.device("cpu"), vocabulary)
     assert chunk >= 64
     assert chunk * vocabulary <= 2**23 or chunk == 64
     assert chunk >= 256 or vocabulary > 2**15
@@ -357,7 +365,7 @@ def test_default_chunk_bounds_the_tile(vocabulary):
 
 @pytest.mark.parametrize(("rows", "chunk"), [(10, 3), (10, 10), (10, 11), (1, 5), (257, 256), (0, 4)])
 def test_tiles_cover_every_row_once_and_are_even(rows, chunk):
-    tiles = module._Plan((1.0,), True, chunk, module._EAGER).tiles(rows)
+    tiles = fused.Plan((1.0,), True, None, chunk, kernels._EAGER).tiles(rows)
     assert [i for t in tiles for i in range(t.start, t.stop)] == list(range(rows))
     sizes = {t.stop - t.start for t in tiles}
     assert not sizes or (max(sizes) <= chunk and max(sizes) - min(sizes) <= 1)
@@ -407,7 +415,7 @@ def test_a_common_shift_of_all_logits(shift):
     labels = torch.tensor([1, 2, 0])
     near = from_logits(base, labels, temperatures=(0.8,))
     far = from_logits((base + shift).requires_grad_(), labels, temperatures=(0.8,))
-    for a, b in zip(vars(far).values(), vars(near).values(), strict=True):
+    for a, b in zip(measured(far), measured(near), strict=True):
         close(a, b, 1e-6)
 
 
@@ -433,7 +441,7 @@ def test_a_bias_of_minus_infinity_takes_tokens_out(compile):
     masked.requires_grad_()
     less = call(small, labels, temperatures=(0.7,))
     same = call((hidden, weight, masked), labels, temperatures=(0.7,), compile=compile)
-    for a, b in zip(vars(same).values(), vars(less).values(), strict=True):
+    for a, b in zip(measured(same), measured(less), strict=True):
         close(a, b, 1e-12)
     got = gradients((hidden, weight, masked), weighted(same))
     want = gradients((hidden, weight, bias), weighted(less))
@@ -448,7 +456,7 @@ def test_any_vocabulary_size(vocabulary):
     leaves, labels = operands(7, 3, vocabulary)
     s = call(leaves, labels, temperatures=(0.8,), chunk=3)
     right = reference((leaves[0] @ leaves[1].t() + leaves[2]).detach(), labels, (0.8,))
-    for a, b in zip(vars(s).values(), vars(right).values(), strict=True):
+    for a, b in zip(measured(s), measured(right), strict=True):
         close(a.detach(), b, 1e-12)
 
 
@@ -512,27 +520,27 @@ def test_compiled_equals_eager():
     leaves, labels = operands(37, 8, 1_003, dtype=torch.float32, bias=False)
     eager = call(leaves, labels, temperatures=(0.8, 1.2), chunk=10, compile=False)
     compiled = call(leaves, labels, temperatures=(0.8, 1.2), chunk=10, compile=True)
-    for a, b in zip(vars(compiled).values(), vars(eager).values(), strict=True):
+    for a, b in zip(measured(compiled), measured(eager), strict=True):
         close(a, b, 2e-6)
     for a, b in zip(gradients(leaves, weighted(compiled)), gradients(leaves, weighted(eager)), strict=True):
         close(a, b, 1e-6 * b.abs().max().item())
-    assert not module._COMPILED.reduce.failed and not module._COMPILED.differentiate.failed
+    assert not kernels._COMPILED.reduce.failed and not kernels._COMPILED.differentiate.failed
 
 
 def test_compiling_is_for_large_calls(monkeypatch):
     used = []
-    spy = module._Kernel(
-        lambda *a: used.append("reduce") or module._reduce(*a),
-        lambda *a: used.append("differentiate") or module._differentiate(*a),
+    spy = kernels.Kernel(
+        lambda *a: used.append("reduce") or kernels.reduce(*a),
+        lambda *a: used.append("differentiate") or kernels.differentiate(*a),
         scratch=False,
     )
-    monkeypatch.setattr(module, "_COMPILED", spy)
+    monkeypatch.setattr(kernels, "_COMPILED", spy)
     leaves, labels = operands(6, 3, 11)
     call(leaves, labels).entropy.sum().backward()
     call(leaves, labels, compile=False).entropy.sum().backward()
     assert used == []
     call(leaves, labels, compile=True).entropy.sum().backward()
-    monkeypatch.setattr(module, "_COMPILE_FROM", 6 * 11)
+    monkeypatch.setattr(kernels, "_COMPILE_FROM", 6 * 11)
     call(leaves, labels).entropy.sum().backward()
     assert used == ["reduce", "differentiate"] * 2
 
@@ -547,11 +555,11 @@ def test_a_failing_compile_is_tried_once_and_ends_no_run(monkeypatch, uncompiled
     monkeypatch.setattr(torch, "compile", broken)
     leaves, labels = operands(6, 3, 11)
     want = call(leaves, labels, temperatures=(0.8,), chunk=2, compile=False)
-    with caplog.at_level(logging.INFO, logger="aepo.entropy"):
+    with caplog.at_level(logging.INFO, logger="aepo.kernels"):
         for _ in range(2):
             got = call(leaves, labels, temperatures=(0.8,), chunk=2, compile=True)
             slopes = gradients(leaves, weighted(got))
-    for a, b in zip(vars(got).values(), vars(want).values(), strict=True):
+    for a, b in zip(measured(got), measured(want), strict=True):
         assert torch.equal(a, b)
     for a, b in zip(slopes, gradients(leaves, weighted(want)), strict=True):
         assert torch.equal(a, b)
@@ -574,7 +582,8 @@ def test_no_compiler_on_the_machine(tmp_path):
     """As on a machine without g++, and with nothing beside torch imported."""
     script = """
         import sys, torch
-        from aepo.entropy import _COMPILED, token_statistics
+        from aepo.entropy import token_statistics
+        from aepo.kernels import _COMPILED
         torch.manual_seed(0)
         h, w = torch.randn(20, 4, requires_grad=True), torch.randn(50, 4, requires_grad=True)
         y = torch.randint(50, (20,))
@@ -601,7 +610,7 @@ def test_cuda_agrees_with_the_cpu(dtype):
     near = call(leaves, labels, temperatures=(0.8,), chunk=16)
     for compile in (False, True):
         far = call(there, labels.cuda(), temperatures=(0.8,), chunk=16, compile=compile)
-        for a, b in zip(vars(far).values(), vars(near).values(), strict=True):
+        for a, b in zip(measured(far), measured(near), strict=True):
             close(a.cpu(), b, 2e-5)
         slopes = torch.autograd.grad(far.entropy.sum() + far.logprobs.sum() + far.tempered.sum(), there)
         want = torch.autograd.grad(

@@ -19,6 +19,7 @@ from aepo.evaluate import evaluate
 from aepo.log import RunLog
 from aepo.methods import METHODS
 from aepo.policy import Policy
+from aepo.tasks import Paths, Task
 from aepo.train import Run, make_optimizer, minibatches, train_step
 
 from . import builders as b
@@ -60,11 +61,13 @@ def same_weights(a: dict, b: dict) -> bool:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_preset_trains_and_fills_its_folder(method, quick_model, tmp_path):
+def test_every_preset_trains_and_fills_its_folder(method, quick_model, tmp_path, monkeypatch):
+    # The quick model is hardly ever right; a verdict that it often gets makes every method do its work.
+    monkeypatch.setattr(Paths, "reward", lambda self, problem, text, truncated: float(len(text.split()) % 2))
     runner.start(small(quick_model, method, 3), tmp_path / "run", quiet=True)
     rows = metrics(tmp_path / "run")
     assert [row["step"] for row in rows] == [0, 1, 2]
-    assert all(0 < row["entropy"] < 6 and row["mismatch"] < 1e-3 for row in rows)
+    assert all(0 < row["entropy"] < 6 and (row["mismatch"] or 0) < 1e-3 for row in rows)
     assert rows[-1]["evaluation"]["samples"] == 4
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert names == {
@@ -182,6 +185,9 @@ class Flaky:
 
     def __getattr__(self, name: str):
         return getattr(self._task, name)
+
+    def judge(self, *items):
+        return Task.judge(self, *items)
 
     def reward(self, problem, text, truncated):
         self._calls += 1

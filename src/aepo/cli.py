@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -94,7 +94,31 @@ class Methods:
             print_table()
 
 
-COMMANDS: dict[str, Callable[..., Any]] = {"train": Train, "demo": Demo, "methods": Methods}
+@dataclass(frozen=True)
+class Grade:
+    """Grade a JSONL file of {"completion", "answer", ...}: each line with `correct`, `reason` and `failed` added."""
+
+    file: Annotated[Path, tyro.conf.Positional]
+    """One JSON object a line; the answer is a text, a number or a list of accepted ones."""
+    out: Path | None = None
+    """Where the graded lines go (default: beside FILE, as NAME.graded.jsonl)."""
+    grader: Literal["math", "exact", "qwen"] = "math"
+    """math: equal values; exact: the same text; qwen: the lenient rules of Qwen2.5-Math's evaluation."""
+    seconds: float = 5.0
+    """Wall-clock limit of one grading; what reaches it is wrong, and counted as a failure."""
+    processes: int = 2
+    """Gradings at the same time."""
+
+    def run(self) -> None:
+        """Grade, write, print one line."""
+        from aepo.grading.files import grade_file
+        from aepo.grading.table import GRADERS
+
+        out = self.out or self.file.with_name(f"{self.file.stem}.graded.jsonl")
+        print(grade_file(self.file, out, GRADERS[self.grader](), self.processes, self.seconds).line())
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {"train": Train, "demo": Demo, "methods": Methods, "grade": Grade}
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 
 

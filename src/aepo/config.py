@@ -109,12 +109,41 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PolicyConfig:
+    """How the model is loaded and run (docs/models.md).
+
+    dtype: of the forward pass; weights are float32 always. gradient_checkpointing: less memory, one more forward pass.
+    revision: branch, tag or commit of a model on the hub. trust_remote_code: run code that a model brings along.
+    lora_rank: train a LoRA adapter of this rank, scaled by lora_alpha / lora_rank, or none: train all weights.
+    lora_targets: names of the linear layers that get one.
+    """
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    gradient_checkpointing: bool = False
+    trust_remote_code: bool = False
+    revision: str | None = None
+    lora_rank: int | None = None
+    lora_alpha: int = 32
+    lora_targets: str | tuple[str, ...] = "all-linear"
+
+    def __post_init__(self) -> None:
+        flash = self.attention == "flash_attention_2"
+        require(not flash or self.dtype == "bfloat16", "policy.dtype", self.dtype, "bfloat16 with flash_attention_2")
+        require(self.lora_rank is None or self.lora_rank >= 1, "policy.lora_rank", self.lora_rank, "1 or more, or none")
+        require(self.lora_alpha >= 1, "policy.lora_alpha", self.lora_alpha, "at least 1")
+        listed = self.lora_targets == "all-linear" if isinstance(self.lora_targets, str) else bool(self.lora_targets)
+        require(listed, "policy.lora_targets", self.lora_targets, "all-linear, or a list of names of linear layers")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """Everything that determines a run.
 
     method: the preset that advantage, surrogate, aggregate and control start from. model: `builtin`, or a folder in
-    Hugging Face format. device: auto takes a GPU where there is one. threads: CPU threads, or none for torch's choice
-    (bit-equal results need the same).
+    Hugging Face format, or a model's name on the hub. device: auto takes a GPU where there is one. threads: CPU
+    threads, or none for torch's choice (bit-equal results need the same). kl_coefficient: of a penalty k3(pi, pi_ref)
+    on every trained token, against the model that the run starts from (with LoRA: the model under the adapter).
     """
 
     method: str = "aepo"
@@ -132,11 +161,14 @@ class Config:
     optimizer: OptimizerConfig = OptimizerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    policy: PolicyConfig = PolicyConfig()
+    kl_coefficient: float = 0.0
 
     def __post_init__(self) -> None:
         require(self.steps >= 1, "steps", self.steps, "at least 1")
         require(0 <= self.seed < 2**63, "seed", self.seed, "an integer from 0 to 2^63 - 1")
         require(self.threads is None or self.threads >= 1, "threads", self.threads, "at least 1")
+        require(self.kl_coefficient >= 0, "kl_coefficient", self.kl_coefficient, "a number, 0 or more")
         least = self.advantage.least_group
         name, size = self.advantage.name, self.sampling.group_size
         require(size >= least, "sampling.group_size", size, f"at least {least} with the advantage {name}")
@@ -276,9 +308,9 @@ def _routed(both: Both, settings: Mapping[str, Any]) -> dict[str, Any]:
 def _leaf(hint: Any, value: Any, path: str) -> Any:
     """Check a plain value against its type; integers pass for floats, nothing else is bent."""
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if types.NoneType in options and value in (None, "none"):
+        return None
     for option in options:
-        if option is types.NoneType and value in (None, "none"):
-            return None
         if typing.get_origin(option) is Literal and value in typing.get_args(option):
             return value
         if typing.get_origin(option) is tuple and isinstance(value, list | tuple):

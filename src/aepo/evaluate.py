@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from aepo.control.base import generator
 from aepo.policy import Policy
 from aepo.sampling.base import Sampler
-from aepo.tasks import Task, safe_reward
+from aepo.tasks import Task
 from aepo.types import Prompt, Request
 
 
@@ -98,10 +98,10 @@ def _correct(
         max_tokens=task.max_tokens,
         generator=generator(key[0], key[1], "evaluation"),
     )
-    counts, failures = [0] * len(prompts), 0
     texts = policy.decode([completion.tokens for completion in completions])
-    for completion, text in zip(completions, texts, strict=True):
-        score = safe_reward(task, completion.prompt.problem, text, completion.truncated)
-        counts[completion.group] += score > 0.5
-        failures += not math.isfinite(score)
-    return counts, failures
+    problems = [completion.prompt.problem for completion in completions]
+    verdicts = task.judge(problems, texts, [completion.truncated for completion in completions])
+    counts = [0] * len(prompts)
+    for completion, verdict in zip(completions, verdicts, strict=True):
+        counts[completion.group] += verdict.reward > 0.5
+    return counts, sum(verdict.failed for verdict in verdicts)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +20,8 @@ from aepo.checks import require
 
 # Stands for -inf: exp(FLOOR / T) is 0 at any sane T, and 0 * FLOOR is 0 where 0 * -inf is NaN.
 FLOOR = -1e20
+# Most nuclei are small: so many of the largest logits are sorted before all that may be kept.
+_FIRST_LOOKS = (64, 1024)
 
 
 class Kept(ABC):
@@ -42,7 +43,13 @@ class Clamped(Kept):
 
     def threshold(self, z: Tensor) -> Tensor:
         """The (int(V * removed) + 1)-th smallest logit."""
-        return z.kthvalue(int(z.shape[-1] * self.removed) + 1, dim=-1, keepdim=True).values
+        vocabulary = z.shape[-1]
+        rank = int(vocabulary * self.removed) + 1
+        if z.device.type != "cpu":
+            return z.kthvalue(rank, dim=-1, keepdim=True).values  # no memory beyond the result
+        if 2 * rank > vocabulary:
+            return z.topk(vocabulary + 1 - rank, sorted=False).values.amin(-1, keepdim=True)
+        return z.topk(rank, largest=False, sorted=False).values.amax(-1, keepdim=True)
 
 
 @dataclass(frozen=True)
@@ -61,44 +68,16 @@ class Nucleus(Kept):
 
     def threshold(self, z: Tensor) -> Tensor:
         """The logit of the last token of the nucleus."""
-        top = z.topk(min(self.most, z.shape[-1]), dim=-1).values
-        probs = (top - z.logsumexp(-1, keepdim=True)).exp()
-        inside = (probs.cumsum(-1) - probs < self.mass).sum(-1, keepdim=True)
-        return top.gather(-1, inside.clamp(min=1) - 1)
-
-
-class KeptSums(NamedTuple):
-    """What the forward pass keeps of each row, [N] each: the threshold, and over A with s = z - peak
-    sum exp(s) and sum exp(s) s."""
-
-    threshold: Tensor
-    total: Tensor
-    moment: Tensor
-
-    @classmethod
-    def of(cls, z: Tensor, kept: Kept) -> KeptSums:
-        """[n, V] logits -> the sums of n rows."""
-        threshold = kept.threshold(z)
-        s, e = _inside(z, z.amax(-1, keepdim=True), threshold)
-        return cls(threshold.squeeze(-1), e.sum(-1), (e * s).sum(-1))
-
-    def entropy(self) -> Tensor:
-        """log S - M / S, [N]."""
-        return self.total.log() - self.moment / self.total
-
-    def gradient(self, z: Tensor, peak: Tensor, upstream: Tensor) -> Tensor:
-        """dL/dz [n, V] from dL/dH_A [n]; `peak` [n] is the row's largest logit."""
-        s, e = _inside(z, peak.unsqueeze(-1), self.threshold.unsqueeze(-1))
-        mean = (self.moment / self.total).unsqueeze(-1)
-        return e.mul_(s.sub_(mean)).mul_((-upstream / self.total).unsqueeze(-1))
-
-    def at(self, rows: Tensor) -> KeptSums:
-        """Those of some rows."""
-        return KeptSums(*(values[rows] for values in self))
-
-
-def _inside(z: Tensor, peak: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
-    """s = z - peak and exp(s), both 0 outside the kept part; s is finite also for logits of -inf."""
-    kept = z >= threshold
-    s = torch.where(kept, (z - peak).clamp_min(FLOOR), 0.0)
-    return s, torch.where(kept, s.exp(), 0.0)
+        most = min(self.most, z.shape[-1])
+        log_total = z.logsumexp(-1, keepdim=True)
+        least = torch.empty_like(log_total)
+        rows = torch.arange(len(z), device=z.device)
+        for count in (*(few for few in _FIRST_LOOKS if few < most), most):
+            top = (z if len(rows) == len(z) else z[rows]).topk(count).values
+            probs = (top - log_total[rows]).exp()
+            inside = (probs.cumsum(-1) - probs < self.mass).sum(-1, keepdim=True)
+            least[rows] = top.gather(-1, inside.clamp(min=1) - 1)
+            rows = rows[inside.squeeze(-1) == count]
+            if not len(rows):
+                break
+        return least

@@ -93,6 +93,16 @@ class Clip(Surrogate):
 
 SURROGATES: dict[str, type[Surrogate]] = {cls.name: cls for cls in (Clip, Ratio)}
 
+def k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """exp(d) - 1 - d with d = log pi_ref(y) - log pi(y), nats, of any shape; gradient through `logprobs` alone.
+
+    For y drawn from pi it is an unbiased estimate of KL(pi || pi_ref), and never negative (Schulman, "Approximating
+    KL divergence", 2020; GRPO, 2402.03300, eq. 4). Its gradient by log pi(y) is 1 - exp(d).
+    """
+    difference = ref_logprobs.detach() - logprobs
+    return difference.exp() - 1 - difference
+
+
 AggregateFunction = Callable[[Tensor], Tensor]
 
 

@@ -9,13 +9,42 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from aepo.advantages import GroupMean, LeaveOneOut
+from aepo.advantages import GroupMean, LeaveOneOut, PassAtK, QuantileBaseline
 from aepo.algorithm import Algorithm
 from aepo.checks import InvalidValue
-from aepo.control import AEPO, Both, Control, EntropyAdv, EntropyReg, NoControl
+from aepo.control import (
+    AEPO,
+    AER,
+    EDGE,
+    HAPO,
+    RE3,
+    RPO,
+    SIREN,
+    STEER,
+    AdaptiveCoefficient,
+    AEnt,
+    Archer,
+    Both,
+    ClipCov,
+    Control,
+    DynamicSampling,
+    EFRame,
+    EntroPIC,
+    EntropyAdv,
+    EntropyReg,
+    ForkingTokens,
+    KLCov,
+    MovingBound,
+    NoControl,
+    OverlongShaping,
+    PositiveReweight,
+    SACDual,
+    TrajectoryEntropy,
+)
 from aepo.control.distributions import Temperature
-from aepo.laws import Switch
-from aepo.losses import Clip
+from aepo.laws import Proportional, Switch
+from aepo.losses import Clip, Ratio
+from aepo.schedules import Schedule
 
 
 @dataclass(frozen=True)
@@ -30,10 +59,10 @@ class Method:
     title: str
     paper: str
     page: str
-    sensor: str = "-"
-    law: str = "-"
-    actuator: str = "-"
-    cost: str = "none"
+    sensor: str
+    law: str
+    actuator: str
+    cost: str
 
 
 # The authors' constants: T = 1.2 / 0.8, the switch, positives of the first quarter of the prompts drawn again.
@@ -59,9 +88,20 @@ _REFERENCE = replace(
 )
 
 
-def _controlled(control: Control, title: str, paper: str, sensor: str, law: str, actuator: str, cost: str) -> Method:
-    """GRPO with this control; its page is the control's."""
-    return Method(Algorithm(control=control), title, paper, control.name, sensor, law, actuator, cost)
+def _method(
+    choice: Algorithm | Control,
+    title: str,
+    paper: str,
+    *,
+    sensor: str = "-",
+    law: str = "-",
+    actuator: str = "-",
+    cost: str = "none",
+    page: str | None = None,
+) -> Method:
+    """A row; a control alone goes on GRPO, and the page is the control's unless it has its own."""
+    algorithm = Algorithm(control=choice) if isinstance(choice, Control) else choice
+    return Method(algorithm, title, paper, page or algorithm.control.name, sensor, law, actuator, cost)
 
 
 def _aepo(control: AEPO, title: str, paper: str = "2510.08141", **changes: str) -> Method:
@@ -71,15 +111,18 @@ def _aepo(control: AEPO, title: str, paper: str = "2510.08141", **changes: str) 
         "actuator": "positives drawn at T_high / T_low",
         "cost": "extra completions",
     }
-    return _controlled(control, title, paper, **{**row, **changes})
+    return _method(control, title, paper, **{**row, **changes})
 
 
 METHODS: dict[str, Method] = {
-    "grpo": Method(Algorithm(), "Group relative policy optimization", "2402.03300", "grpo"),
-    "dr-grpo": Method(
-        Algorithm(advantage=GroupMean(), aggregate="fixed-length"), "GRPO without its two biases", "2503.20783", "grpo"
+    "grpo": _method(Algorithm(), "Group relative policy optimization", "2402.03300", page="grpo"),
+    "dr-grpo": _method(
+        Algorithm(advantage=GroupMean(), aggregate="fixed-length"),
+        "GRPO without its two biases",
+        "2503.20783",
+        page="grpo",
     ),
-    "rloo": Method(Algorithm(advantage=LeaveOneOut()), "REINFORCE, leave-one-out baseline", "2402.14740", "grpo"),
+    "rloo": _method(Algorithm(advantage=LeaveOneOut()), "REINFORCE, leave-one-out baseline", "2402.14740", page="grpo"),
     "aepo": _aepo(AEPO(), "Arbitrary entropy policy optimization, our form"),
     "aepo-v1": _aepo(_PAPER, "AEPO with v1's constants: 60 positives whichever way"),
     "aepo-v6": _aepo(replace(_PAPER, count_low=30), "AEPO with v6's constants: 60 positives, 30 when entropy is high"),
@@ -99,14 +142,272 @@ METHODS: dict[str, Method] = {
         actuator="importance-weighted positives",
         cost="log-probabilities at T",
     ),
-    "entropy-reg": _controlled(
-        EntropyReg(), "Entropy bonus", "2510.08141", "-", "constant, or a schedule", "entropy bonus", "entropy gradient"
+    "dcpo": _aepo(
+        AEPO(
+            positives="reweighted",
+            join="replace",
+            weighting="odds",
+            weight=0.1,
+            law=Proportional(gain=10.0),
+            distribution=Temperature(high=1.2, low=0.8),
+        ),
+        "Distribution-centric policy optimization",
+        "2601.12730",
+        law="proportional, over the share of right answers",
+        actuator="importance-weighted positives",
+        cost="log-probabilities at T",
+        page="dcpo",
     ),
-    "entropy-adv": _controlled(
-        EntropyAdv(), "Advantages raised where the policy is uncertain", "2506.14758", "token entropy", "-",
-        "advantages", "entropy",
+    # --- a bonus in the loss ---
+    "entropy-reg": _method(
+        EntropyReg(), "Entropy bonus", "2510.08141", law="constant", actuator="entropy bonus", cost="entropy gradient"
     ),
-}  # fmt: skip
+    "entropy-schedule": _method(
+        EntropyReg(coefficient=Schedule("inverse-sqrt(0.1)")),
+        "Entropy bonus that fades with the square root of the step",
+        "2208.04466",
+        page="entropy-schedule",
+        law="schedule",
+        actuator="entropy bonus",
+        cost="entropy gradient",
+    ),
+    "parl": _method(
+        EntropyReg(coefficient=Schedule("-0.01")),
+        "Predictable behaviour: the entropy rate is a cost",
+        "2311.18703",
+        page="parl",
+        law="constant",
+        actuator="negative entropy bonus",
+        cost="entropy gradient",
+    ),
+    "skywork-or1": _method(
+        AdaptiveCoefficient(sensor="sampled", comparison="strict", delta=0.0001, high=0.005),
+        "Skywork-OR1's adaptive coefficient",
+        "2505.22312",
+        sensor="sampled entropy",
+        law="bang-bang integral, gated",
+        actuator="entropy bonus",
+        cost="entropy gradient",
+    ),
+    "trl-adaptive": _method(
+        AdaptiveCoefficient(),
+        "TRL's variant of Skywork-OR1's coefficient",
+        "2505.22312",
+        sensor="exact entropy",
+        law="bang-bang integral, gated",
+        actuator="entropy bonus",
+        cost="entropy gradient",
+    ),
+    "aent": _method(
+        AEnt(),
+        "Adaptive bonus on the clamped entropy",
+        "2509.03493",
+        sensor="clamped entropy",
+        law="integral with a dead band",
+        actuator="clamped-entropy bonus",
+        cost="clamped entropy and its gradient",
+    ),
+    "aer": _method(
+        AER(),
+        "Adaptive bonus by difficulty (reconstructed)",
+        "2510.10959",
+        sensor="exact entropy",
+        law="integral",
+        actuator="entropy bonus on hard prompts",
+        cost="entropy gradient",
+    ),
+    "siren": _method(
+        SIREN(peaks="completion"),
+        "Nucleus entropy of the uncertain tokens, anchored",
+        "2509.25133",
+        sensor="nucleus entropy",
+        law="proportional",
+        actuator="squared-distance penalty",
+        cost="nucleus entropy and its gradient",
+    ),
+    "sac-dual": _method(
+        SACDual(),
+        "SAC's temperature as the bonus coefficient",
+        "1812.05905",
+        sensor="exact entropy",
+        law="dual ascent on the log",
+        actuator="entropy bonus",
+        cost="entropy gradient",
+    ),
+    "trajectory-entropy": _method(
+        TrajectoryEntropy(),
+        "A constraint on the trajectory's entropy (carried over)",
+        "2511.11592",
+        sensor="discounted entropy",
+        law="dual ascent",
+        actuator="entropy bonus and entropy-to-go advantage",
+        cost="entropy gradient",
+    ),
+    # --- advantages reshaped ---
+    "entropy-adv": _method(
+        EntropyAdv(),
+        "Advantages raised where the policy is uncertain",
+        "2506.14758",
+        sensor="token entropy",
+        actuator="advantages",
+    ),
+    "forking-tokens": _method(
+        ForkingTokens(),
+        "80/20: only the most uncertain tokens are trained",
+        "2506.01939",
+        sensor="token entropy",
+        actuator="token mask",
+    ),
+    "clip-cov": _method(
+        ClipCov(),
+        "A few high-covariance tokens without gradient",
+        "2505.22617",
+        sensor="token covariance",
+        actuator="token mask",
+    ),
+    "kl-cov": _method(
+        Algorithm(surrogate=Ratio(), control=KLCov()),
+        "A KL term on high-covariance tokens",
+        "2505.22617",
+        sensor="token covariance",
+        actuator="token KL",
+    ),
+    "steer": _method(
+        STEER(),
+        "Tokens weighted by the entropy change they would cause",
+        "2510.10150",
+        sensor="token entropy",
+        actuator="advantages",
+    ),
+    "edge-grpo": _method(
+        EDGE(),
+        "Advantages scaled by the completion's entropy",
+        "2507.21848",
+        sensor="completion entropy",
+        actuator="advantages",
+    ),
+    "pos-adv-reweight": _method(
+        PositiveReweight(),
+        "Positive advantages weighted by entropy",
+        "2511.05993",
+        sensor="exact entropy",
+        law="bang-bang integral",
+        actuator="positive weight",
+    ),
+    "pos-adv-stage": _method(
+        PositiveReweight(schedule="stage"),
+        "Positive advantages from the run's second half on",
+        "2511.05993",
+        law="schedule",
+        actuator="positive weight",
+    ),
+    "pos-adv-epoch": _method(
+        PositiveReweight(schedule="epoch"),
+        "Positive advantages weighted up epoch by epoch",
+        "2511.05993",
+        law="schedule",
+        actuator="positive weight",
+    ),
+    "entropic": _method(
+        EntroPIC(),
+        "PI-weighted push on confident tokens",
+        "2511.15248",
+        sensor="exact entropy",
+        law="pi",
+        actuator="weight of confident tokens",
+    ),
+    "pass-at-k": _method(
+        Algorithm(advantage=PassAtK()),
+        "Advantage for the best of k",
+        "2508.10751",
+        page="pass-at-k",
+        actuator="advantages",
+    ),
+    "qae": _method(
+        Algorithm(advantage=QuantileBaseline()), "Quantile baseline", "2509.22611", page="qae", actuator="advantages"
+    ),
+    # --- clip bounds ---
+    "clip-higher": _method(
+        Algorithm(surrogate=Clip(low=0.2, high=0.28)),
+        "DAPO's higher upper bound",
+        "2503.14476",
+        page="dapo",
+        actuator="clip bound",
+    ),
+    "moving-bound": _method(
+        Algorithm(surrogate=Clip(low=0.6, high=1.5, dual=50.0), control=MovingBound()),
+        "An upper clip bound that follows the entropy (MAI)",
+        "-",
+        sensor="exact entropy",
+        law="bang-bang integral",
+        actuator="clip bound",
+    ),
+    "archer": _method(
+        Archer(),
+        "Loose bounds for uncertain tokens, tight ones and KL for the rest",
+        "2507.15778",
+        sensor="token entropy",
+        actuator="clip bounds, token KL",
+        cost="reference model",
+    ),
+    "hapo": _method(
+        Algorithm(surrogate=Clip(low=0.2, high=0.28, dual=10.0), control=HAPO()),
+        "Tokens treated by their entropy in four places",
+        "2509.16591",
+        sensor="token entropy",
+        law="feed-forward",
+        actuator="token temperature, advantages, clip bounds",
+    ),
+    # --- what is sampled and rewarded ---
+    "dynamic-sampling": _method(
+        DynamicSampling(),
+        "Prompts drawn until enough groups differ",
+        "2503.14476",
+        sensor="group accuracy",
+        actuator="what is sampled",
+        cost="further prompts",
+    ),
+    "overlong": _method(
+        OverlongShaping(),
+        "A penalty that grows towards the length limit",
+        "2503.14476",
+        sensor="length",
+        actuator="rewards",
+    ),
+    "dapo": _method(
+        Algorithm(surrogate=Clip(low=0.2, high=0.28), control=Both(first=DynamicSampling(), second=OverlongShaping())),
+        "DAPO: clip-higher, dynamic sampling, overlong shaping",
+        "2503.14476",
+        page="dapo",
+        sensor="group accuracy, length",
+        actuator="clip bound, what is sampled, rewards",
+        cost="further prompts",
+    ),
+    "eframe": _method(
+        EFRame(),
+        "Explore hard prompts, filter, replay",
+        "2506.22200",
+        sensor="group accuracy",
+        actuator="what is sampled and replayed",
+        cost="extra completions, replayed updates",
+    ),
+    "re3": _method(
+        Algorithm(advantage=GroupMean(), control=RE3()),
+        "State entropy with a random encoder (carried over)",
+        "2102.09430",
+        sensor="distance in the group",
+        law="schedule",
+        actuator="rewards",
+    ),
+    "rpo": _method(
+        RPO(),
+        "Likelihood of reference solutions (carried over)",
+        "2405.16436",
+        law="constant",
+        actuator="supervised term",
+        cost="a row for each prompt",
+    ),
+}
 
 GRPO = Algorithm()
 

@@ -84,7 +84,7 @@ def _prepare(config: Config, checkpoint: Path | None, quiet: bool) -> tuple[Run,
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    policy = Policy.load(checkpoint or model_folder(config, quiet), device)
+    policy = Policy.load(checkpoint or model_folder(config, quiet), device, config.policy, config.seed)
     optimizer = make_optimizer(policy, config.optimizer)
     if checkpoint is None:
         state = TrainState(control=config.control.initial_state())
@@ -92,8 +92,12 @@ def _prepare(config: Config, checkpoint: Path | None, quiet: bool) -> tuple[Run,
         state = load_checkpoint(checkpoint, optimizer)
     sampler = make_sampler(policy, config, config.sampling.top_p)
     reference = None
-    if config.control.needs(config.control.initial_state()).reference:
-        reference = Policy.load(model_folder(config, quiet), device)
+    if config.kl_coefficient > 0 or config.control.needs(config.control.initial_state()).reference:
+        reference = (
+            Policy.load(model_folder(config, quiet), device, config.policy).frozen()
+            if policy.adapter is None
+            else policy.without_adapter()
+        )
     return Run(config, config.algorithm, config.task, policy, sampler, optimizer, reference), state
 
 

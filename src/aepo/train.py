@@ -17,10 +17,10 @@ from aepo.checks import InvalidValue
 from aepo.collate import collate
 from aepo.config import Config, OptimizerConfig
 from aepo.control.base import FollowUp, Measured, Needs, NoControl, Scored, Step, generator
-from aepo.losses import AGGREGATES, LossOutput, policy_loss
-from aepo.policy import Policy
+from aepo.losses import AGGREGATES, LossOutput, k3, policy_loss
+from aepo.policy import Policy, by_length
 from aepo.sampling.base import Sampler
-from aepo.tasks import Task, safe_reward
+from aepo.tasks import Problem, Task
 from aepo.types import Batch, Completion, Metric, Prompt, Request, Rollout, Sample, TokenStats
 
 Row = dict[str, Any]
@@ -75,7 +75,7 @@ def train_step(run: Run, state: TrainState) -> tuple[TrainState, Row, list[Sampl
     control_state = control.update(state.control, measured)
     row = {
         "step": step.number,
-        **measurements(measured, samples),
+        **measurements(measured, samples, by_token=control.token_temperature(state.control) is not None),
         **control.report(state.control, control_state),
         **updated.row(),
         "reward_failures": drawn.failures,
@@ -94,14 +94,25 @@ def take_prompts(run: Run, position: int, count: int) -> list[Prompt]:
     """The next problems of the stream, tokenised."""
     indices = range(position, position + count)
     problems = [run.task.train_problem(run.config.seed, index) for index in indices]
-    return [Prompt(p.id, run.policy.encode(p.text), p.data) for p in problems]
+    return [Prompt(p.id, prompt_tokens(run.policy, p), p.data, solution(run, p)) for p in problems]
+
+
+def prompt_tokens(policy: Policy, problem: Problem) -> tuple[int, ...]:
+    """By the model's chat template where the problem has chat turns, else as it stands."""
+    return policy.encode_chat(problem.messages) if problem.messages else policy.encode(problem.text)
+
+
+def solution(run: Run, problem: Problem) -> tuple[int, ...]:
+    """The tokens of the task's own answer, end-of-sequence included; none where it has no answer."""
+    text = run.task.solution(problem.data)
+    return () if text is None else (*run.policy.encode(text), run.policy.eos_token_ids[0])
 
 
 @dataclass(frozen=True)
 class Drawn:
     """All that was sampled in a step. extra: the numbers of the extra groups. prompts: taken from the stream.
 
-    failures: completions left out because their reward raised or was not finite.
+    failures: completions whose verifier failed; without a finite reward they are left out of everything.
     """
 
     rollouts: list[Rollout]
@@ -119,7 +130,7 @@ def draw(run: Run, state: TrainState, step: Step) -> Drawn:
     completions: list[Completion] = []
     prompts: dict[int, Prompt] = {}
     extra: list[int] = []
-    wanted, taken = FollowUp(control.plan(state.control, step), step.prompts), 0
+    wanted, taken, failures = FollowUp(control.plan(state.control, step), step.prompts), 0, 0
     while wanted:
         first, new = len(prompts) + len(extra), take_prompts(run, state.position + taken, wanted.prompts)
         prompts |= dict(enumerate(new, start=first))
@@ -130,31 +141,33 @@ def draw(run: Run, state: TrainState, step: Step) -> Drawn:
         for group, planned in enumerate(wanted.extra, start=first + len(new)):
             requests.append(Request(prompts[planned.prompt], group, planned.count, planned.temperature))
             extra.append(group)
-        purpose = f"sampling {taken // step.prompts} {len(extra)}" if taken else "sampling"
+        purpose = f"sampling {taken} {len(extra)}" if taken else "sampling"
         answers = run.sampler.sample(requests, max_tokens=step.max_tokens, generator=step.generator(purpose))
         completions += answers
-        rollouts += reward(run, answers)
+        judged, failed = reward(run, answers)
+        rollouts += judged
+        failures += failed
         taken += wanted.prompts
-        wanted = control.follow_up(rollouts, state.control, step)
+        # A round without a single verdict would be asked for again for ever.
+        wanted = control.follow_up(rollouts, state.control, step) if judged else FollowUp()
     return Drawn(
         rollouts,
         frozenset(extra),
         taken,
         completions=len(completions),
         tokens=sum(len(completion.tokens) for completion in completions),
-        failures=len(completions) - len(rollouts),
+        failures=failures,
     )
 
 
-def reward(run: Run, completions: Sequence[Completion]) -> list[Rollout]:
-    """Rollouts of the completions whose reward is a finite number."""
+def reward(run: Run, completions: Sequence[Completion]) -> tuple[list[Rollout], int]:
+    """Rollouts of the completions whose reward is a finite number; and how many verdicts failed."""
     texts = run.policy.decode([completion.tokens for completion in completions])
-    rewards = (
-        safe_reward(run.task, completion.prompt.problem, text, completion.truncated)
-        for completion, text in zip(completions, texts, strict=True)
-    )
-    pairs = zip(completions, rewards, strict=True)
-    return [Rollout(completion, value) for completion, value in pairs if math.isfinite(value)]
+    problems = [completion.prompt.problem for completion in completions]
+    verdicts = run.task.judge(problems, texts, [completion.truncated for completion in completions])
+    pairs = zip(completions, verdicts, strict=True)
+    rollouts = [Rollout(completion, verdict.reward) for completion, verdict in pairs if math.isfinite(verdict.reward)]
+    return rollouts, sum(verdict.failed for verdict in verdicts)
 
 
 def compare(run: Run, drawn: Drawn, state: TrainState, step: Step) -> tuple[list[Sample], list[Sample]]:
@@ -178,7 +191,7 @@ def score(run: Run, samples: Sequence[Sample], state: TrainState, step: Step) ->
     needs = control.needs(state.control)
     batch = collate(samples, run.policy.pad_token_id).to(run.policy.device)
     scored = Scored(batch, run.policy.score(batch, needs), step)
-    if needs.reference:
+    if needs.reference or run.config.kl_coefficient > 0:
         assert run.reference is not None
         scored = replace(scored, ref_logprobs=run.reference.score(batch, Needs()).logprobs)
     return replace(scored, marks=control.mark(scored, state.control))
@@ -259,6 +272,9 @@ def accumulate(run: Run, scored: Scored, rows: Tensor, state: TrainState) -> lis
     control = run.algorithm.control
     weights = AGGREGATES[run.algorithm.aggregate](scored.batch.mask[rows])
     size = run.config.optimizer.microbatch or len(rows)
+    if size < len(rows):  # rows of a length together: less padding
+        longest_first = by_length(scored.batch.select(rows))
+        rows, weights = rows[longest_first.cpu()], weights[longest_first]
     needs = control.needs(state.control).in_update
     outputs = []
     for micro, weight in zip(rows.split(size), weights.split(size), strict=True):
@@ -270,12 +286,21 @@ def accumulate(run: Run, scored: Scored, rows: Tensor, state: TrainState) -> lis
             control.reshape(part.batch.advantages, part, new, state.control),
             weight,
             run.algorithm.surrogate,
-            control.penalty(part, new, state.control),
+            penalty(run, part, new, state),
             control.bounds(part, state.control),
         )
         output.loss.backward()
         outputs.append((output, Metric.of(-new.logprobs.detach(), part.batch.mask)))
     return outputs
+
+
+def penalty(run: Run, part: Scored, new: TokenStats, state: TrainState) -> Tensor | None:
+    """The control's own, and the configured pull towards the reference on rows that were scored with it; [B, T]."""
+    of_control = run.algorithm.control.penalty(part, new, state.control)
+    if run.config.kl_coefficient == 0 or part.ref_logprobs is None:
+        return of_control
+    pull = run.config.kl_coefficient * k3(new.logprobs, part.ref_logprobs)
+    return pull if of_control is None else of_control + pull
 
 
 def optimizer_step(policy: Policy, optimizer: torch.optim.Optimizer, config: OptimizerConfig) -> float:
@@ -301,8 +326,12 @@ def make_optimizer(policy: Policy, config: OptimizerConfig) -> torch.optim.Optim
 # --- what is logged (docs/metrics.md) -----------------------------------------------------------------------
 
 
-def measurements(measured: Measured, samples: Sequence[Sample]) -> Row:
-    """Entropy, reward and the state of the data; over the ordinary rows unless the name says extra."""
+def measurements(measured: Measured, samples: Sequence[Sample], by_token: bool) -> Row:
+    """Entropy, reward and the state of the data; over the ordinary rows unless the name says extra.
+
+    by_token: the ordinary completions were drawn at a temperature for each token, so the sampler's log-probabilities
+    are of another distribution.
+    """
     scored, extra = measured.scored, measured.extra
     batch, ordinary = scored.batch, ~scored.batch.extra
     rewards, groups = batch.rewards[ordinary], batch.groups[ordinary]
@@ -315,7 +344,7 @@ def measurements(measured: Measured, samples: Sequence[Sample]) -> Row:
         "dead_groups": sum(bool((r == r[0]).all()) for r in spread) / len(spread),
         "length": batch.mask[ordinary].sum(1).mean().item(),
         "truncated": Metric.of(_truncated(samples)[ordinary.cpu()]).mean,
-        "mismatch": Metric.of(gap, scored.ordinary).mean,
+        "mismatch": None if by_token else Metric.of(gap, scored.ordinary).mean,
         "trained": int(batch.trained.sum()),
         "extra_completions": len(extra),
         "extra_used": sum(sample.extra for sample in samples),

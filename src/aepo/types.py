@@ -23,12 +23,15 @@ TokenTemperature = Callable[[Tensor], Tensor]
 class Prompt:
     """One problem, tokenised.
 
+    solution: the tokens of a reference completion, end-of-sequence included; empty where there is none.
+
     >>> Prompt(id="paths-3-7", tokens=(3, 7, 102), problem={"start": 3, "goal": 7})
     """
 
     id: str
     tokens: tuple[int, ...]
     problem: Mapping[str, Any] = field(hash=False)
+    solution: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -156,13 +156,16 @@ class AEPO(ClosedLoop):
 
     def mix(self, ordinary: Sequence[Sample], extra: Sequence[Sample], state: State, step: Step) -> list[Sample]:
         """Append the chosen positives with advantage `weight`, or put them in the place of ordinary rows."""
+        if self.positives == "reweighted":
+            return [*ordinary, *extra]
         chosen = self._chosen(self._usable(extra), self._wanted(state, step), step)
         if self.positive_only:
             chosen = [replace(sample, advantage=self.weight) for sample in chosen]
         if self.join == "append" or not chosen:
             return [*ordinary, *chosen]
-        out = set(self._replaced(len(ordinary), len(chosen), step))
-        kept = [replace(sample, trained=i not in out) for i, sample in enumerate(ordinary)]
+        trained = [i for i, sample in enumerate(ordinary) if sample.trained]
+        out = {trained[i] for i in self._replaced(len(trained), len(chosen), step)}
+        kept = [replace(sample, trained=False) if i in out else sample for i, sample in enumerate(ordinary)]
         return [*chosen, *kept]
 
     def _usable(self, extra: Sequence[Sample]) -> list[Sample]:
@@ -184,7 +187,7 @@ class AEPO(ClosedLoop):
 
     def _replaced(self, ordinary: int, count: int, step: Step) -> list[int]:
         if self.choose == "first":
-            return list(range(count))
+            return list(range(min(count, ordinary)))
         return torch.randperm(ordinary, generator=step.generator("replace rows"))[:count].tolist()
 
     # --- reweighted positives ----------------------------------------------------------------------------

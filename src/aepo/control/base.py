@@ -290,24 +290,29 @@ class ClosedLoop(Control):
 
     def update(self, state: State, measured: Measured) -> State:
         """Measure, compare, command. A step that measured nothing (NaN) leaves the state as it was."""
-        entropy = self.reading(measured)
-        if entropy != entropy:
+        known = compared(state, self.target, self.reading(measured), measured.step)
+        if known is None:
             return state
-        first = entropy if state["first_entropy"] is None else state["first_entropy"]
-        target = self.target.at(measured.step, first)
-        error = target - entropy
+        error: float = known["error"]
         command, integral = self.law(error, state["integral"])
         saturated = abs(command) >= 1 and command * error > 0
         return {
             **state,
-            "first_entropy": first,
+            **known,
             "integral": integral,
             "command": command,
-            "target_entropy": target,
-            "error": error,
             "saturated": float(saturated),
             **_watch(state, error, saturated),
         }
+
+
+def compared(state: State, target: Target, entropy: float, step: int) -> dict[str, Any] | None:
+    """`first_entropy`, `target_entropy` and `error` of a step that measured `entropy`; None if that is NaN."""
+    if entropy != entropy:
+        return None
+    first = entropy if state["first_entropy"] is None else state["first_entropy"]
+    aimed = target.at(step, first)
+    return {"first_entropy": first, "target_entropy": aimed, "error": aimed - entropy}
 
 
 def _watch(state: State, error: float, saturated: bool) -> dict[str, Any]:

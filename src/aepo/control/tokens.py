@@ -43,11 +43,19 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 def top_share(values: Tensor, mask: Tensor, share: float, least: int = 0) -> Tensor:
     """Which tokens are the floor(share * N) largest of the N masked ones, at least `least`; bool [B, T]."""
+    return largest(values, mask, max(share_of(mask, share), least))
+
+
+def share_of(mask: Tensor, share: float) -> int:
+    """floor(share * N) of the N masked tokens; a product a rounding error below a whole number counts as it."""
+    return int(share * int(mask.sum()) + 1e-9)
+
+
+def largest(values: Tensor, mask: Tensor, count: int) -> Tensor:
+    """Which tokens are the `count` largest of the masked ones, or all of those when they are fewer; bool [B, T]."""
     flat, kept = values.flatten(), mask.flatten().bool()
-    total = int(kept.sum())
-    count = min(max(int(share * total + 1e-9), least), total)
     chosen = torch.zeros_like(kept)
-    chosen[flat.masked_fill(~kept, -math.inf).topk(count).indices] = True
+    chosen[flat.masked_fill(~kept, -math.inf).topk(min(count, int(kept.sum()))).indices] = True
     return chosen.view(values.shape)
 
 

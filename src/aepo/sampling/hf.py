@@ -120,7 +120,8 @@ class HFSampler(Sampler):
             cache=cache,
             rows=torch.arange(len(requests), device=device),
             temperatures=torch.tensor([request.temperature for request in requests], device=device),
-            token_temperature=requests[0].token_temperature,
+            token_temperature=next((r.token_temperature for r in requests if r.token_temperature is not None), None),
+            by_token=torch.tensor([request.token_temperature is not None for request in requests], device=device),
             uniforms=uniforms,
             positions=lengths[prompts, None],
             mask=None if mask is None else mask[prompts],
@@ -186,6 +187,7 @@ class _Live:
     rows: Tensor
     temperatures: Tensor
     token_temperature: TokenTemperature | None
+    by_token: Tensor
     uniforms: Tensor
     positions: Tensor
     mask: Tensor | None
@@ -203,12 +205,12 @@ class _Live:
             return self.temperatures
         logprobs = logits.float().log_softmax(-1)
         entropy = -(logprobs.exp() * logprobs.clamp_min(FLOOR)).sum(-1)
-        return self.temperatures * self.token_temperature(entropy)
+        return self.temperatures * torch.where(self.by_token, self.token_temperature(entropy), 1.0)
 
     def select(self, kept: Tensor) -> None:
         """Keep these rows, in this order."""
         self.cache.reorder_cache(kept)  # type: ignore[arg-type]
-        for name in ("rows", "temperatures", "uniforms", "positions", "mask", "ended"):
+        for name in ("rows", "temperatures", "by_token", "uniforms", "positions", "mask", "ended"):
             value = getattr(self, name)
             setattr(self, name, None if value is None else value[kept])
 
@@ -287,8 +289,8 @@ def _eval_mode(model: PreTrainedModel) -> Iterator[None]:
 
 def _check(requests: Sequence[Request], max_tokens: int) -> None:
     require(max_tokens >= 1, "max_tokens", max_tokens, "at least 1")
-    alike = len({request.token_temperature for request in requests}) <= 1
-    require(alike, "token_temperature", "several", "the same for all requests of a call")
+    several = {request.token_temperature for request in requests} - {None}
+    require(len(several) <= 1, "token_temperature", "several", "the same for all requests of a call that have one")
     for request in requests:
         temperature, prompt = request.temperature, request.prompt
         require(0 < temperature < math.inf, "temperature", temperature, "a positive finite number")

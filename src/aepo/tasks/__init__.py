@@ -1,9 +1,11 @@
 """Tasks by name."""
 
-from aepo.tasks.base import Problem, Task, safe_reward
+from aepo.tasks.base import Problem, Task
 from aepo.tasks.countdown import Countdown
+from aepo.tasks.data import Data
+from aepo.tasks.gym import Gym
 from aepo.tasks.paths import Paths
 
-TASKS: dict[str, type[Task]] = {"paths": Paths, "countdown": Countdown}
+TASKS: dict[str, type[Task]] = {"paths": Paths, "countdown": Countdown, "data": Data, "gym": Gym}
 
-__all__ = ["TASKS", "Countdown", "Paths", "Problem", "Task", "safe_reward"]
+__all__ = ["TASKS", "Countdown", "Data", "Gym", "Paths", "Problem", "Task"]

@@ -51,7 +51,7 @@ class Countdown(Task):
     def train_problem(self, seed: int, index: int) -> Problem:
         """A random problem with an answer that is not kept for evaluation, independent for each index."""
         rng = random.Random(f"{seed}/{index}")
-        while (problem := self._problem(*self._draw(rng)[:2])).id in self._kept:
+        while (problem := self._problem(*self._draw(rng))).id in self._kept:
             pass
         return problem
 
@@ -73,6 +73,10 @@ class Countdown(Task):
             return 0.0
         return float(evaluate(words) == problem["target"])
 
+    def solution(self, problem: Mapping[str, Any]) -> str | None:
+        """The expression that the target was made from."""
+        return str(problem["solution"])
+
     @property
     def pretraining_key(self) -> Mapping[str, Any]:
         """The fields on which `pretraining_examples` depend."""
@@ -89,12 +93,12 @@ class Countdown(Task):
         rng = random.Random(seed)
         while True:
             numbers, target, expression = self._draw(rng)
-            yield self._problem(numbers, target).text, expression
+            yield self._problem(numbers, target, expression).text, expression
 
-    def _problem(self, numbers: tuple[int, ...], target: int) -> Problem:
+    def _problem(self, numbers: tuple[int, ...], target: int, expression: str) -> Problem:
         listed = " ".join(map(str, numbers))
         name = "-".join(map(str, sorted(numbers)))
-        data = {"numbers": numbers, "target": target}
+        data = {"numbers": numbers, "target": target, "solution": expression}
         return Problem(f"countdown-{name}-{target}", f"{listed} {EQUALS} {target} {SEPARATOR}", data)
 
     def _draw(self, rng: random.Random) -> tuple[tuple[int, ...], int, str]:
@@ -110,7 +114,7 @@ class Countdown(Task):
     def _kept(self) -> dict[str, Problem]:
         rng, kept = random.Random("evaluation"), dict[str, Problem]()
         while len(kept) < self.eval_problems_kept:
-            problem = self._problem(*self._draw(rng)[:2])
+            problem = self._problem(*self._draw(rng))
             kept.setdefault(problem.id, problem)
         return kept
 

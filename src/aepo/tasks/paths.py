@@ -86,6 +86,17 @@ class Paths(Task):
         legal = all(after in self._neighbours[before] for before, after in steps)
         return float(legal and path[-1] == problem["goal"])
 
+    def solution(self, problem: Mapping[str, Any]) -> str | None:
+        """A shortest path; of several, the one whose numbers are smallest from the start on."""
+        paths, seen = [[problem["start"]]], set[int]()
+        for path in paths:  # breadth first: what is found lengthens the list
+            for there in sorted(self._neighbours[path[-1]] - seen) if len(path) <= self.max_moves else ():
+                if there == problem["goal"]:
+                    return " ".join(map(str, [*path[1:], there]))
+                seen.add(there)
+                paths.append([*path, there])
+        return None
+
     @property
     def pretraining_key(self) -> Mapping[str, Any]:
         """The fields on which `pretraining_examples` depend."""

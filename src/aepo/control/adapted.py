@@ -1,0 +1,72 @@
+"""What the controls share whose entropy bonus has a coefficient that follows the error."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from aepo.checks import require
+from aepo.control.base import Control, Measured, Needs, Scored, State
+from aepo.types import TokenStats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapted(Control):
+    """L - coefficient * H with the exact entropy's gradient; the coefficient is moved once after each step.
+
+    start: the coefficient of the first step. low, high: its limits. State: `first_entropy` (the first reading, None
+    before there is one), `target_entropy`, `error` (both in the unit of `reading`) and `coefficient`.
+    """
+
+    start: float = 0.0
+    low: float = 0.0
+    high: float = 0.03
+
+    def __post_init__(self) -> None:
+        require_limits(self.start, self.low, self.high)
+
+    @abstractmethod
+    def aimed(self, step: int, first: float) -> float:
+        """The reading to hold at this step, given the first one."""
+
+    @abstractmethod
+    def adapted(self, state: State, error: float) -> Mapping[str, Any]:
+        """What changes in the state after a step with this error (target - reading): at least `coefficient`."""
+
+    def reading(self, measured: Measured) -> float:
+        """The entropy that the coefficient follows, nats per token."""
+        return measured.entropy.mean
+
+    def initial_state(self) -> State:
+        """Nothing measured yet."""
+        return {"coefficient": self.start, "first_entropy": None}
+
+    def needs(self, state: State) -> Needs:
+        """The entropy with its gradient."""
+        return Needs(entropy_gradient=True)
+
+    def penalty(self, scored: Scored, new: TokenStats, state: State) -> Tensor | None:
+        """-coefficient * H_t."""
+        return -state["coefficient"] * new.entropy if state["coefficient"] else None
+
+    def update(self, state: State, measured: Measured) -> State:
+        """Measure, compare, adapt. A step that measured nothing (NaN) leaves the state as it was."""
+        entropy = self.reading(measured)
+        if math.isnan(entropy):
+            return state
+        first = entropy if state["first_entropy"] is None else state["first_entropy"]
+        target = self.aimed(measured.step, first)
+        error = target - entropy
+        known = {"first_entropy": first, "target_entropy": target, "error": error}
+        return {**state, **known, **self.adapted(state, error)}
+
+
+def require_limits(start: float, low: float, high: float) -> None:
+    """low <= start <= high."""
+    require(low <= high, "control.low", low, f"at most high, {high}")
+    require(low <= start <= high, "control.start", start, f"from low to high, {low} to {high}")

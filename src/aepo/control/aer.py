@@ -1,0 +1,68 @@
+"""AER: an entropy bonus for hard questions, scaled to hold a share of the first entropy (2510.10959)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from aepo.checks import require
+from aepo.control.adapted import Adapted
+from aepo.control.base import Scored, State
+from aepo.control.tokens import group_accuracy
+from aepo.laws import integrated
+from aepo.schedules import Target
+from aepo.types import TokenStats
+
+
+@dataclass(frozen=True, kw_only=True)
+class AER(Adapted):
+    """L - alpha lambda_q H_t. Reconstructed: the paper's three parts are known, its equations are not.
+
+        lambda_q = max(0, (rho - g) / rho)    g the share of right answers in the question's group    (reconstructed)
+        H*       = tau * H_0                  H_0 the entropy of the first step, before any update
+        alpha   <- clip(alpha + eta (H* - H), low, high)                                              (reconstructed)
+
+    target: H*, by default with the paper's best tau, 0.4. rho: the difficulty threshold. allocation: `linear` as above;
+    `step`, 1 where g < rho, else 0; `uniform`, 1 for every question. eta: coefficient per nat. rho, eta, start, low
+    and high are ours.
+    """
+
+    name: ClassVar[str] = "aer"
+    target: Target = Target("0.4x")
+    rho: float = 0.5
+    allocation: Literal["linear", "step", "uniform"] = "linear"
+    eta: float = 2e-3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.low >= 0, "control.low", self.low, "0 or more")
+        require(0 < self.rho <= 1, "control.rho", self.rho, "a share of right answers in (0, 1]")
+        require(self.eta >= 0, "control.eta", self.eta, "a coefficient per nat, 0 or more")
+
+    def mark(self, scored: Scored, state: State) -> Mapping[str, Tensor]:
+        """lambda_q of each token's question."""
+        return {"allocation": self._allocated(group_accuracy(scored.batch))[:, None] * scored.batch.mask}
+
+    def _allocated(self, accuracy: Tensor) -> Tensor:
+        if self.allocation == "uniform":
+            return torch.ones_like(accuracy)
+        if self.allocation == "step":
+            return (accuracy < self.rho).float()
+        return ((self.rho - accuracy) / self.rho).clamp(min=0)
+
+    def penalty(self, scored: Scored, new: TokenStats, state: State) -> Tensor | None:
+        """-alpha * lambda_q * H_t."""
+        bonus = super().penalty(scored, new, state)
+        return None if bonus is None else scored.marks["allocation"] * bonus
+
+    def aimed(self, step: int, first: float) -> float:
+        """H*, nats per token."""
+        return self.target.at(step, first)
+
+    def adapted(self, state: State, error: float) -> Mapping[str, Any]:
+        """Integral control of alpha."""
+        return {"coefficient": integrated(state["coefficient"], error, self.eta, self.low, self.high)}

@@ -1,0 +1,70 @@
+"""Archer: loose limits on tokens of high entropy, tight ones and a KL term on the others (2507.15778)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from aepo.checks import require
+from aepo.control.base import Control, Needs, Scored, State
+from aepo.control.tokens import row_quantile
+from aepo.losses import Bounds, k3
+from aepo.types import TokenStats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Archer(Control):
+    """Two kinds of tokens, split by each completion's own `rho`-quantile of the entropy (2507.15778).
+
+    at or under it ("knowledge"):  clip eps_k, and beta_k * KL(pi || pi_ref)
+    above it ("reasoning"):        clip eps_r, and beta_r * KL(pi || pi_ref)
+
+    The KL is the k3 estimate on the sampled token, x - 1 - log x with x = pi_ref / pi, nats, of the current policy
+    against the frozen base model, with gradient. The bounds are symmetric: [1 - eps, 1 + eps].
+    """
+
+    name: ClassVar[str] = "archer"
+    rho: float = 0.8
+    eps_k: float = 0.2
+    eps_r: float = 0.5
+    beta_k: float = 0.001
+    beta_r: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(0 <= self.rho <= 1, "control.rho", self.rho, "a number in [0, 1]")
+        for field in ("eps_k", "eps_r"):
+            value = getattr(self, field)
+            require(0 < value <= 1, f"control.{field}", value, "a number in (0, 1]")
+        for field in ("beta_k", "beta_r"):
+            value = getattr(self, field)
+            require(value >= 0, f"control.{field}", value, "a number, 0 or more")
+
+    def needs(self, state: State) -> Needs:
+        """The base model's log-probabilities, unless there is no KL term."""
+        return Needs(reference=self.beta_k > 0 or self.beta_r > 0)
+
+    def mark(self, scored: Scored, state: State) -> Mapping[str, Tensor]:
+        """1.0 on tokens above their completion's quantile."""
+        entropy, mask = scored.old.entropy, scored.batch.mask
+        above = entropy > row_quantile(entropy, mask, self.rho)[:, None]
+        return {"reasoning": above * mask}
+
+    def bounds(self, scored: Scored, state: State) -> Bounds:
+        """eps_r or eps_k, both ways."""
+        eps = self._chosen(scored, self.eps_k, self.eps_r)
+        return Bounds(low=eps, high=eps)
+
+    def penalty(self, scored: Scored, new: TokenStats, state: State) -> Tensor | None:
+        """beta * k3."""
+        if scored.ref_logprobs is None:
+            return None
+        return self._chosen(scored, self.beta_k, self.beta_r) * k3(new.logprobs, scored.ref_logprobs)
+
+    def _chosen(self, scored: Scored, knowledge: float, reasoning: float) -> Tensor:
+        """One number for each token, by its kind."""
+        mark = scored.marks["reasoning"]
+        return torch.where(mark.bool(), reasoning, knowledge).to(mark.dtype)

@@ -1,0 +1,88 @@
+"""Dynamic sampling: draw prompts until enough groups have something to learn from (DAPO, 2503.14476)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from aepo.checks import InvalidValue, require
+from aepo.control.base import Control, FollowUp, State, Step
+from aepo.types import Rollout, Sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class DynamicSampling(Control):
+    """New prompts are drawn while fewer than the step's number of groups have differing rewards.
+
+    2503.14476, Eq. 11 (0 < right answers < G) and section 3.2. Trained on are the first `step.prompts` groups whose
+    verifier's rewards differ; the others stay in the batch for the sensor.
+
+    prompts_per_round: new prompts of each further round; none for as many as the step has. max_rounds: rounds in
+    all, the first one included, before the run ends with an error; 0 or less for no limit. The authors' code draws
+    3 times the prompts that it trains on in each round, and stops after 10 rounds.
+    """
+
+    name: ClassVar[str] = "dynamic-sampling"
+    prompts_per_round: int | None = None
+    max_rounds: int = 10
+
+    def __post_init__(self) -> None:
+        wanted = "at least 1 prompt, or none for as many as the step has"
+        ok = self.prompts_per_round is None or self.prompts_per_round >= 1
+        require(ok, "control.prompts_per_round", self.prompts_per_round, wanted)
+
+    def follow_up(self, rollouts: Sequence[Rollout], state: State, step: Step) -> FollowUp:
+        """A round of new prompts, or `InvalidValue` where there have been too many."""
+        groups = ordinary_groups(rollouts)
+        found = sum(map(differ, groups.values()))
+        if not groups or found >= step.prompts:
+            return FollowUp()
+        per_round = self.prompts_per_round or step.prompts
+        rounds = rounds_drawn(len(groups), step, per_round)
+        if 0 < self.max_rounds <= rounds:
+            so_far = f"after {rounds} rounds the rewards of {found} groups differ, of {step.prompts} wanted"
+            raise InvalidValue("control.max_rounds", self.max_rounds, f"larger, or 0 for no limit: {so_far}")
+        return FollowUp(prompts=per_round)
+
+    def mix(self, ordinary: Sequence[Sample], extra: Sequence[Sample], state: State, step: Step) -> list[Sample]:
+        """Rows of constant groups, and of groups beyond those wanted, are measured and not trained on."""
+        groups = by_group(sample.rollout for sample in ordinary)
+        good = [number for number in sorted(groups) if differ(groups[number])]
+        trained = set(good[: step.prompts])
+        kept = [s if s.rollout.completion.group in trained else replace(s, trained=False) for s in ordinary]
+        return [*kept, *extra]
+
+
+def differ(rollouts: Iterable[Rollout]) -> bool:
+    """Whether the verifier told these apart."""
+    return len({rollout.reward for rollout in rollouts}) > 1
+
+
+def by_group(rollouts: Iterable[Rollout]) -> dict[int, list[Rollout]]:
+    """Rollouts by the number of their group."""
+    groups: dict[int, list[Rollout]] = {}
+    for rollout in rollouts:
+        groups.setdefault(rollout.completion.group, []).append(rollout)
+    return groups
+
+
+def ordinary_groups(rollouts: Iterable[Rollout]) -> Mapping[int, list[Rollout]]:
+    """The groups that are not extra ones, by their number, of what `follow_up` is shown.
+
+    An extra group draws once more of a prompt that has its ordinary group already: the same object, since a
+    problem of the stream may come twice in a step, and then as two prompts.
+    """
+    groups, prompts = by_group(rollouts), set[int]()
+    ordinary: dict[int, list[Rollout]] = {}
+    for number in sorted(groups):
+        completion = groups[number][0].completion
+        if completion.temperature == 1.0 and id(completion.prompt) not in prompts:
+            ordinary[number] = groups[number]
+            prompts.add(id(completion.prompt))
+    return ordinary
+
+
+def rounds_drawn(groups: int, step: Step, per_round: int) -> int:
+    """Rounds of new prompts so far, when there are this many ordinary groups."""
+    return 1 + max(0, -(-(groups - step.prompts) // per_round))

@@ -1,0 +1,154 @@
+"""EFRame: explore hard prompts, filter, replay (2506.22200)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+
+from aepo.advantages import group_mean_std
+from aepo.checks import require
+from aepo.control.base import Control, ExtraGroup, FollowUp, Measured, Scored, State, Step, is_correct
+from aepo.control.dynamic_sampling import ordinary_groups, rounds_drawn
+from aepo.types import Completion, Prompt, Rollout, Sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class EFRame(Control):
+    """More completions where all are wrong, only the telling ones trained on, the best of them once more.
+
+    Exploration: `count` more completions at `temperature` of each prompt whose ordinary answers are all wrong.
+    Filter: ordinary rows with |A| > `ordinary_threshold`, explored ones (A within their own group) with
+    |A| > `explored_threshold`, and of both no truncated one with A > 0. Replay: rows of a step with
+    |A| > `replay_threshold` join a buffer, first in, first out; every `replay_freq` steps it is trained on again,
+    against the log-probabilities that its rows had then.
+
+    2506.22200 (G1 = 5, G2 = 20 at T = 1.2) and the authors' code (173b698) for the thresholds, 0.05, 1 and 1.
+    max_rounds: rounds of prompts; above 1, new prompts are drawn until the kept rows are as many as the step has
+    ordinary ones. replay_size: rows in the buffer; none for twice the step's ordinary ones.
+
+    State: `buffer`, rows of `prompt` and `completion` tokens, `logprobs` (nats, T = 1), `advantage` and `reward`.
+    """
+
+    name: ClassVar[str] = "eframe"
+    count: int = 20
+    temperature: float = 1.2
+    ordinary_threshold: float = 0.05
+    explored_threshold: float = 1.0
+    replay_threshold: float = 1.0
+    max_rounds: int = 1
+    replay_size: int | None = None
+    replay_freq: int = 5
+
+    def __post_init__(self) -> None:
+        require(self.count >= 2, "control.count", self.count, "at least 2, to compare within a group")
+        require(self.temperature > 0, "control.temperature", self.temperature, "a positive temperature")
+        for field in ("ordinary_threshold", "explored_threshold", "replay_threshold"):
+            value = getattr(self, field)
+            require(value >= 0, f"control.{field}", value, "an absolute advantage, 0 or more")
+        require(self.max_rounds >= 1, "control.max_rounds", self.max_rounds, "at least 1 (no filling)")
+        size = self.replay_size
+        require(size is None or size >= 1, "control.replay_size", size, "at least 1 row, or none for two steps' worth")
+        require(self.replay_freq >= 1, "control.replay_freq", self.replay_freq, "a number of steps, at least 1")
+
+    def initial_state(self) -> State:
+        """An empty buffer."""
+        return {"buffer": []}
+
+    # --- exploration -------------------------------------------------------------------------------------
+
+    def follow_up(self, rollouts: Sequence[Rollout], state: State, step: Step) -> FollowUp:
+        """Hard prompts again, each once; then, where rows are to be filled up, new prompts."""
+        groups = ordinary_groups(rollouts)
+        explored = {id(r.completion.prompt) for r in rollouts if r.completion.group not in groups and self._own(r)}
+        hard = [
+            number
+            for number, members in groups.items()
+            if not any(map(is_correct, members)) and id(members[0].completion.prompt) not in explored
+        ]
+        if hard:
+            return FollowUp(extra=tuple(ExtraGroup(number, self.count, self.temperature) for number in hard))
+        rounds = rounds_drawn(len(groups), step, step.prompts)
+        if not groups or rounds >= self.max_rounds or self._kept(rollouts, groups) >= _rows(step):
+            return FollowUp()
+        return FollowUp(prompts=step.prompts)
+
+    # --- filter ------------------------------------------------------------------------------------------
+
+    def mix(self, ordinary: Sequence[Sample], extra: Sequence[Sample], state: State, step: Step) -> list[Sample]:
+        """Ordinary rows that do not pass are only measured; explored ones leave; other controls' extra rows stay."""
+        kept = [s if self._passes(s.rollout, s.advantage, False) else replace(s, trained=False) for s in ordinary]
+        passed = [s for s in extra if not self._own(s.rollout) or self._passes(s.rollout, s.advantage, True)]
+        return [*kept, *passed]
+
+    def _passes(self, rollout: Rollout, advantage: float, explored: bool) -> bool:
+        if advantage > 0 and rollout.completion.truncated:
+            return False
+        return abs(advantage) > (self.explored_threshold if explored else self.ordinary_threshold)
+
+    def _own(self, rollout: Rollout) -> bool:
+        """Whether an extra completion is this control's."""
+        return rollout.completion.temperature == self.temperature
+
+    def _kept(self, rollouts: Sequence[Rollout], ordinary: Mapping[int, Any]) -> int:
+        """How many of these will be trained on, by GRPO's advantages of the verifier's rewards."""
+        numbers = [rollout.completion.group for rollout in rollouts]
+        advantages = group_mean_std(torch.tensor([r.reward for r in rollouts]), torch.tensor(numbers)).tolist()
+        pairs = zip(rollouts, advantages, strict=True)
+        return sum(self._passes(r, a, r.completion.group not in ordinary) for r, a in pairs)
+
+    # --- replay ------------------------------------------------------------------------------------------
+
+    def replay(self, state: State, step: Step) -> tuple[Sample, ...]:
+        """When it is due: a full buffer, or a random choice of as many whole steps' worth of rows as it holds.
+
+        A buffer of less than one step's worth is replayed whole. The rows of the present step are not in it yet.
+        """
+        if (step.number + 1) % self.replay_freq:
+            return ()
+        buffer, size = state["buffer"], len(state["buffer"])
+        partial = _rows(step) <= size < self._capacity(step)
+        count = size - size % _rows(step) if partial else size
+        order = torch.randperm(size, generator=step.generator("replay rows"))[:count].sort().values
+        return tuple(_sample(buffer[i], i) for i in order.tolist())
+
+    def update(self, state: State, measured: Measured) -> State:
+        """The step's telling rows join the buffer, the oldest ones leave."""
+        if measured.entropy.mean != measured.entropy.mean:
+            return state
+        buffer = [*state["buffer"], *self._stored(measured.scored)]
+        return {**state, "buffer": buffer[-self._capacity(measured.scored.step) :]}
+
+    def _capacity(self, step: Step) -> int:
+        return self.replay_size or 2 * _rows(step)
+
+    def _stored(self, scored: Scored) -> list[dict[str, Any]]:
+        batch, width = scored.batch, scored.batch.prompt_width
+        telling = scored.trained[:, 0].bool() & (batch.advantages[:, 0].abs() > self.replay_threshold)
+        stored = []
+        for row in telling.nonzero()[:, 0].tolist():
+            shown, mask = batch.attention_mask[row, :width].bool(), batch.mask[row].bool()
+            stored.append(
+                {
+                    "prompt": batch.input_ids[row, :width][shown].tolist(),
+                    "completion": batch.input_ids[row, width:][mask].tolist(),
+                    "logprobs": scored.old.logprobs[row][mask].tolist(),
+                    "advantage": batch.advantages[row, 0].item(),
+                    "reward": batch.rewards[row].item(),
+                }
+            )
+        return stored
+
+
+def _rows(step: Step) -> int:
+    """The step's ordinary rows."""
+    return step.prompts * step.group_size
+
+
+def _sample(row: Mapping[str, Any], number: int) -> Sample:
+    prompt = Prompt(f"replay-{number}", tuple(row["prompt"]), {})
+    answer, logprobs = tuple(row["completion"]), tuple(row["logprobs"])
+    completion = Completion(prompt, number, 1.0, answer, logprobs, truncated=False)
+    return Sample(Rollout(completion, row["reward"]), row["advantage"])

@@ -1,0 +1,52 @@
+"""Moving bound: the upper clip bound is what holds the entropy (MAI-Thinking-1, June 2026)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from aepo.checks import require
+from aepo.control.base import Control, Measured, Scored, State, compared
+from aepo.laws import stepped
+from aepo.losses import Bounds
+from aepo.schedules import Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class MovingBound(Control):
+    """The ratio pi / pi_old is clipped to [1 - eps, 1 / (1 - eps) + k], and after each step
+
+        k <- clip(k + delta * sign(target - H), 0, k_max)
+
+    Too little entropy raises the bound, so that rare tokens with a positive advantage may grow further; too much
+    lowers it, down to the bound that is symmetric in log pi. k starts at 0 (the source gives no start).
+
+    target: entropy, nats per token. delta: per step. `coefficient` in the state is k.
+    """
+
+    name: ClassVar[str] = "moving-bound"
+    acts_off_policy = True
+    target: Target = Target("0.3")
+    eps: float = 0.6
+    k_max: float = 2.5
+    delta: float = 0.25
+
+    def __post_init__(self) -> None:
+        require(0 < self.eps < 1, "control.eps", self.eps, "a number in (0, 1)")
+        require(self.k_max >= 0, "control.k_max", self.k_max, "a number, 0 or more")
+        require(self.delta >= 0, "control.delta", self.delta, "a number, 0 or more")
+
+    def initial_state(self) -> State:
+        """k = 0, nothing measured."""
+        return {"coefficient": 0.0, "first_entropy": None}
+
+    def bounds(self, scored: Scored, state: State) -> Bounds:
+        """[1 - eps, 1 / (1 - eps) + k] as distances from 1."""
+        return Bounds(low=self.eps, high=1 / (1 - self.eps) + state["coefficient"] - 1)
+
+    def update(self, state: State, measured: Measured) -> State:
+        """Move k one step towards where the entropy is wanted."""
+        known = compared(state, self.target, measured.entropy.mean, measured.step)
+        if known is None:
+            return state
+        return {**known, "coefficient": stepped(state["coefficient"], known["error"], self.delta, 0.0, self.k_max)}

@@ -1,0 +1,79 @@
+"""Positive-advantage reweighting: how much the tokens with A > 0 count holds the entropy (2511.05993)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from aepo.checks import require
+from aepo.control.base import Control, Measured, Scored, State, Step, compared
+from aepo.control.tokens import top_share
+from aepo.laws import stepped
+from aepo.schedules import Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class PositiveReweight(Control):
+    """lambda * A where A > 0, else A, with lambda in [0, 1] (2511.05993).
+
+    Positive advantages concentrate the policy and negative ones spread it, so a small lambda raises the entropy.
+
+    schedule: `entropy` (the paper's main one): lambda starts at `start` and after each step falls by `step` where
+        H < threshold, else rises by it, within [0, 1]. `stage`: 0 for the first half of the run, then in equal
+        rises to 1 at the last step. `epoch`: the run in `epochs` equal parts, lambda = (e - 1) / (epochs - 1) in
+        part e.
+    threshold: nats per token (the paper's delta).
+    random_share: the advantage of this share of the positive tokens, chosen anew by chance in each step, is set
+        to 0 (the paper's Rand-Pos-Clip; alone with start=1, step=0).
+    `coefficient` in the state is lambda.
+    """
+
+    name: ClassVar[str] = "positive-reweight"
+    schedule: Literal["entropy", "stage", "epoch"] = "entropy"
+    threshold: Target = Target("0.2")
+    step: float = 0.05
+    start: float = 0.0
+    epochs: int = 5
+    random_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(0 <= self.step <= 1, "control.step", self.step, "a number in [0, 1]")
+        require(0 <= self.start <= 1, "control.start", self.start, "a number in [0, 1]")
+        require(self.epochs >= 2, "control.epochs", self.epochs, "at least 2")
+        require(0 <= self.random_share <= 1, "control.random_share", self.random_share, "a number in [0, 1]")
+
+    def initial_state(self) -> State:
+        """lambda of the first step, nothing measured."""
+        return {"coefficient": self.start if self.schedule == "entropy" else 0.0, "first_entropy": None}
+
+    def shape(self, advantages: Tensor, scored: Scored, state: State) -> Tensor:
+        """Weight the positive tokens, and leave out the random share of them."""
+        positive = advantages > 0
+        weight = state["coefficient"] if self.schedule == "entropy" else self._scheduled(scored.step, 0)
+        shaped = torch.where(positive, weight * advantages, advantages)
+        if self.random_share == 0:
+            return shaped
+        draws = torch.rand(advantages.shape, generator=scored.step.generator("random positive tokens"))
+        trained = positive * scored.trained
+        return shaped.masked_fill(top_share(draws.to(advantages), trained, self.random_share), 0.0)
+
+    def update(self, state: State, measured: Measured) -> State:
+        """lambda for the next step."""
+        if self.schedule != "entropy":
+            return {**state, "coefficient": self._scheduled(measured.scored.step, 1)}
+        known = compared(state, self.threshold, measured.entropy.mean, measured.step)
+        if known is None:
+            return state
+        direction = -1.0 if known["error"] > 0 else 1.0
+        return {**known, "coefficient": stepped(state["coefficient"], direction, self.step, 0.0, 1.0)}
+
+    def _scheduled(self, place: Step, ahead: int) -> float:
+        """lambda of the step that is `ahead` of this place; of the last step beyond the end."""
+        number, steps = min(place.number + ahead, place.steps - 1), place.steps
+        if self.schedule == "stage":
+            half = steps // 2
+            return max(0, number + 1 - half) / (steps - half)
+        return (number * self.epochs // steps) / (self.epochs - 1)

@@ -1,0 +1,46 @@
+"""SAC's temperature as the coefficient of an entropy bonus: dual ascent on its logarithm (1812.05905)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from aepo.checks import require
+from aepo.control.adapted import Adapted
+from aepo.control.base import State
+from aepo.laws import integrated
+from aepo.schedules import Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class SACDual(Adapted):
+    """L - alpha H_t, with log alpha <- log alpha + rate * (target - H), and alpha within [low, high].
+
+    The descent of J(alpha) = E[-alpha log pi - alpha Hbar] (1812.05905, Eq. 18) on log alpha, as SAC's codes write
+    it. alpha stays positive, so it acts from the first step on and can only push entropy up. rate: change of
+    log alpha per nat. Carried over from continuous control; all numbers are ours.
+    """
+
+    name: ClassVar[str] = "sac-dual"
+    target: Target = Target("0.5")
+    rate: float = 0.1
+    start: float = 1e-3
+    low: float = 1e-5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.low > 0, "control.low", self.low, "a positive number: alpha is kept as a logarithm")
+        require(self.high < math.inf, "control.high", self.high, "a finite number")
+        require(self.rate > 0, "control.rate", self.rate, "a positive number (change of log alpha per nat)")
+
+    def aimed(self, step: int, first: float) -> float:
+        """The target, nats per token."""
+        return self.target.at(step, first)
+
+    def adapted(self, state: State, error: float) -> Mapping[str, Any]:
+        """Dual ascent on log alpha."""
+        before, low, high = (math.log(alpha) for alpha in (state["coefficient"], self.low, self.high))
+        after = math.exp(integrated(before, error, self.rate, low, high))
+        return {"coefficient": min(max(after, self.low), self.high)}

@@ -1,0 +1,93 @@
+"""SIREN: hold the nucleus entropy of the most uncertain tokens where it was at the start (2509.25133)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from aepo.checks import require
+from aepo.control.base import Control, Measured, Needs, Scored, State
+from aepo.control.tokens import row_mean, row_quantile, top_share
+from aepo.kept import Nucleus
+from aepo.types import Metric, TokenStats
+
+
+@dataclass(frozen=True, kw_only=True)
+class SIREN(Control):
+    """L + lambda (H_i - H_anchor)^2 for each completion i.
+
+    H_i is the mean, over the completion's peak tokens, of the current policy's entropy over its renormalised nucleus
+    (nats per token, with gradient); H_anchor is the mean of H_i over the first step's completions. The first step
+    only measures. A completion without a peak token has no term.
+
+    coefficient: lambda. mass, most: the nucleus, the fewest tokens whose probability reaches `mass`, at most `most`.
+    share: how many of the tokens are peaks, the largest by the sampling policy's nucleus entropy; peaks: `batch` ranks
+    all trained tokens of the step together, `completion` those of each completion by themselves (the authors' code).
+
+    The term of a completion is put on each of its tokens, so the loss's aggregate weighs completions:
+    sequence-mean-token-mean equally, token-mean by their length.
+    """
+
+    name: ClassVar[str] = "siren"
+    coefficient: float = 0.005
+    mass: float = 0.8
+    most: int = 10_000
+    share: float = 0.2
+    peaks: Literal["batch", "completion"] = "batch"
+
+    def __post_init__(self) -> None:
+        require(self.coefficient > 0, "control.coefficient", self.coefficient, "a positive number")
+        require(0 < self.mass <= 1, "control.mass", self.mass, "a probability in (0, 1]")
+        require(self.most >= 1, "control.most", self.most, "at least 1 token")
+        require(0 < self.share <= 1, "control.share", self.share, "a share of the tokens in (0, 1]")
+
+    def initial_state(self) -> State:
+        """No anchor yet."""
+        return {"anchor": None, "coefficient": 0.0}
+
+    def needs(self, state: State) -> Needs:
+        """The nucleus entropy."""
+        return Needs(kept=Nucleus(self.mass, self.most))
+
+    def mark(self, scored: Scored, state: State) -> Mapping[str, Tensor]:
+        """Which tokens are peaks."""
+        return {"peaks": self._peaks(scored)}
+
+    def _peaks(self, scored: Scored) -> Tensor:
+        entropy = _kept(scored.old)
+        if self.peaks == "batch":
+            return top_share(entropy, scored.trained, self.share, least=1).float()
+        above = entropy > row_quantile(entropy, scored.trained, 1 - self.share)[:, None]
+        return above * scored.trained
+
+    def penalty(self, scored: Scored, new: TokenStats, state: State) -> Tensor | None:
+        """lambda * (H_i - H_anchor)^2 on each token of completion i."""
+        anchor: float | None = state["anchor"]
+        if anchor is None:
+            return None
+        peaks = scored.marks["peaks"]
+        distance = row_mean(_kept(new), peaks) - anchor
+        present = scored.batch.mask * (peaks.sum(1, keepdim=True) > 0)
+        return self.coefficient * distance.square()[:, None] * present
+
+    def update(self, state: State, measured: Measured) -> State:
+        """The first reading is the anchor; `error` is the anchor less the step's mean H_i, nats per token."""
+        scored = measured.scored
+        peaks = self._peaks(scored)
+        counted = (peaks.sum(1) > 0) & ~scored.batch.extra
+        entropy = Metric.of(row_mean(_kept(scored.old), peaks), counted).mean
+        if math.isnan(entropy):
+            return state
+        anchor = entropy if state["anchor"] is None else state["anchor"]
+        known = {"anchor": anchor, "target_entropy": anchor, "error": anchor - entropy}
+        return {**state, **known, "coefficient": self.coefficient}
+
+
+def _kept(stats: TokenStats) -> Tensor:
+    assert isinstance(stats.kept_entropy, torch.Tensor)
+    return stats.kept_entropy

@@ -1,0 +1,37 @@
+"""What every grader offers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class Grade:
+    """A verdict, and why.
+
+    failed: no verdict was reached, because the grader itself hung or crashed; then `correct` is false.
+    """
+
+    correct: bool
+    reason: str
+    failed: bool = False
+
+
+class Grader(ABC):
+    """A rule that compares a completion with the known answer.
+
+    Subclasses are frozen dataclasses of plain settings: two equal graders give equal grades, and a grader can be sent
+    to another process. `grade` may take arbitrarily long on hostile text; `GradingPool` sets the limit.
+    """
+
+    name: ClassVar[str]
+
+    def prepare(self) -> None:
+        """Load what grading needs. A pool calls it in each process, before any time limit runs."""
+        return
+
+    @abstractmethod
+    def grade(self, completion: str, answer: str) -> Grade:
+        """Grade the whole text of a completion against the answer as a benchmark's file spells it."""

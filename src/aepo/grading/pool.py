@@ -1,0 +1,212 @@
+"""Grading in processes that can be killed: no answer, however hostile, hangs or ends the program.
+
+A worker is a fresh interpreter that imports this room and nothing of the program it serves (no torch, no `__main__`),
+so that a new one is ready in about half a second, and so that scripts need no `if __name__ == "__main__"`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
+from types import TracebackType
+
+from aepo.checks import InvalidValue, require
+from aepo.grading.base import Grade, Grader
+from aepo.grading.text import printable
+
+_START_SECONDS = 120.0
+# sympy's caches grow; a worker is renewed long before they come near the memory limit.
+_LIFETIME = 5000
+
+
+@dataclass(eq=False)
+class _Worker:
+    """The parent's view. item: the number of the pair it is at, None when idle. deadline: on time.monotonic()."""
+
+    process: subprocess.Popen[bytes]
+    connection: Connection
+    deadline: float
+    ready: bool = False
+    item: int | None = None
+    graded: int = 0
+
+    def stop(self) -> int:
+        """Kill it, collect it, and return its exit status."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.connection.close()
+        return self.process.wait()
+
+
+class GradingPool:
+    """Grades lists of (completion, answer).
+
+    grader: the rule. processes: workers at the same time. seconds: wall-clock limit of one grading; on an overloaded
+    machine an honest grading may reach it, and is counted. max_chars: longer completions are cut to their end, where
+    the answer is. memory_mb: address space of a worker. failures: gradings so far that hung or crashed.
+
+    Not for several threads at once.
+
+    >>> with GradingPool(MathGrader(), processes=2, seconds=5) as pool:
+    ...     grades = pool.grade([(r"\\boxed{4}", "4")])
+    """
+
+    def __init__(
+        self,
+        grader: Grader,
+        processes: int = 2,
+        seconds: float = 5.0,
+        *,
+        max_chars: int = 100_000,
+        memory_mb: int = 2048,
+    ) -> None:
+        require(processes >= 1, "processes", processes, "at least 1")
+        require(seconds > 0, "seconds", seconds, "a positive number of seconds")
+        require(max_chars >= 1, "max_chars", max_chars, "at least 1")
+        require(memory_mb >= 256, "memory_mb", memory_mb, "at least 256")
+        self.failures = 0
+        self._grader, self._processes, self._seconds = grader, processes, seconds
+        self._max_chars, self._memory_mb = max_chars, memory_mb
+        self._workers: list[_Worker] = []
+        self._closed = False
+
+    def __enter__(self) -> GradingPool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all workers. The pool cannot be used again."""
+        self._closed = True
+        self._stop_all()
+
+    def grade(self, pairs: Sequence[tuple[str, str]]) -> list[Grade]:
+        """The grades of these (completion, answer), in their order.
+
+        Raises `InvalidValue` when a worker cannot start, for instance because a library is missing.
+        """
+        if self._closed:
+            raise ValueError("the pool is closed")
+        grades: dict[int, Grade] = {}
+        waiting = deque(range(len(pairs)))
+        try:
+            while len(grades) < len(pairs):
+                self._hand_out(pairs, waiting)
+                for item, grade in self._collect():
+                    grades[item] = self._noted(grade, len(pairs[item][0]))
+        except BaseException:
+            # A reply that nobody waits for any more must not be taken for one of the next call.
+            self._stop_all()
+            raise
+        self.failures += sum(grade.failed for grade in grades.values())
+        return [grades[item] for item in range(len(pairs))]
+
+    def _hand_out(self, pairs: Sequence[tuple[str, str]], waiting: deque[int]) -> None:
+        """Give the next pairs to idle workers, and start workers that are missing."""
+        for worker in [w for w in self._workers if w.ready and w.item is None and w.graded >= _LIFETIME]:
+            self._drop(worker)
+        busy = sum(worker.item is not None for worker in self._workers)
+        while len(self._workers) < min(self._processes, busy + len(waiting)):
+            self._workers.append(self._start())
+        for worker in self._workers:
+            if waiting and worker.ready and worker.item is None:
+                worker.item = waiting.popleft()
+                worker.deadline = time.monotonic() + self._seconds
+                self._send(worker, pairs[worker.item])
+
+    def _send(self, worker: _Worker, pair: tuple[str, str]) -> None:
+        completion, answer = pair
+        # Should it have died, `_collect` finds the closed connection and says so.
+        with suppress(ConnectionError):
+            worker.connection.send((printable(completion[-self._max_chars :]), printable(answer)))
+
+    def _collect(self) -> list[tuple[int, Grade]]:
+        """Wait for something to happen: grades that came, workers that started, died or ran out of time."""
+        awaited = {worker.connection: worker for worker in self._workers if worker.item is not None or not worker.ready}
+        if not awaited:
+            return []
+        left = min(worker.deadline for worker in awaited.values()) - time.monotonic()
+        heard = {awaited[connection] for connection in wait(list(awaited), max(0.0, left))}  # type: ignore[index]
+        events = [self._hear(worker) for worker in heard]
+        now = time.monotonic()
+        late = [w for w in awaited.values() if w not in heard and w.deadline <= now]
+        events += [self._end(worker, f"no verdict within {self._seconds:g} s") for worker in late]
+        return [event for event in events if event is not None]
+
+    def _hear(self, worker: _Worker) -> tuple[int, Grade] | None:
+        try:
+            message = worker.connection.recv()
+        except (EOFError, ConnectionError):
+            return self._end(worker, "")
+        if not worker.ready:
+            if message is not None:
+                raise InvalidValue("grader", self._grader.name, f"one whose process can start ({message})")
+            worker.ready = True
+            return None
+        item, worker.item = worker.item, None
+        worker.graded += 1
+        assert item is not None
+        return item, message
+
+    def _end(self, worker: _Worker, why: str) -> tuple[int, Grade]:
+        """Give up a worker, and its item as failed."""
+        status, item = self._drop(worker), worker.item
+        if item is None:
+            raise InvalidValue("grader", self._grader.name, f"one whose process can start ({_ending(status)})")
+        return item, Grade(False, why or f"the grading process ended ({_ending(status)})", failed=True)
+
+    def _noted(self, grade: Grade, chars: int) -> Grade:
+        if chars <= self._max_chars:
+            return grade
+        return replace(grade, reason=f"{grade.reason} (read: the last {self._max_chars} of {chars} characters)")
+
+    def _start(self) -> _Worker:
+        ours, theirs = Pipe()
+        with theirs:
+            program = f"import sys; sys.path[:] = {sys.path!r}; from aepo.grading.worker import serve; serve(%d)"
+            process = subprocess.Popen(
+                [sys.executable, "-c", program % theirs.fileno()],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                # Sets in one order everywhere, so that every process takes the same path to a verdict.
+                env={**os.environ, "PYTHONHASHSEED": "0"},
+            )
+        worker = _Worker(process, ours, time.monotonic() + _START_SECONDS)
+        try:
+            with suppress(ConnectionError):
+                ours.send((self._grader, self._memory_mb * 2**20, self._seconds))
+        except BaseException:
+            worker.stop()
+            raise
+        return worker
+
+    def _drop(self, worker: _Worker) -> int:
+        self._workers.remove(worker)
+        return worker.stop()
+
+    def _stop_all(self) -> None:
+        while self._workers:
+            self._workers.pop().stop()
+
+
+def _ending(status: int) -> str:
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return signal.Signals(-status).name
+    except ValueError:
+        return f"signal {-status}"

@@ -1,0 +1,118 @@
+"""Two formulas as math-verify reads them: equal, or not. Decimals are exact; what is equal only nearly is not equal."""
+
+from __future__ import annotations
+
+import logging
+import re
+from functools import lru_cache
+from typing import Any
+
+from aepo.checks import InvalidValue
+
+# Two closed forms that agree to this many significant digits, at two points, are taken as equal.
+_DIGITS = 20
+
+
+@lru_cache(maxsize=1)
+def library() -> Any:
+    """math-verify, imported when it is first needed; `InvalidValue` where it is not installed."""
+    try:
+        import math_verify  # type: ignore[import-untyped]
+    except ModuleNotFoundError as error:
+        raise InvalidValue("grader", "math", f"used with {error.name}: pip install 'aepo[math]'") from None
+    # It warns once that its alarm-based time limits are off; they are off because `GradingPool` sets the limit.
+    logging.getLogger("math_verify").setLevel(logging.ERROR)
+    return math_verify
+
+
+# Where math-verify reads one thing as another: numbers side by side are added, dots are dropped, a prime is dropped,
+# capital Greek letters are small ones (and \\Pi is 3.14), \\gamma is a function or a constant.
+_UNREADABLE = re.compile(r"\d\s+\.?\d|\\(?:[lc]?dots|vdots|pmod)(?![A-Za-z])|\d\.\d+\.\d")
+_GREEK = re.compile(
+    r"\\(gamma|Gamma|Delta|Theta|Lambda|Xi|Pi|Sigma|Upsilon|Phi|Psi|Omega)(?![A-Za-z])(?:\s*_\s*(?:(\w)|\{(\w+)\}))?"
+)
+_CAPITAL = re.compile(r"\\[A-Za-z]+|([A-Z])(?:\s*_\s*(?:(\w)|\{(\w+)\}))?")
+_PRIMES = re.compile(r"'+")
+
+
+def _greek(match: re.Match[str]) -> str:
+    letter = match[1] if match[1].islower() else f"big{match[1].lower()}"
+    return f" q_{{{letter}{match[2] or match[3] or ''}}}"
+
+
+def with_capitals(text: str) -> str:
+    """The text with capital variables under other names: math-verify takes P and p for one."""
+    return _CAPITAL.sub(lambda m: f" q_{{big{m[1].lower()}{m[2] or m[3] or ''}}}" if m[1] else m[0], text)
+
+
+def parsed(text: str) -> Any | None:
+    """The formula in this LaTeX, with exact rationals in place of decimals; None when it cannot be read."""
+    import sympy  # type: ignore[import-untyped]
+
+    if _UNREADABLE.search(text):
+        return None
+    verify = library()
+    normalization = verify.LatexNormalizationConfig(
+        basic_latex=True, units=False, malformed_operators=True, nits=False, boxed="none"
+    )
+    config = verify.LatexExtractionConfig(boxed_match_priority=-1, normalization_config=normalization)
+    flat = _GREEK.sub(_greek, text.replace("$", "").replace("\n", " "))
+    flat = _PRIMES.sub(lambda match: "^{" + r"\prime " * len(match.group()) + "}", flat)
+    found = verify.parse(f"${flat}$", extraction_config=[config], fallback_mode="no_fallback", parsing_timeout=None)
+    formula = exact(found[0]) if found else None
+    return None if formula is None or formula.has(sympy.zoo, sympy.nan) else formula
+
+
+def exact(formula: Any) -> Any:
+    """The same formula with each decimal as the ratio it spells and i as the imaginary unit, all else real."""
+    import sympy
+
+    changes = {number: sympy.Rational(str(number)) for number in formula.atoms(sympy.Float)}
+    # math-verify takes `2 i` for complex and `2i` for real: one letter, two symbols.
+    letters = {symbol: sympy.Symbol(symbol.name, real=True) for symbol in formula.free_symbols}
+    changes |= {symbol: sympy.I if letter.name == "i" else letter for symbol, letter in letters.items()}
+    # A percent sign is a factor of 1/100 that is kept from being multiplied out.
+    changes |= {part: part.args[0] for part in formula.atoms(sympy.UnevaluatedExpr)}
+    return formula.xreplace(changes)
+
+
+def same_formula(gold: Any, given: Any) -> bool:
+    """Whether two parsed formulas are equal: equations up to a constant factor, all else by math-verify, confirmed."""
+    import sympy
+
+    if isinstance(gold, sympy.Eq) and isinstance(given, sympy.Eq):
+        return _same_equation(gold, given)
+    if isinstance(gold, sympy.Eq) or isinstance(given, sympy.Eq):
+        return False
+    verify = library().verify
+    if not verify(gold, given, float_rounding=12, numeric_precision=15, timeout_seconds=None):
+        return False
+    return not (isinstance(gold, sympy.Expr) and isinstance(given, sympy.Expr)) or _confirmed(gold, given)
+
+
+def _same_equation(gold: Any, given: Any) -> bool:
+    import sympy
+
+    sides = [sympy.sympify(equation.lhs - equation.rhs).doit() for equation in (gold, given)]
+    if any(side == 0 for side in sides):
+        return False
+    ratio = sympy.simplify(sides[0] / sides[1])
+    return bool(ratio.is_number and ratio.is_finite and ratio.is_zero is False)
+
+
+def _confirmed(gold: Any, given: Any) -> bool:
+    """Whether the values agree at two points: math-verify drops differences that are small in absolute terms."""
+    import sympy
+
+    symbols = sorted(gold.free_symbols | given.free_symbols, key=str)
+    for start in (7, 31):
+        point = {symbol: sympy.Rational(start + 3 * i, 11 + i) for i, symbol in enumerate(symbols)}
+        left, right = (side.subs(point).doit() for side in (gold, given))
+        if left == right:
+            continue
+        difference, scale = (left - right).evalf(_DIGITS + 10), left.evalf(_DIGITS + 10)
+        if not (difference.is_number and scale.is_number and scale.is_finite and difference.is_finite):
+            return True
+        if abs(difference) > abs(scale) * sympy.Rational(1, 10**_DIGITS):
+            return bool(sympy.simplify(left - right) == 0)
+    return True

@@ -1,0 +1,200 @@
+"""Reading answers as text: the box, the spelling of benchmark files, exact numbers."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+
+_BOX_OR_BRACE = re.compile(r"\\(?:boxed|fbox|framebox)\s*(\{|[^\s{}\\$]+)|\\.|[{}]", re.DOTALL)
+_DELIMITERS = re.compile(r"\\\$|\$|(?<!\\)\\[()\[\]]")
+_SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits)(?![A-Za-z])\.?")
+_SPACES = re.compile(r"(?<!\\)\\[,;: ]|~|\\q?quad(?![A-Za-z])|\s+")
+_UNICODE = str.maketrans(
+    {
+        "\u2212": "-",
+        "\u2013": "-",
+        "\u00d7": r"\times ",
+        "\u00f7": r"\div ",
+        "\u03c0": r"\pi ",
+        "\u221e": r"\infty ",
+        "\u222a": r"\cup ",
+        "\u2264": r"\le ",
+        "\u2265": r"\ge ",
+        "\u00b0": r"^\circ ",
+        "\u00b1": r"\pm ",
+        "\u00b7": r"\cdot ",
+        "\u221a": r"\sqrt ",
+        "\u00b2": "^2",
+        "\u00b3": "^3",
+    }
+)
+_WRAPPED = re.compile(r"\\(?:text(?:rm|bf|it|normal)?|mathrm|mathbf|mathit|mbox|operatorname)\s*\{([^{}]*)\}")
+_DEGREES = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ)|\\degree(?![A-Za-z])|\s\\circ$")
+_NO_UNIT = r"(?i:hundred|thousand|million|billion|trillion|dozen|percent|half|infinity)s?"
+_UNIT = re.compile(
+    r"(?<=\S)\s*[/*]?\s*\\(?:text(?:rm|bf|it)?|mathrm|mbox)\s*\{(?!\s*(?:and|or|i|e|" + _NO_UNIT + r")\s*\})"
+    r"[^{}]*\}(?:\^\{?-?\d\}?)?$"
+)
+_BARE_UNIT = re.compile(
+    r"(?<=[\d}\s])\s*(?:mm|cm|km|ft|in|mi|kg|mg|lbs?|oz|hrs?|mph|min|sec)(?:\^\{?\d\}?|\s*/\s*[a-z]+)?$"
+)
+_WORDS_AFTER = re.compile(r"(?<=[\d}])\s*(?!" + _NO_UNIT + r"\b)[A-Za-z]{3,}(?: [A-Za-z]{2,})*$")
+_GROUPED = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+(?![\d,])")
+_NUMBER = r"(?:\d+\.?\d*|\.\d+)"
+_PLAIN = re.compile(rf"({_NUMBER})(?:[eE]([+-]?\d+)|(?:\\times|\\cdot|\*)10\^(?:\{{([+-]?\d+)\}}|([+-]?\d+)))?")
+_POWER = re.compile(r"10\^(?:\{([+-]?\d+)\}|(\d))")
+_RATIO = re.compile(
+    rf"\(?({_NUMBER})\)?/\(?({_NUMBER})\)?|\\frac(?:\{{([+-]?{_NUMBER})\}}|(\d))(?:\{{({_NUMBER})\}}|(\d))"
+)
+_MIXED = re.compile(r"(\d+)(?:\s*\\frac(?:\{(\d+)\}|(\d))(?:\{(\d+)\}|(\d))|\s+(\d+)/(\d+))")
+_LONGEST_NUMBER, _LARGEST_EXPONENT = 2000, 2000
+
+
+def last_boxed(text: str) -> str | None:
+    r"""What stands in the last closed \boxed{} (or \fbox{}, \framebox{}; braces may be left out); None without one."""
+    found: str | None = None
+    opened: list[int | None] = []
+    for match in _BOX_OR_BRACE.finditer(text):
+        token, content = match.group(), match.group(1)
+        if content is not None and content != "{":
+            found = content
+        elif content == "{":
+            opened.append(match.end())
+        elif token == "{":
+            opened.append(None)
+        elif token == "}" and opened and (start := opened.pop()) is not None:
+            found = text[start : match.start()]
+    return found
+
+
+def printable(text: str) -> str:
+    """The text with everything that UTF-8 cannot hold (lone surrogates) replaced by question marks."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def accepted(answer: str) -> list[str]:
+    """The accepted answers: the items of a JSON list of texts, else what follows GSM8K's ####, else the answer."""
+    if answer.lstrip().startswith("["):
+        try:
+            items = json.loads(answer)
+        except (ValueError, RecursionError):
+            items = None
+        if isinstance(items, list) and items and all(isinstance(item, str) for item in items):
+            return items
+    return [answer.rsplit("####", 1)[-1]]
+
+
+def clean(text: str) -> str:
+    """One spelling for what LaTeX spells in many ways: delimiters, sizes, spaces, fractions, Unicode signs."""
+    text = text.translate(_UNICODE).replace(r"{,}", ",")
+    text = re.sub(r",\\!\s*", ",", text).replace(r"\!", "")
+    text = _SIZES.sub("", _DELIMITERS.sub("", text))
+    text = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", text)
+    text = _SPACES.sub(" ", text)
+    if text.strip().startswith((r"\boxed", r"\fbox")):
+        text = last_boxed(text) or text
+    return text.strip().rstrip(".,;:").strip()
+
+
+def unwrap(text: str) -> str:
+    r"""The text without the commands \text{}, \mathrm{} and the like; what they hold stays."""
+    return _WRAPPED.sub(r"\1", text)
+
+
+def squeeze(text: str) -> str:
+    """For comparing as text: no wrappers, no white space, single characters out of their braces."""
+    return re.sub(r"\{(\w)\}", r"\1", re.sub(r"\s+", "", unwrap(text)))
+
+
+def without_units(text: str) -> str:
+    """The text without degree signs and a unit at its end."""
+    text = _DEGREES.sub("", text).strip()
+    while (shorter := _BARE_UNIT.sub("", _UNIT.sub("", text)).strip()) != text and shorter:
+        text = shorter
+    return text
+
+
+def exact_number(text: str) -> Fraction | None:
+    """The exact value of a cleaned text that is one number, else None.
+
+    Integers (with thousands commas), decimals, 4.5e33, 4.5 \\times 10^{33}, ratios, mixed numbers, percent (worth
+    1/100), with a sign, a unit or words behind it.
+    """
+    if len(text) > _LONGEST_NUMBER:
+        return None
+    if wrapped := _WRAPPED.fullmatch(text):
+        text = wrapped[1].strip().removeprefix("(").removesuffix(")")
+    text = without_units(text).strip().strip("{}" if text.startswith("{") else "").strip()
+    text, percent = re.subn(r"\s*(?:\\?%|\s(?:percent|pct))$", "", text)
+    text = _WORDS_AFTER.sub("", text) if not percent else text
+    sign = -1 if text.startswith("-") else 1
+    text = text.lstrip("+-").strip() if text[:1] in "+-" and text[1:2] not in "+-" else text
+    value = _unsigned(text)
+    return None if value is None else sign * value / (100 if percent else 1)
+
+
+def _unsigned(text: str) -> Fraction | None:
+    if match := _MIXED.fullmatch(text):
+        whole, top, bottom = _groups(match, 3)
+        return None if int(bottom) <= int(top) else int(whole) + Fraction(int(top), int(bottom))
+    text = re.sub(r"\s+", "", text)
+    text = text.replace(",", "") if _GROUPED.match(text) and "," in text else text
+    if match := _PLAIN.fullmatch(text):
+        mantissa, *exponent = _groups(match, 1)
+        return _scaled(Fraction(_decimal(mantissa)), exponent[0] if exponent else "0")
+    if match := _POWER.fullmatch(text):
+        return _scaled(Fraction(1), _groups(match, 1)[0])
+    if match := _RATIO.fullmatch(text):
+        over, under = (Fraction(_decimal(part)) for part in _groups(match, 2))
+        return over / under if under else None
+    return None
+
+
+def _groups(match: re.Match[str], least: int) -> list[str]:
+    found = [group for group in match.groups() if group is not None]
+    assert len(found) >= least
+    return found
+
+
+def _decimal(text: str) -> str:
+    return text.rstrip(".") or "0"
+
+
+def _scaled(value: Fraction, exponent: str) -> Fraction | None:
+    if len(exponent) > 6 or abs(int(exponent)) > _LARGEST_EXPONENT:
+        return None
+    return value * Fraction(10) ** int(exponent)
+
+
+def items(text: str, separators: Sequence[str] = (",", ";")) -> list[str]:
+    """The parts between separators that stand outside all brackets (of whatever kind, so that [0, 1) is one)."""
+    found, depth, start, at = [], 0, 0, 0
+    while at < len(text):
+        token = text[at : at + 2] if text[at] == "\\" else text[at]
+        if token in ("(", "[", "{", r"\{"):
+            depth += 1
+        elif token in (")", "]", "}", r"\}"):
+            depth -= 1
+        elif depth <= 0 and (separator := next((s for s in separators if text.startswith(s, at)), None)):
+            found.append(text[start:at].strip())
+            start = at = at + len(separator)
+            continue
+        at += len(token)
+    return [*found, text[start:].strip()]
+
+
+def bracketed(text: str) -> tuple[str, str, str] | None:
+    """(opening bracket, inside, closing bracket) when one pair of brackets encloses the whole text, else None."""
+    opening = next((b for b in (r"\{", "(", "[") if text.startswith(b)), None)
+    closing = next((b for b in (r"\}", ")", "]") if text.endswith(b)), None)
+    if opening is None or closing is None or (opening == r"\{") != (closing == r"\}"):
+        return None
+    inside = text[len(opening) : len(text) - len(closing)]
+    depth = 0
+    for token in re.findall(r"\\.|[()\[\]{}]", inside, re.DOTALL):
+        depth += (token in ("(", "[", "{", r"\{")) - (token in (")", "]", "}", r"\}"))
+        if depth < 0:
+            return None
+    return (opening, inside.strip(), closing) if depth == 0 else None

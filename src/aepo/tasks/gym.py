@@ -1,0 +1,86 @@
+"""Tasks of reasoning-gym, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from aepo.checks import InvalidValue, require
+from aepo.grading.text import last_boxed
+from aepo.prompts import render
+from aepo.tasks.base import Problem, Task
+
+
+@dataclass(frozen=True)
+class Gym(Task):
+    """`--set task=gym --set task.dataset=basic_arithmetic`; the problems are made, so they have no end.
+
+    dataset: a reasoning-gym data set; its own settings are the defaults. style: how a problem becomes a prompt.
+    The answer is what stands in the last box, or the whole text without one; the reward is the data set's own score,
+    0.0 to 1.0. max_response: longest completion, tokens. eval_rows: problems kept for evaluation, from their own seed.
+    """
+
+    dataset: str = "basic_arithmetic"
+    style: str = "boxed"
+    max_response: int = 512
+    eval_rows: int = 256
+
+    def __post_init__(self) -> None:
+        render(self.style, "")
+        require(self.max_response >= 1, "task.max_response", self.max_response, "at least 1 token")
+        require(self.eval_rows >= 1, "task.eval_rows", self.eval_rows, "at least 1 problem")
+
+    @property
+    def max_tokens(self) -> int:
+        """`max_response`."""
+        return self.max_response
+
+    def train_problem(self, seed: int, index: int) -> Problem:
+        """Problem `index` of the series of this seed; one that is kept for evaluation is replaced by another."""
+        known = {problem.text for problem in self._kept}
+        for attempt in range(100):
+            problem = self._problem(f"{seed}-{index}-{attempt}", self._entry(_number(seed, index, attempt)))
+            if problem.text not in known:
+                return problem
+        raise InvalidValue("task.dataset", self.dataset, f"one with more problems than the {self.eval_rows} kept ones")
+
+    def eval_problems(self, count: int) -> list[Problem]:
+        """The first `count` kept problems."""
+        if count > self.eval_rows:
+            raise InvalidValue("evaluation.prompts", count, f"at most task.eval_rows ({self.eval_rows})")
+        return list(self._kept[:count])
+
+    def reward(self, problem: Mapping[str, Any], text: str, truncated: bool) -> float:
+        """The data set's score of the answer."""
+        boxed = last_boxed(text)
+        return float(self._made(0).score_answer(boxed if boxed is not None else text.strip(), problem["entry"]))
+
+    @cached_property
+    def _kept(self) -> tuple[Problem, ...]:
+        made = self._made(-1, self.eval_rows)
+        return tuple(self._problem(f"eval-{number}", made[number]) for number in range(self.eval_rows))
+
+    def _entry(self, seed: int) -> Mapping[str, Any]:
+        entry: Mapping[str, Any] = self._made(seed)[0]
+        return entry
+
+    def _made(self, seed: int, size: int = 1) -> Any:
+        try:
+            import reasoning_gym
+        except ImportError:
+            raise InvalidValue("task", "gym", "another one, or `pip install 'aepo[gym]'`") from None
+        try:
+            return reasoning_gym.create_dataset(self.dataset, seed=seed % 2**31, size=size)
+        except ValueError as error:
+            raise InvalidValue("task.dataset", self.dataset, f"a data set of reasoning-gym ({error})") from None
+
+    def _problem(self, name: str, entry: Mapping[str, Any]) -> Problem:
+        shown = render(self.style, entry["question"])
+        return Problem(f"{self.dataset}-{name}", shown.text, {"entry": entry}, shown.messages)
+
+
+def _number(seed: int, index: int, attempt: int) -> int:
+    """A seed for one problem; evaluation has -1."""
+    return (seed * 1_000_003 + index * 101 + attempt) % (2**31 - 2)
