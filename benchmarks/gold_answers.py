@@ -55,7 +55,7 @@ def boxed(text: str) -> str:
 
 
 def respelled(answer: str) -> str | None:
-    """The same value in another text; None for words, relations, lists and brackets, where this rewriting is no formula."""
+    """The same value in another text; None for words, relations, lists and brackets, where this is no formula."""
     text = clean(accepted(answer)[-1])
     number = exact_number(text)
     if number is not None:

@@ -122,7 +122,7 @@ VARIANTS: dict[str, Callable[[], Callable[..., Tensor]]] = {
     "Liger": liger,
     "cut-cross-entropy": cut_cross_entropy,
 }
-SAME_LOSS = tuple(name for name in VARIANTS if "kept" not in name and name != "cut-cross-entropy")
+SAME_LOSS = {name for name in VARIANTS if "kept" not in name and name != "cut-cross-entropy"}
 
 
 def measure(options: argparse.Namespace) -> dict[str, float]:
@@ -207,11 +207,11 @@ def rounds(options: argparse.Namespace) -> list[dict[str, Any]]:
             tokens, further, name = case
             new = spawn(name, tokens, further, options)
             print(*case, new, file=sys.stderr, flush=True)
-            right = found.get((tokens, further, options.variants[0]), new)
-            tolerance = 1e-4 if options.dtype == "float32" else 0.05
-            if {name, options.variants[0]} <= {*SAME_LOSS} and abs(new.get("loss", 0) - right["loss"]) > tolerance:
-                if "failed" not in new:
-                    raise SystemExit(f"{name} computes another loss than {options.variants[0]}: {new['loss']}")
+            first = options.variants[0]
+            if {name, first} <= SAME_LOSS and "failed" not in new:
+                off = abs(new["loss"] - found.get((tokens, further, first), new)["loss"])
+                if off > (1e-4 if options.dtype == "float32" else 0.05):
+                    raise SystemExit(f"{name} computes another loss than {first}: {new['loss']}")
             old = found.get(case, new)
             found[case] = new if "failed" in new else {key: min(old[key], new[key]) for key in new}
     return [{"tokens": n, "temperatures": 1 + k, "variant": name, **best} for (n, k, name), best in found.items()]

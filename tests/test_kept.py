@@ -1,6 +1,10 @@
+import math
+
 import pytest
 import torch
 
+from aepo import fused as fused_module
+from aepo import kept as kept_module
 from aepo.checks import InvalidValue
 from aepo.entropy import logits_statistics, token_statistics
 from aepo.kept import Clamped, Nucleus
@@ -94,3 +98,65 @@ def test_what_was_not_asked_for_is_not_a_number():
 def test_bad_parts_are_refused_by_name(make, field):
     with pytest.raises(InvalidValue, match=f"^{field}: got"):
         make()
+
+
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("by", [-1e-6, 1e-6])
+def test_logits_that_come_out_rounded_otherwise_on_the_way_back_stay_kept(monkeypatch, compile, by):
+    """A product over fewer rows may round in another way: the least kept token must not fall out, nor the next in."""
+    logits = torch.tensor([[2.0, 1.5, 0.5, 0.25]]).requires_grad_()
+    kept = Nucleus(0.75)
+    plain = logits_statistics(logits, torch.zeros(1).long(), kept=kept).kept_entropy
+    stats = fused(logits, kept, compile=compile)
+    product = fused_module._Head.logits
+    monkeypatch.setattr(fused_module._Head, "logits", lambda *args: product(*args).add_(by))
+    (ours,) = torch.autograd.grad(stats.kept_entropy.sum(), logits)
+    (right,) = torch.autograd.grad(plain.sum(), logits)
+    assert right[0, 1].abs() > 0.01 and right[0, 2] == 0
+    torch.testing.assert_close(ours, right, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kept", [Clamped(0.5), Nucleus(0.5)])
+def test_ties_at_the_threshold_are_all_kept(kept):
+    tied = torch.tensor([[1.0, 1.0, 1.0, 1.0, -1.0, -2.0]]).requires_grad_()
+    for stats in (fused(tied, kept), logits_statistics(tied, torch.zeros(1).long(), kept=kept)):
+        assert stats.kept_entropy.item() == pytest.approx(math.log(4), abs=1e-6)
+
+
+@pytest.mark.parametrize("removed", [0.0, 0.1, 0.3, 0.5, 0.51, 0.9, 0.999])
+@pytest.mark.parametrize("vocabulary", [1, 2, 101, 1000])
+def test_the_clamp_removes_as_many_as_it_says(removed, vocabulary):
+    logits = torch.randn(3, vocabulary, generator=torch.Generator().manual_seed(vocabulary))
+    below = (logits < Clamped(removed).threshold(logits)).sum(-1)
+    assert below.tolist() == [int(vocabulary * removed)] * 3
+
+
+@pytest.mark.parametrize(("mass", "most"), [(0.8, 10_000), (0.8, 500), (1.0, 10_000), (0.3, 64), (0.9, 65)])
+def test_the_nucleus_is_the_same_however_far_one_looks_first(monkeypatch, mass, most):
+    """Rows from one token to the whole vocabulary."""
+    generator = torch.Generator().manual_seed(0)
+    scales = torch.tensor([0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 8.0, 30.0]).unsqueeze(1)
+    logits = torch.randn(8, 3000, generator=generator) * scales
+    kept = Nucleus(mass, most)
+    soon = kept.threshold(logits)
+    sizes = (logits >= soon).sum(-1)
+    monkeypatch.setattr(kept_module, "_FIRST_LOOKS", ())
+    assert torch.equal(soon, kept.threshold(logits))
+    assert sizes.min() <= 2 and (sizes[1:] <= most).all()
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_tokens_outside_the_vocabulary_and_a_shift_change_no_gradient(compile):
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(6, 3, dtype=torch.float64), torch.randn(12, 3, dtype=torch.float64)
+    weight.requires_grad_()
+    labels = torch.arange(6)
+
+    def gradient(rows, bias):
+        stats = token_statistics(hidden, weight[:rows], labels, bias=bias, kept=Nucleus(0.8), compile=compile, chunk=4)
+        return stats.kept_entropy, torch.autograd.grad(stats.kept_entropy.sum(), weight)[0]
+
+    bias = torch.randn(12, dtype=torch.float64)
+    masked = torch.cat([bias[:8] - 1e3, torch.full((4,), -torch.inf, dtype=torch.float64)])
+    for ours, right in zip(gradient(12, masked), gradient(8, bias[:8]), strict=True):
+        torch.testing.assert_close(ours, right, atol=1e-9, rtol=0)

@@ -111,7 +111,7 @@ def test_a_resumed_lora_run_ends_bit_equal_to_one_that_was_not_stopped(quick_mod
     """With a KL to the model under the adapter; checkpoints hold the adapter alone."""
     settings = ("policy.lora_rank=4", "kl_coefficient=0.1", "checkpoint.keep=4", "optimizer.lr=1e-3")
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    runner.start(small(quick_model, "aepo", 4, *settings), whole, quiet=True)
+    runner.start(small(quick_model, "entropy-reg", 4, *settings), whole, quiet=True)
     shutil.copytree(whole, stopped)
     shutil.rmtree(stopped / "checkpoints" / "step-4")
     runner.resume(stopped, quiet=True)

@@ -10,6 +10,7 @@ from aepo.control.base import MOMENTS
 from aepo.engines import LOOP
 from aepo.preflight import implausible_targets, preflight, targets
 from aepo.schedules import Target
+from aepo.tasks import Paths
 
 from .test_train import small
 
@@ -53,6 +54,17 @@ def test_a_ramp_longer_than_the_run():
     assert "still changes" in said("aepo", "control.target=linear(1,0.5,300)")
     assert said("aepo", "control.target=linear(1,0.5,200)") == ""
     assert said("aepo", "control.target=sine(0.6,0.1,80)") == ""
+
+
+def test_rpo_without_solutions(monkeypatch):
+    assert said("rpo") == ""
+    monkeypatch.setattr(Paths, "solution", lambda self, problem: None)
+    assert "rpo adds nothing" in said("rpo")
+
+
+@pytest.mark.parametrize("method", ["kl-cov", "moving-bound", "hapo", "archer", "clip-higher"])
+def test_methods_that_need_a_ratio_that_moves(method):
+    assert "never act" in said(method, *ONE_UPDATE) and "never act" not in said(method)
 
 
 def test_a_target_beyond_what_the_base_model_makes_plausible():

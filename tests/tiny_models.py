@@ -29,7 +29,8 @@ CLASSES = {
     "qwen3": (Qwen3Config, Qwen3ForCausalLM),
     "llama": (LlamaConfig, LlamaForCausalLM),
 }
-TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+TEMPLATE += "{% if add_generation_prompt %}[assistant]{% endif %}"
 BF16, LORA = PolicyConfig(dtype="bfloat16"), PolicyConfig(lora_rank=4, lora_alpha=16)
 
 

@@ -38,14 +38,14 @@ def reduced(kernel, z: Tensor, temperatures=(), kept=None, entropy: bool = True)
 
 
 def differentiated(kernel, z: Tensor, temperatures=(), entropy: bool = True, kept: bool = True) -> Tensor:
+    """z, overwritten."""
     g = torch.Generator().manual_seed(1)
     slopes = torch.randn(5 + len(temperatures), len(z), generator=g, dtype=torch.float64).to(z)
     inverse = 1 / torch.tensor(temperatures, dtype=z.dtype, device=z.device)
     part = (z.quantile(0.4, dim=-1), slopes[2:4]) if kept else (None, None)
     slope = slopes[1] if entropy else None
-    out = z.clone()
-    kernel.differentiate(out, (), z.amax(-1), inverse, slopes[0], slope, slopes[5:], *part, True)
-    return out
+    kernel.differentiate(z, (), z.amax(-1), inverse, slopes[0], slope, slopes[5:], *part, True)
+    return z
 
 
 # Vocabularies of one block, several, and no multiple of one.
@@ -60,7 +60,7 @@ def test_sums_and_gradients_are_those_of_the_eager_kernel(small_blocks, vocabula
             ours, right = ([*s[:3], s[3].clamp_min(-1e19), s[4]] for s in (ours, right))
         for a, b in zip(ours, right, strict=True):
             close(a, b)
-        close(*(differentiated(k, z, temperatures, kept=kept is not None) for k in (kernels_triton, kernels)))
+        close(*(differentiated(k, z.clone(), temperatures, kept=kept is not None) for k in (kernels_triton, kernels)))
 
 
 def test_what_is_not_asked_for_is_left_out(small_blocks):
@@ -68,7 +68,7 @@ def test_what_is_not_asked_for_is_left_out(small_blocks):
     _, totals, moment, below, kept = reduced(kernels_triton, z, entropy=False)
     assert totals.shape == (1, 3) and moment is below is kept is None
     for entropy, kept in ((False, False), (False, True), (True, False)):
-        close(*(differentiated(k, z, (0.7,), entropy, kept) for k in (kernels_triton, kernels)))
+        close(*(differentiated(k, z.clone(), (0.7,), entropy, kept) for k in (kernels_triton, kernels)))
 
 
 @pytest.mark.parametrize("order", [-1, 1])
@@ -115,18 +115,13 @@ def test_ties_at_the_threshold_are_kept(small_blocks):
         assert total.item() == pytest.approx(1 + 20 * torch.e**-1)
 
 
-@pytest.mark.parametrize("rows", [2**31 // (2**30 + 64) + 2])
-def test_rows_beyond_2_to_the_31_logits(rows):
-    """Rows far apart in memory that is never touched, so that the last one starts past 2^31."""
+def test_rows_beyond_2_to_the_31_logits():
+    """Rows so far apart, in memory that is never touched, that the last one starts past 2^31."""
     stride = 2**30 + 64
-    try:
-        z = torch.empty((rows - 1) * stride + 5, device=DEVICE).as_strided((rows, 5), (stride, 1))
-    except RuntimeError:
-        pytest.skip("needs room for 2^31 float32 numbers")
-    z.copy_(logits(rows, 5))
-    near = z.contiguous()
+    z = torch.empty(2 * stride + 5, device=DEVICE).as_strided((3, 5), (stride, 1))
+    near = z.copy_(logits(3, 5)).clone(memory_format=torch.contiguous_format)
     close(reduced(kernels_triton, z)[1], reduced(kernels, near)[1])
-    close(differentiated(kernels_triton, z.clone() if DEVICE == "cuda" else z, kept=False), differentiated(kernels, near, kept=False))
+    close(differentiated(kernels_triton, z, kept=False), differentiated(kernels, near, kept=False))
 
 
 # Through the public function.
@@ -134,9 +129,7 @@ def test_rows_beyond_2_to_the_31_logits(rows):
 
 def measured(head, labels, kept, **options) -> tuple[TokenStatistics, tuple[Tensor, ...]]:
     hidden, weight, bias = head
-    s = token_statistics(
-        hidden, weight, labels, bias=bias, temperatures=(0.8, 1.25), kept=kept, chunk=4, **options
-    )
+    s = token_statistics(hidden, weight, labels, bias=bias, temperatures=(0.8, 1.25), kept=kept, chunk=4, **options)
     weights = torch.arange(1.0, 1 + len(labels), device=DEVICE)
     loss = (s.logprobs * weights.sin() + s.entropy * weights.cos() + s.kept_entropy * weights.sqrt()).sum()
     return s, torch.autograd.grad(loss + (s.tempered * weights).sum(), head)

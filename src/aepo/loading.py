@@ -166,7 +166,7 @@ def _with_saved_adapter(folder: str, settings: PolicyConfig) -> Loaded:
     tokenizer = _load_tokenizer(folder, settings, None)
     _check_vocabulary(model, tokenizer)
     try:
-        adapter = peft.PeftModel.from_pretrained(model, folder, is_trainable=True)
+        adapter = peft.PeftModel.from_pretrained(model, folder, is_trainable=False)
     except _UNREADABLE as error:
         raise _not_a_model(folder, error) from None
     return Loaded(model, tokenizer, adapter)

@@ -93,6 +93,7 @@ class Clip(Surrogate):
 
 SURROGATES: dict[str, type[Surrogate]] = {cls.name: cls for cls in (Clip, Ratio)}
 
+
 def k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     """exp(d) - 1 - d with d = log pi_ref(y) - log pi(y), nats, of any shape; gradient through `logprobs` alone.
 

@@ -8,15 +8,19 @@ from typing import Any
 
 from aepo.advantages import PassAtK
 from aepo.config import Config
+from aepo.control import RPO
 from aepo.control.base import Control, moments
 from aepo.engines import LOOP, Engine
 from aepo.losses import Clip
+from aepo.methods import control_of
 from aepo.schedules import Target
 
 # More of all groups than this without any gradient at an accuracy of one half is worth a sentence.
 DEAD_SHARE = 0.1
 # A target under or over these multiples of the base model's entropy is hardly meant: docs/results.md holds 0.15-0.6.
 PLAUSIBLE = (0.02, 1.5)
+# How many of the first problems are asked for a reference solution.
+ASKED = 32
 # A step by which every schedule that settles has settled.
 FOREVER = 10**9
 
@@ -29,6 +33,7 @@ def preflight(config: Config, engine: Engine = LOOP) -> list[str]:
         *_cut_distributions(config),
         *_small_groups(config),
         *_unfinished_schedules(config),
+        *_no_solutions(config),
     ]
 
 
@@ -106,3 +111,12 @@ def _unfinished_schedules(config: Config) -> list[str]:
         if target.spec.startswith(("linear", "cosine", "piecewise"))
         and target.at(config.steps, 1.0) != target.at(FOREVER, 1.0)
     ]
+
+
+def _no_solutions(config: Config) -> list[str]:
+    if control_of(config.control, RPO) is None:
+        return []
+    problems = (config.task.train_problem(config.seed, index) for index in range(ASKED))
+    if any(config.task.solution(problem.data) is not None for problem in problems):
+        return []
+    return [f"none of the first {ASKED} problems has a reference solution, so rpo adds nothing"]

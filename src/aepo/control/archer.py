@@ -28,6 +28,7 @@ class Archer(Control):
     """
 
     name: ClassVar[str] = "archer"
+    acts_off_policy = True
     rho: float = 0.8
     eps_k: float = 0.2
     eps_r: float = 0.5

@@ -91,6 +91,7 @@ class HAPO(Control):
     """
 
     name: ClassVar[str] = "hapo"
+    acts_off_policy = True
     adaptive_temperature: bool = True
     token_group: bool = True
     redistribution: bool = True

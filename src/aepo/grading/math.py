@@ -26,6 +26,7 @@ from aepo.grading.text import (
 )
 
 _NAME = r"\\?[A-Za-z]+'*(?:\s*_\s*(?:\w|\{[^{}]*\}))?(?:\s*\([A-Za-z](?:\s*,\s*[A-Za-z])*\))?"
+_VALUED = r"\\(?:sin|cos|tan|cot|sec|csc|ln|log|exp|arc|pi)|e$"
 _ASSIGNED = re.compile(rf"({_NAME})\s*(?:=|\\in(?![A-Za-z]))\s*(.+)", re.DOTALL)
 _EQUALS = re.compile(r"(?<![<>!\\])=")
 _RELATION = re.compile(r"[=<>]|\\(?:n?[lg]eq?(?:slant)?|neq?|approx|in)(?![A-Za-z])")
@@ -82,7 +83,7 @@ class MathGrader(Grader):
 
 
 def too_large(given: str, golds: list[str]) -> bool:
-    """Whether the given answer is beyond reading: very long beside every known answer, nested deeply, or a power tower."""
+    """Whether the given answer is beyond reading: far longer than every known one, nested deeply, or a power tower."""
     longest = max(map(len, golds))
     opened = max(given.count(bracket) for bracket in "([{")
     if len(given) > max(_ROOM, _TIMES * longest) or opened > max(_DEEPEST, 2 * longest):
@@ -207,9 +208,6 @@ def _same_formula(gold: str, given: str) -> bool:
         return same_answer(gold, offered[1])
     if not _RELATION.search(gold) and _EQUALS.search(given):
         return _same_chain(gold, [part.strip() for part in _EQUALS.split(given)])
-    letters = set(_COMMAND.sub(" ", gold + given))
-    if any(letter.isupper() and letter.lower() in letters for letter in letters):
-        gold, given = (symbolic.with_capitals(text) for text in (gold, given))
     left, right = (symbolic.parsed(_readable(text)) for text in (gold, given))
     return left is not None and right is not None and symbolic.same_formula(left, right)
 
@@ -221,7 +219,7 @@ def _same_chain(gold: str, parts: list[str]) -> bool:
 
 
 def _same_approximation(golds: list[str], givens: list[str]) -> bool:
-    r"""`A \approx B`: for a known A, what is given before the sign counts; a known A with its B may be given as either."""
+    r"""`A \approx B`: of what is given, A counts; where A \approx B is the known answer, either will do."""
     known, offered = ([part.strip() for part in parts if not _is_name(part)] for parts in (golds, givens))
     if not known or not offered:
         return False
@@ -231,7 +229,8 @@ def _same_approximation(golds: list[str], givens: list[str]) -> bool:
 
 
 def _is_name(text: str) -> bool:
-    return not text.strip() or re.fullmatch(_NAME, text.strip()) is not None
+    """Whether this is nothing or a variable; functions, pi and e have values of their own."""
+    return not text.strip() or re.fullmatch(rf"(?!{_VALUED}){_NAME}", text.strip()) is not None
 
 
 def _readable(text: str) -> str:

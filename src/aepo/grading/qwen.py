@@ -78,7 +78,7 @@ def extracted(completion: str, choices: bool = False) -> str:
     else:
         numbers = _NUMBER.findall(completion.replace(",", ""))
         text = numbers[-1] if numbers else ""
-    return re.sub(r"\n\s*", "", text).strip().lstrip(":").rstrip("./")
+    return re.sub(r"\n\s*", "", text).strip().lstrip(": ").rstrip("./")
 
 
 def _after_boxed(text: str) -> str:
@@ -162,11 +162,12 @@ def _sides_equal(gold: Any, given: Any) -> bool:
 
 
 def _formulas_equal(gold: Any, given: Any) -> bool:
-    import sympy  # type: ignore[import-untyped]
+    import sympy
 
     if gold == given or sympy.simplify(gold - given) == 0:
         return True
-    return math.isclose(float(sympy.N(gold)), float(sympy.N(given)), rel_tol=_TOLERANCE)
+    numbers = gold.is_number and given.is_number
+    return bool(numbers) and math.isclose(float(sympy.N(gold)), float(sympy.N(given)), rel_tol=_TOLERANCE)
 
 
 def _float(text: str) -> float | None:

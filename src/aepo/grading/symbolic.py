@@ -17,7 +17,7 @@ _DIGITS = 20
 def library() -> Any:
     """math-verify, imported when it is first needed; `InvalidValue` where it is not installed."""
     try:
-        import math_verify  # type: ignore[import-untyped]
+        import math_verify
     except ModuleNotFoundError as error:
         raise InvalidValue("grader", "math", f"used with {error.name}: pip install 'aepo[math]'") from None
     # It warns once that its alarm-based time limits are off; they are off because `GradingPool` sets the limit.
@@ -26,12 +26,16 @@ def library() -> Any:
 
 
 # Where math-verify reads one thing as another: numbers side by side are added, dots are dropped, a prime is dropped,
-# capital Greek letters are small ones (and \\Pi is 3.14), \\gamma is a function or a constant.
+# capitals are small letters (E is 2.71, \Pi is 3.14), \gamma is a function or a constant.
 _UNREADABLE = re.compile(r"\d\s+\.?\d|\\(?:[lc]?dots|vdots|pmod)(?![A-Za-z])|\d\.\d+\.\d")
 _GREEK = re.compile(
     r"\\(gamma|Gamma|Delta|Theta|Lambda|Xi|Pi|Sigma|Upsilon|Phi|Psi|Omega)(?![A-Za-z])(?:\s*_\s*(?:(\w)|\{(\w+)\}))?"
 )
-_CAPITAL = re.compile(r"\\[A-Za-z]+|([A-Z])(?:\s*_\s*(?:(\w)|\{(\w+)\}))?")
+_CAPITAL = re.compile(
+    r"\\(?:text\w*|math\w+|mbox|operatorname|overline|begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+"
+    r"|([A-Z])(?:\s*_\s*(?:(\w)|\{(\w+)\}))?"
+)
+_BARE_EXPONENT = re.compile(r"\^\s*([A-Z]|\\[A-Z][a-z]+|\\gamma)(?![A-Za-z])")
 _PRIMES = re.compile(r"'+")
 
 
@@ -40,14 +44,14 @@ def _greek(match: re.Match[str]) -> str:
     return f" q_{{{letter}{match[2] or match[3] or ''}}}"
 
 
-def with_capitals(text: str) -> str:
-    """The text with capital variables under other names: math-verify takes P and p for one."""
-    return _CAPITAL.sub(lambda m: f" q_{{big{m[1].lower()}{m[2] or m[3] or ''}}}" if m[1] else m[0], text)
+def _capital(match: re.Match[str]) -> str:
+    letter = match[1]
+    return f" q_{{big{letter.lower()}{match[2] or match[3] or ''}}}" if letter else match[0]
 
 
 def parsed(text: str) -> Any | None:
     """The formula in this LaTeX, with exact rationals in place of decimals; None when it cannot be read."""
-    import sympy  # type: ignore[import-untyped]
+    import sympy
 
     if _UNREADABLE.search(text):
         return None
@@ -56,7 +60,9 @@ def parsed(text: str) -> Any | None:
         basic_latex=True, units=False, malformed_operators=True, nits=False, boxed="none"
     )
     config = verify.LatexExtractionConfig(boxed_match_priority=-1, normalization_config=normalization)
-    flat = _GREEK.sub(_greek, text.replace("$", "").replace("\n", " "))
+    flat = _BARE_EXPONENT.sub(r"^{\1}", text.replace("$", "").replace("\n", " "))
+    flat = _GREEK.sub(_greek, flat)
+    flat = _CAPITAL.sub(_capital, flat)
     flat = _PRIMES.sub(lambda match: "^{" + r"\prime " * len(match.group()) + "}", flat)
     found = verify.parse(f"${flat}$", extraction_config=[config], fallback_mode="no_fallback", parsing_timeout=None)
     formula = exact(found[0]) if found else None
