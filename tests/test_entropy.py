@@ -602,13 +602,35 @@ def test_no_compiler_on_the_machine(tmp_path):
     assert ran.stdout == ""
 
 
+def test_triton_is_for_cuda_unless_asked_otherwise():
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    assert kernels.choose(cuda, 1, None) is kernels._TRITON
+    assert kernels.choose(cuda, 1, True) is kernels.choose(cpu, 2**24, None) is kernels._COMPILED
+    assert kernels.choose(cuda, 2**24, False) is kernels.choose(cpu, 1, None) is kernels._EAGER
+
+
+def test_a_missing_triton_ends_no_run(monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "aepo.kernels_triton", None)
+    functions = kernels.reduce, kernels.differentiate
+    bare = kernels.Kernel(*(kernels._Fallible(function, kernels._triton) for function in functions), scratch=False)
+    leaves, labels = operands(6, 3, 11)
+    want = call(leaves, labels, temperatures=(0.8,), chunk=2)
+    monkeypatch.setattr(kernels, "choose", lambda *args: bare)
+    with caplog.at_level(logging.INFO, logger="aepo.kernels"):
+        got = call(leaves, labels, temperatures=(0.8,), chunk=2)
+        slopes = gradients(leaves, weighted(got))
+    assert bare.reduce.failed and bare.differentiate.failed and "kernels_triton" in caplog.text
+    for a, b in zip(slopes, gradients(leaves, weighted(want)), strict=True):
+        assert torch.equal(a, b)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_cuda_agrees_with_the_cpu(dtype):
     leaves, labels = operands(40, 32, 1_003, dtype=dtype)
     there = [x.detach().cuda().requires_grad_() for x in leaves]
     near = call(leaves, labels, temperatures=(0.8,), chunk=16)
-    for compile in (False, True):
+    for compile in (False, True, None):
         far = call(there, labels.cuda(), temperatures=(0.8,), chunk=16, compile=compile)
         for a, b in zip(measured(far), measured(near), strict=True):
             close(a.cpu(), b, 2e-5)

@@ -124,6 +124,18 @@ def test_rows_beyond_2_to_the_31_logits():
     close(differentiated(kernels_triton, z, kept=False), differentiated(kernels, near, kept=False))
 
 
+def test_float32_is_as_good_as_promised():
+    """tests/test_entropy.py promises 5e-6 nats at this vocabulary; the hardware's exp has to keep it."""
+    z = logits(3, 152_064, scale=1.0) * torch.tensor([[0.5], [2.0], [5.0]], device=DEVICE)
+    peak, totals, moment, _, kept = reduced(kernels_triton, z, (0.8,), Clamped(0.3))
+    right = reduced(kernels, z.double(), (0.8,), Clamped(0.3))
+    entropy, exact = totals[0].double().log() - moment.double() / totals[0], right[1][0].log() - right[2] / right[1][0]
+    assert torch.equal(peak.double(), right[0])
+    torch.testing.assert_close(entropy, exact, rtol=0, atol=5e-6)
+    torch.testing.assert_close(totals.double().log(), right[1].log(), rtol=0, atol=4e-7)
+    torch.testing.assert_close(kept.double(), right[4], rtol=1e-6, atol=0)
+
+
 # Through the public function.
 
 

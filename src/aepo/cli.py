@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from aepo.checks import InvalidValue
+from aepo.evaluation.options import Options
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Train:
     """Any other setting, as often as needed: --set optimizer.lr=1e-4 --set control.law=switch."""
     strict: bool = False
     """Refuse to start where preflight has something to say."""
+    dry_run: bool = False
+    """Check model and data, print memory and cost on paper, and stop."""
     resume: Path | None = None
     """Go on with a run folder instead; its own settings hold."""
 
@@ -51,6 +55,11 @@ class Train:
         overrides = {name: value for name, value in given.items() if value is not None}
         config = make_config(self.recipe, self.method, overrides, self.set)
         target = getattr(config.control, "target", None)
+        if self.dry_run:
+            from aepo.dryrun import dry_run
+
+            dry_run(config)
+            return
         name = "-".join(map(str, filter(None, (config.method, target, f"seed{config.seed}"))))
         runner.start(config, self.out or Path("runs") / name, strict=self.strict)
 
@@ -95,6 +104,22 @@ class Methods:
 
 
 @dataclass(frozen=True)
+class Evaluate(Options):
+    """pass@k, maj@k and their intervals of a model or a run, on benchmarks, a file or a task (docs/evaluation.md)."""
+
+    model: Annotated[str, tyro.conf.Positional]
+    """A folder in Hugging Face format, a name on the hub, a run folder or one of its checkpoints, or `builtin`."""
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = field(default=())
+    """Settings of --task, as often as needed: --set task.dataset=chain_sum."""
+
+    def run(self) -> None:
+        """Sample, write, print one table."""
+        from aepo.evaluation.run import run
+
+        run(self)
+
+
+@dataclass(frozen=True)
 class Grade:
     """Grade a JSONL file of {"completion", "answer", ...}: each line with `correct`, `reason` and `failed` added."""
 
@@ -118,12 +143,20 @@ class Grade:
         print(grade_file(self.file, out, GRADERS[self.grader](), self.processes, self.seconds).line())
 
 
-COMMANDS: dict[str, Callable[..., Any]] = {"train": Train, "demo": Demo, "methods": Methods, "grade": Grade}
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "train": Train,
+    "evaluate": Evaluate,
+    "demo": Demo,
+    "methods": Methods,
+    "grade": Grade,
+}
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 
 
 def main() -> None:
     """Parse, run; bad input is one line on standard error and exit code 2."""
+    # The hub's retries say nothing that our one line at the end does not.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="aepo").run()
     except InvalidValue as error:

@@ -20,11 +20,14 @@ from aepo.algorithm import Algorithm
 from aepo.checks import InvalidValue, require
 from aepo.control import CONTROLS, Both, Control
 from aepo.control.distributions import DISTRIBUTIONS, TargetDistribution
+from aepo.grading.base import Grader
+from aepo.grading.table import GRADERS
 from aepo.laws import LAWS, Law
 from aepo.losses import SURROGATES, Surrogate
 from aepo.methods import preset
 from aepo.schedules import Schedule
 from aepo.tasks import TASKS, Task
+from aepo.verifiers import VERIFIERS, Verifier
 
 T = TypeVar("T")
 
@@ -36,6 +39,8 @@ TABLES: dict[type, Mapping[str, type]] = {
     TargetDistribution: DISTRIBUTIONS,
     Surrogate: SURROGATES,
     Task: TASKS,
+    Verifier: VERIFIERS,
+    Grader: GRADERS,
 }
 
 
@@ -172,7 +177,7 @@ class Config:
         least = self.advantage.least_group
         name, size = self.advantage.name, self.sampling.group_size
         require(size >= least, "sampling.group_size", size, f"at least {least} with the advantage {name}")
-        _ = self.algorithm, self.task.eval_problems(self.evaluation.prompts)
+        _ = self.algorithm
 
     @property
     def algorithm(self) -> Algorithm:
@@ -214,11 +219,32 @@ def make_config(
     given: dict[str, Any] = {}
     for name, value in {**(overrides or {}), **dict(map(parse_setting, settings))}.items():
         _put(given, name.split("."), value)
-    return override(override(config, data), given)
+    config = override(override(config, data), given)
+    config.task.eval_problems(config.evaluation.prompts)
+    return config
 
 
-def read_toml(file: Path) -> dict[str, Any]:
-    """The file's tables; `InvalidValue` when it cannot be read."""
+def read_toml(file: Path, depth: int = 0) -> dict[str, Any]:
+    """The file's tables, over those of the file that it `extends`; `InvalidValue` when one cannot be read."""
+    data = _read_one(file)
+    base = data.pop("extends", None)
+    if base is None:
+        return data
+    if not isinstance(base, str) or depth == 5:
+        raise InvalidValue("extends", base, f"the name of a file beside {file}, at most 5 deep")
+    return _merged(read_toml(file.parent / base, depth + 1), data)
+
+
+def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` on `base`, table by table."""
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
+
+
+def _read_one(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text())
     except OSError as error:

@@ -71,7 +71,8 @@ def evaluate(
 ) -> Evaluation:
     """Sample every evaluation problem `samples` times and count the correct ones (reward above 0.5)."""
     chosen = task.eval_problems(problems)
-    prompts = [Prompt(p.id, policy.encode(p.text), p.data) for p in chosen]
+    tokens = [policy.encode_chat(p.messages) if p.messages else policy.encode(p.text) for p in chosen]
+    prompts = [Prompt(p.id, ids, p.data) for p, ids in zip(chosen, tokens, strict=True)]
     correct, failures = [0] * len(prompts), 0
     # A few problems at a time: memory stays flat whatever the number of samples.
     at_once = max(1, 4096 // samples)

@@ -80,9 +80,6 @@ def _load_model(name: str, settings: PolicyConfig, revision: str | None) -> Any:
     require(not missing, "model", name, f"a causal language model with all its weights (missing: {missing[:1]})")
     if getattr(model, "_hf_peft_config_loaded", False):
         raise InvalidValue("model", name, "a whole model, or a local folder with an adapter (it is an adapter)")
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
     # Where an adapter finds its base again, from whatever folder it is resumed.
     model.name_or_path = str(Path(name).resolve()) if Path(name).is_dir() else name
     return model
@@ -166,7 +163,7 @@ def _with_saved_adapter(folder: str, settings: PolicyConfig) -> Loaded:
     tokenizer = _load_tokenizer(folder, settings, None)
     _check_vocabulary(model, tokenizer)
     try:
-        adapter = peft.PeftModel.from_pretrained(model, folder, is_trainable=False)
+        adapter = peft.PeftModel.from_pretrained(model, folder, is_trainable=True)
     except _UNREADABLE as error:
         raise _not_a_model(folder, error) from None
     return Loaded(model, tokenizer, adapter)

@@ -229,8 +229,8 @@ def _chunks(batch: Batch, order: Tensor) -> Iterator[Tensor]:
 
 def _product(head: Any, dtype: torch.dtype, hidden: Tensor) -> Tensor:
     """Logits in float32 of factors rounded to `dtype`."""
-    factors = (hidden, head.weight, head.bias)
-    return F.linear(*(None if values is None else values.to(dtype).float() for values in factors))
+    bias = None if head.bias is None else head.bias.to(dtype).float()
+    return F.linear(hidden.to(dtype).float(), head.weight.to(dtype).float(), bias)
 
 
 def _scatter(values: Tensor, mask: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from aepo.plot import plot_run
 from aepo.policy import Policy
 from aepo.preflight import implausible_targets, preflight, targets
 from aepo.sampling.hf import HFSampler
-from aepo.train import Run, make_optimizer, sampled_batch_entropy, train_step
+from aepo.train import Run, make_optimizer, prompt_tokens, sampled_batch_entropy, train_step
 from aepo.types import Sample
 
 
@@ -85,6 +85,8 @@ def _prepare(config: Config, checkpoint: Path | None, quiet: bool) -> tuple[Run,
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     policy = Policy.load(checkpoint or model_folder(config, quiet), device, config.policy, config.seed)
+    task = config.task.fitted(lambda problem: len(prompt_tokens(policy, problem)))
+    task.eval_problems(config.evaluation.prompts)
     optimizer = make_optimizer(policy, config.optimizer)
     if checkpoint is None:
         state = TrainState(control=config.control.initial_state())
@@ -98,7 +100,7 @@ def _prepare(config: Config, checkpoint: Path | None, quiet: bool) -> tuple[Run,
             if policy.adapter is None
             else policy.without_adapter()
         )
-    return Run(config, config.algorithm, config.task, policy, sampler, optimizer, reference), state
+    return Run(config, config.algorithm, task, policy, sampler, optimizer, reference), state
 
 
 def _finish(run: Run, state: TrainState, out: Path, quiet: bool) -> None:

@@ -1,0 +1,104 @@
+"""The benchmarks by name, and where their rows come from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from aepo.checks import InvalidValue
+from aepo.data import FILE_TYPES, Row, load_rows
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """title: as papers write it. hub: its data set, `name[@config]:split`. file: its name in a folder of files."""
+
+    title: str
+    hub: str
+    file: str
+
+
+BENCHMARKS: Mapping[str, Benchmark] = {
+    "aime24": Benchmark("AIME24", "HuggingFaceH4/aime_2024:train", "aime24.jsonl"),
+    "aime25": Benchmark("AIME25", "math-ai/aime25:test", "aime25.jsonl"),
+    "amc23": Benchmark("AMC23", "math-ai/amc23:test", "amc23.jsonl"),
+    "math500": Benchmark("MATH500", "HuggingFaceH4/MATH-500:test", "math500.jsonl"),
+    "gsm8k": Benchmark("GSM8K", "openai/gsm8k@main:test", "gsm8k.jsonl"),
+    "minerva": Benchmark("Minerva", "math-ai/minervamath:test", "minerva_math.jsonl"),
+    "olympiadbench": Benchmark(
+        "OlympiadBench", "Hothan/OlympiadBench@OE_TO_maths_en_COMP:train", "olympiadbench.jsonl"
+    ),
+    "college_math": Benchmark("College Math", "di-zhang-fdu/College_Math_Test:test", "college_math.jsonl"),
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """A benchmark's rows. source: the file or the data set that they were read from."""
+
+    name: str
+    source: str
+    rows: tuple[Row, ...]
+
+
+def find(names: tuple[str, ...], data: Path | None) -> list[Found]:
+    """The rows of each benchmark or file; `data` is a folder of files, or one file.
+
+    Raises `InvalidValue` for an unknown name, and for data that is not there, cannot be read or is empty.
+    """
+    if not names:
+        return [_file(str(data))] if data is not None and not data.is_dir() else [_unnamed(data)]
+    known = [None if Path(name).suffix in FILE_TYPES else _known(name) for name in names]
+    if data is not None and not data.is_dir() and len(names) > 1:
+        raise InvalidValue("--data", str(data), f"a folder with the files of {', '.join(names)}")
+    found = [_file(name) if key is None else _benchmark(key, data) for name, key in zip(names, known, strict=True)]
+    twice = next((item.name for i, item in enumerate(found) if item.name in [f.name for f in found[:i]]), None)
+    if twice is not None:
+        raise InvalidValue("--benchmark", twice, "named once")
+    return found
+
+
+def _known(name: str) -> str:
+    """The key for a name in any usual spelling: MATH-500, minerva_math, CollegeMath."""
+    plain = _plain(name)
+    for key, benchmark in BENCHMARKS.items():
+        if plain in {_plain(key), _plain(benchmark.title), _plain(Path(benchmark.file).stem)}:
+            return key
+    raise InvalidValue("--benchmark", name, f"one of {', '.join(BENCHMARKS)}, or a file ({', '.join(FILE_TYPES)})")
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _file(source: str) -> Found:
+    return Found(Path(source).stem, source, tuple(load_rows(source, where="--data")))
+
+
+def _benchmark(key: str, data: Path | None) -> Found:
+    benchmark = BENCHMARKS[key]
+    if data is not None:
+        path = data / benchmark.file if data.is_dir() else data
+        if not path.is_file():
+            wanted = f"a file or folder with {benchmark.file} for {benchmark.title} ({_holds(data)})"
+            raise InvalidValue("--data", str(data), wanted)
+        return Found(key, str(path), tuple(load_rows(str(path), where="--data")))
+    try:
+        return Found(key, benchmark.hub, tuple(load_rows(benchmark.hub, where=key)))
+    except InvalidValue as error:
+        wanted = f"a data set that can be reached, or given as a file: --data FOLDER with {benchmark.file}"
+        raise InvalidValue(f"--benchmark {key}", benchmark.hub, f"{wanted} ({error})") from None
+
+
+def _unnamed(data: Path | None) -> Found:
+    held = "no --data given" if data is None else _holds(data)
+    raise InvalidValue("--benchmark", "", f"a list of {', '.join(BENCHMARKS)}, or files ({held})")
+
+
+def _holds(data: Path) -> str:
+    if not data.is_dir():
+        return "it does not exist"
+    files = sorted(path.name for path in data.iterdir() if path.suffix in FILE_TYPES)
+    return f"it holds {', '.join(files)}" if files else "it holds no files of data"

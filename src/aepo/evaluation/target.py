@@ -1,0 +1,84 @@
+"""Which model is evaluated: a folder, a name on the hub, a run or its checkpoint, or the built-in one."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from aepo.checkpoint import FOLDER, steps_saved
+from aepo.checks import InvalidValue
+from aepo.config import Config, PolicyConfig, make_config, override, read_toml
+from aepo.policy import Policy
+from aepo.runner import model_folder
+
+CONFIG = "config.toml"
+
+
+@dataclass(frozen=True)
+class Target:
+    """folder: what `Policy.load` takes; none for the built-in model. run: the run folder that it is from, if any."""
+
+    name: str
+    folder: str | None
+    run: Path | None = None
+
+    @classmethod
+    def find(cls, name: str) -> Target:
+        """Raises `InvalidValue` for a run without a checkpoint."""
+        path = Path(name)
+        if name == "builtin":
+            return cls(name, None)
+        if (path / CONFIG).is_file():
+            saved = steps_saved(path)
+            if not saved:
+                raise InvalidValue("model", name, "a run with a checkpoint (there is none in it yet)")
+            return cls(name, str(path / FOLDER / f"step-{saved[-1]}"), path)
+        run = path.resolve().parent.parent
+        if path.is_dir() and path.resolve().parent.name == FOLDER and (run / CONFIG).is_file():
+            return cls(name, name, run)
+        return cls(name, name)
+
+    def config(self, task: str | None, settings: tuple[str, ...], problems: int | None) -> Config:
+        """The configuration that holds the task: of `--task`, else the run's, else the built-in job's.
+
+        problems: how many are evaluated; none for the usual number.
+        """
+        changes = {} if problems is None else {"evaluation.prompts": problems}
+        try:
+            if task is not None:
+                return make_config(overrides={**changes, "task": task}, settings=settings)
+            return make_config(self.run / CONFIG if self.run else None, overrides=changes)
+        except InvalidValue as error:
+            if error.field == "evaluation.prompts" and problems is not None:
+                raise InvalidValue("--limit", error.got, error.wanted) from None
+            raise
+
+    def load(self, config: Config, device: str) -> Policy:
+        """The policy, loaded as the run has it; `InvalidValue` where it cannot be."""
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device == "cuda" and not torch.cuda.is_available():
+            raise InvalidValue("--device", device, "cpu or auto: torch sees no GPU here")
+        settings = PolicyConfig()
+        if self.run is not None:
+            settings = override(settings, read_toml(self.run / CONFIG).get("policy", {}), "policy.")
+        return Policy.load(self.folder or _builtin(config), device, settings)
+
+
+def _builtin(config: Config) -> Path:
+    try:
+        return model_folder(config)
+    except TypeError as error:
+        raise InvalidValue("model", "builtin", f"one given as a folder ({error})") from None
+
+
+def weights_digest(policy: Policy) -> str:
+    """Tells one set of weights from another by the first few numbers of every tensor."""
+    digest = hashlib.sha256()
+    for name, tensor in policy.model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(repr(tensor.flatten()[:16].tolist()).encode())
+    return digest.hexdigest()[:16]
