@@ -65,7 +65,7 @@ def test_units_hold_every_sample_once_and_no_unit_is_large(problems, n, max_toke
 
 def test_golden_units():
     assert units(5, 2048, 9) == [
-        Unit(range(0, 2), range(2048)),
+        Unit(range(2), range(2048)),
         Unit(range(2, 4), range(2048)),
         Unit(range(4, 5), range(2048)),
     ]

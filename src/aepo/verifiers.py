@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 
 from aepo.checks import InvalidValue, require
 from aepo.grading.base import Grader
+from aepo.grading.exact import ExactGrader
 from aepo.grading.math import MathGrader
 from aepo.grading.pool import GradingPool
 
@@ -68,6 +69,13 @@ class Graded(Verifier):
         require(self.seconds > 0, "verifier.seconds", self.seconds, "a positive number of seconds")
         ok = self.processes is None or self.processes >= 1
         require(ok, "verifier.processes", self.processes, "at least 1, or none for one per core")
+
+    def check(self) -> None:
+        """What the grader needs is installed."""
+        if not isinstance(self.grader, ExactGrader) and importlib.util.find_spec("math_verify") is None:
+            raise InvalidValue(
+                "verifier.grader", self.grader.name, "exact, or with `pip install 'aepo[math]'` math or qwen"
+            )
 
     def judge(self, items: Sequence[Answered]) -> list[Verdict]:
         """Grade in the pool."""
