@@ -34,7 +34,7 @@ SMALL = [
     "evaluation.samples=4",
     "checkpoint.every=2",
 ]
-WALL_CLOCK = ("seconds", "seconds_sampling", "seconds_scoring", "seconds_update")
+WALL_CLOCK = ("seconds", "seconds_cpu", "seconds_sampling", "seconds_scoring", "seconds_update")
 
 
 def small(model: Path, method: str = "aepo", steps: int = 5, *settings: str) -> Config:

@@ -362,10 +362,11 @@ def _truncated(samples: Sequence[Sample]) -> Tensor:
 
 
 class Clock:
-    """Wall-clock seconds of the parts of a step."""
+    """Wall-clock seconds of the parts of a step, and the process's own seconds of it."""
 
     def __init__(self) -> None:
         self._start = self._last = time.perf_counter()
+        self._process = time.process_time()
         self._laps: dict[str, float] = {}
 
     def lap(self, name: str) -> None:
@@ -376,4 +377,5 @@ class Clock:
 
     def row(self) -> Row:
         """The parts and their sum, up to now."""
-        return {**self._laps, "seconds": time.perf_counter() - self._start}
+        own = time.process_time() - self._process
+        return {**self._laps, "seconds_cpu": own, "seconds": time.perf_counter() - self._start}
