@@ -3,9 +3,9 @@
 python benchmarks/methods.py [--out runs/methods] [--steps 100] [--report docs/results-methods.md] [--only NAME ...]
 
 A row: exact entropy in the first step and over the last ten (nats per token), reward over the last ten, completions
-sampled relative to GRPO's, and processor seconds of a step relative to GRPO's (medians; one thread a run, two runs side by
-side on a shared machine, so good to about a tenth). Finished runs are not repeated. Closed loops aim at 0.8 nats, which
-GRPO passes at about a third of the run: with the defaults the table would compare targets instead of methods.
+sampled relative to GRPO's, and processor seconds of a step relative to GRPO's (medians; one thread a run, two runs side
+by side on a shared machine, so good to about a tenth). Finished runs are not repeated. Closed loops aim at 0.8 nats,
+which GRPO passes at about a third of the run: with the defaults the table would compare targets instead of methods.
 """
 
 from __future__ import annotations

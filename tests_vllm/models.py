@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from aepo.types import Completion
 from tests.test_sampling import next_logprobs
@@ -26,6 +28,8 @@ class Tiny:
 
     def save(self, folder: Path) -> None:
         self.model.save_pretrained(folder)
+        words = WordLevel({str(token): token for token in range(VOCAB)}, unk_token="0")
+        PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words)).save_pretrained(folder)  # the server wants one
 
 
 def tiny(kind: str, seed: int) -> Tiny:

@@ -30,7 +30,7 @@ def serving(folder: Path, log: Path) -> Iterator[str]:
     command += ["--host", "127.0.0.1", "--port", port]
     command += ["--dtype", "float32", "--logprobs-mode", "processed_logprobs", "--generation-config", "vllm"]
     command += ["--worker-extension-cls", extension]
-    command += ["--skip-tokenizer-init", "--enforce-eager", "--kv-cache-memory-bytes", 2**28]  # of the tiny models
+    command += ["--enforce-eager", "--kv-cache-memory-bytes", 2**28]  # of the tiny models
     environment = {**os.environ, "VLLM_SERVER_DEV_MODE": "1"}
     with log.open("w") as out:
         server = subprocess.Popen(list(map(str, command)), env=environment, stdout=out, stderr=subprocess.STDOUT)

@@ -254,6 +254,6 @@ def test_weights_that_do_not_fit_are_an_error_and_leave_no_half_loaded_engine(sa
     wrong = tiny(kind, seed=5).model
     wrong.resize_token_embeddings(VOCAB + 100)
     wrong.save_pretrained(tmp_path)
-    with pytest.raises(Exception, match=r"(?i)size|shape|assert|load"):
+    with pytest.raises(RuntimeError, match="did not take the weights"):
         sampler.engine.update(tmp_path)
     assert sampler.engine._llm is None

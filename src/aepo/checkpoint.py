@@ -32,7 +32,7 @@ class TrainState:
     """What a run is, between two steps; plain JSON data.
 
     step: finished steps. position: problems taken from the stream. best_step, best_score: the finished steps and
-    pass@1 of the best evaluation so far.
+    pass@1 of the best evaluation so far. completions, tokens: sampled so far, ordinary and extra.
     """
 
     step: int = 0
@@ -40,6 +40,8 @@ class TrainState:
     control: Mapping[str, Any] = field(default_factory=dict)
     best_step: int | None = None
     best_score: float | None = None
+    completions: int = 0
+    tokens: int = 0
 
 
 def save_checkpoint(run: Path, policy: Policy, optimizer: torch.optim.Optimizer, state: TrainState, keep: int) -> None:

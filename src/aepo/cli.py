@@ -143,12 +143,79 @@ class Grade:
         print(grade_file(self.file, out, GRADERS[self.grader](), self.processes, self.seconds).line())
 
 
+@dataclass(frozen=True)
+class Report:
+    """One HTML page of one or more runs, with its figures and a Markdown twin (docs/report.md)."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Run folders; those that differ in their seed alone get intervals."""
+    out: Path | None = None
+    """Where report.html, report.md and figures/ go (default: report/ in the run's folder, or beside several)."""
+    base: Path | None = None
+    """The folder of an `aepo evaluate` of the base model on the runs' task: its pass@k curve."""
+    step: Annotated[tuple[int, ...], tyro.conf.UseAppendAction] = field(default=())
+    """Show the samples of this step, as often as needed (default: the first, the middle and the last)."""
+
+    def run(self) -> None:
+        """Read, write, say where."""
+        from aepo.report.build import report
+
+        print(f"written: {report(self.runs, self.out, self.base, self.step)}")
+
+
+@dataclass(frozen=True)
+class Watch:
+    """A run in the terminal, in progress or finished: entropy and target as a line, and the latest numbers."""
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """The run folder."""
+    once: bool = False
+    """Print one picture and stop."""
+    every: float = 2.0
+    """Seconds between two looks at the folder."""
+
+    def run(self) -> None:
+        """Until the run is finished, or q."""
+        from aepo.watch import watch
+
+        watch(self.folder, self.once, self.every)
+
+
+@dataclass(frozen=True)
+class CheckEntropy:
+    """Run our fixtures through a trainer's own log-prob and entropy function (docs/conformance.md)."""
+
+    function: Annotated[str, tyro.conf.Positional]
+    """module:function or file.py:function, f(logits, labels, mask, temperature) -> (logprobs, entropy[, mean])."""
+    combine: str | None = None
+    """How the trainer joins the third results of its ranks, a list, to one number: module:function."""
+    causal: bool = False
+    """logits and labels are the model's output and input; the function shifts them itself."""
+    tolerance: float = 1e-4
+    """Largest accepted difference, nats."""
+
+    def run(self) -> None:
+        """Print a line for each property; exit code 1 if one fails."""
+        from aepo.conformance import check_function, load_function
+
+        joined = None if self.combine is None else load_function(self.combine, "--combine")
+        function = load_function(self.function, "function")
+        findings = check_function(function, combine=joined, causal=self.causal, tolerance=self.tolerance)
+        for finding in findings:
+            print(f"{finding.status:<12} {finding.name}{f': {finding.text}' * bool(finding.text)}")
+        if any(finding.status == "FAILED" for finding in findings):
+            sys.exit(1)
+
+
 COMMANDS: dict[str, Callable[..., Any]] = {
     "train": Train,
     "evaluate": Evaluate,
     "demo": Demo,
     "methods": Methods,
     "grade": Grade,
+    "check-entropy": CheckEntropy,
+    "report": Report,
+    "watch": Watch,
 }
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 

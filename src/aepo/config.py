@@ -19,6 +19,7 @@ from aepo.advantages import ADVANTAGES, Advantage
 from aepo.algorithm import Algorithm
 from aepo.checks import InvalidValue, require
 from aepo.control import CONTROLS, Both, Control
+from aepo.control.base import moments
 from aepo.control.distributions import DISTRIBUTIONS, TargetDistribution
 from aepo.grading.base import Grader
 from aepo.grading.table import GRADERS
@@ -48,12 +49,17 @@ TABLES: dict[type, Mapping[str, type]] = {
 class SamplingConfig:
     """One round of sampling. Ordinary completions are drawn at temperature 1.
 
+    engine: `hf` samples with transformers on the policy's own weights; `vllm` with vLLM, which is given the weights
+    before every step, in this process or, with `server`, at that address (`scratch`: a folder that both can read).
     top_p: completions of training are cut to the nucleus of this probability; 1 is the whole vocabulary.
     max_rows: completions decoded at once (memory), or none for all.
     """
 
     prompts: int = 64
     group_size: int = 8
+    engine: Literal["hf", "vllm"] = "hf"
+    server: str | None = None
+    scratch: str | None = None
     top_p: float = 1.0
     max_rows: int | None = None
 
@@ -61,6 +67,9 @@ class SamplingConfig:
         require(self.prompts >= 1, "sampling.prompts", self.prompts, "at least 1")
         require(self.group_size >= 2, "sampling.group_size", self.group_size, "at least 2, to compare within a group")
         require(0 < self.top_p <= 1, "sampling.top_p", self.top_p, "a probability in (0, 1]")
+        wanted = "given together with sampling.engine=vllm and sampling.scratch, a folder that both can read"
+        ready = self.engine == "vllm" and self.scratch is not None
+        require(self.server is None or ready, "sampling.server", self.server, wanted)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +158,9 @@ class Config:
     Hugging Face format, or a model's name on the hub. device: auto takes a GPU where there is one. threads: CPU
     threads, or none for torch's choice (bit-equal results need the same). kl_coefficient: of a penalty k3(pi, pi_ref)
     on every trained token, against the model that the run starts from (with LoRA: the model under the adapter).
+    budget_completions, budget_tokens: the step in which the run's sampled completions (tokens), ordinary and extra,
+    reach this number is the last, or step number `steps` if that comes first. tracker: where each row goes besides
+    metrics.jsonl.
     """
 
     method: str = "aepo"
@@ -168,15 +180,24 @@ class Config:
     checkpoint: CheckpointConfig = CheckpointConfig()
     policy: PolicyConfig = PolicyConfig()
     kl_coefficient: float = 0.0
+    budget_completions: int | None = None
+    budget_tokens: int | None = None
+    tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
 
     def __post_init__(self) -> None:
         require(self.steps >= 1, "steps", self.steps, "at least 1")
         require(0 <= self.seed < 2**63, "seed", self.seed, "an integer from 0 to 2^63 - 1")
         require(self.threads is None or self.threads >= 1, "threads", self.threads, "at least 1")
         require(self.kl_coefficient >= 0, "kl_coefficient", self.kl_coefficient, "a number, 0 or more")
+        for name in ("budget_completions", "budget_tokens"):
+            budget = getattr(self, name)
+            require(budget is None or budget >= 1, name, budget, "at least 1, or none")
         least = self.advantage.least_group
         name, size = self.advantage.name, self.sampling.group_size
         require(size >= least, "sampling.group_size", size, f"at least {least} with the advantage {name}")
+        by_token = "token_temperature" in moments(self.control)
+        wanted = f"hf: the control {self.control.name} heats single tokens"
+        require(not by_token or self.sampling.engine == "hf", "sampling.engine", self.sampling.engine, wanted)
         _ = self.algorithm
 
     @property

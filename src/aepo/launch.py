@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
-from aepo.checkpoint import steps_saved
+from aepo.checkpoint import FOLDER, steps_saved
 from aepo.log import METRICS, cpu_count, read_rows
 
 # Seconds between two lines of progress.
@@ -18,16 +19,25 @@ SAY_EVERY = 15.0
 
 @dataclass(frozen=True)
 class Job:
-    """`aepo train` with these arguments, into `out`; one thread each, since runs side by side scale better."""
+    """`aepo train` with these arguments, into `out`; one thread each, since runs side by side scale better.
+
+    steps: of the run, at most. budget: ("completions" or "tokens", number) that ends it before, if the arguments set one.
+    """
 
     out: Path
     arguments: tuple[str, ...]
     steps: int
+    budget: tuple[str, int] | None = None
 
     @property
     def finished(self) -> bool:
         """Its last checkpoint is there."""
-        return self.steps in steps_saved(self.out)
+        saved = steps_saved(self.out)
+        if not saved or self.steps in saved or self.budget is None:
+            return self.steps in saved
+        unit, number = self.budget
+        state = json.loads((self.out / FOLDER / f"step-{saved[-1]}" / "state.json").read_text())
+        return bool(state[unit] >= number)
 
     def command(self) -> list[str]:
         """Start it, or go on where it was."""

@@ -1,7 +1,7 @@
 """The run folder, and what a person sees while it fills.
 
 config.toml, environment.json, metrics.jsonl (a row a step), samples.jsonl (a few completions a step),
-checkpoints/. docs/metrics.md documents every key.
+evaluations.jsonl (each evaluation, problem by problem), checkpoints/. docs/metrics.md documents every key.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ from aepo import __version__
 from aepo.checks import InvalidValue
 from aepo.config import Config, to_toml
 from aepo.control.base import ALARM_AFTER
+from aepo.evaluate import Evaluation
 from aepo.types import Sample
 
-METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
+METRICS, SAMPLES, EVALUATIONS = "metrics.jsonl", "samples.jsonl", "evaluations.jsonl"
+FILES = (METRICS, SAMPLES, EVALUATIONS)
 SAMPLES_PER_STEP = 4
 # A sample (and, without a terminal, a line) appears at most this often, in seconds.
 LINE_EVERY = 5.0
@@ -81,7 +83,7 @@ def read_rows(path: Path, before: int | None = None) -> list[dict[str, Any]]:
 
 def cut_back(run: Path, step: int) -> None:
     """Drop everything logged from `step` on: the steps that a resumed run will do again."""
-    for name in (METRICS, SAMPLES):
+    for name in FILES:
         rows = read_rows(run / name, before=step)
         write_atomically(run / name, "".join(json.dumps(row) + "\n" for row in rows))
 
@@ -101,7 +103,7 @@ class RunLog:
         self._begun, self._first = time.monotonic(), start
 
     def __enter__(self) -> RunLog:
-        self._files = {name: (self._run / name).open("a") for name in (METRICS, SAMPLES)}
+        self._files = {name: (self._run / name).open("a") for name in FILES}
         if self._progress:
             self._progress.start()
         return self
@@ -123,6 +125,11 @@ class RunLog:
                 f"{row['error']:+.2f} nats (step {row['step']}): this target is beyond its authority here"
             )
         self._show(row, shown)
+
+    def evaluation(self, step: int, found: Evaluation) -> None:
+        """One evaluation, problem by problem; before the step's own row, so that a row's evaluation is always there."""
+        row = {"step": step, "problems": found.problems, "correct": found.correct, "samples": found.samples}
+        self._append(EVALUATIONS, [row])
 
     def say(self, text: str) -> None:
         """A line for the person at the terminal."""

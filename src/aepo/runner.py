@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from aepo.base_model import base_model
 from aepo.checkpoint import FOLDER, TrainState, load_checkpoint, save_checkpoint, steps_saved
 from aepo.checks import InvalidValue
-from aepo.config import Config, make_config
+from aepo.config import Config, make_config, to_dict
 from aepo.control.base import generator
-from aepo.evaluate import evaluate
+from aepo.evaluate import Evaluation, evaluate
 from aepo.log import SAMPLES_PER_STEP, RunLog, cut_back, start_folder
 from aepo.plot import plot_run
 from aepo.policy import Policy
 from aepo.preflight import implausible_targets, preflight, targets
+from aepo.sampling.base import Sampler
 from aepo.sampling.hf import HFSampler
+from aepo.trackers import Forward, check_installed
 from aepo.train import Run, make_optimizer, prompt_tokens, sampled_batch_entropy, train_step
 from aepo.types import Sample
 
@@ -31,6 +32,7 @@ def start(config: Config, out: Path, quiet: bool = False, strict: bool = False) 
     _say_preflight(preflight(config), quiet, strict)
     run, state = _prepare(config, None, quiet)
     if any(targets(config.control)):
+        run.sampler.refresh(run.policy)
         _say_preflight(implausible_targets(config, sampled_batch_entropy(run).mean), quiet, strict)
     start_folder(out, config, run.policy.device)
     _finish(run, state, out, quiet)
@@ -66,19 +68,32 @@ def _say_pretraining(step: int, steps: int, loss: float) -> None:
         print(f"training the base model, once: step {step}/{steps}, loss {loss:.3f} nats per token", flush=True)
 
 
-def make_sampler(policy: Policy, config: Config, top_p: float = 1.0) -> HFSampler:
-    """The sampler on the policy's own weights; for evaluation from the whole vocabulary."""
-    return HFSampler(
-        policy.model,
-        eos_token_ids=policy.eos_token_ids,
-        pad_token_id=policy.pad_token_id,
-        top_p=top_p,
-        max_rows=config.sampling.max_rows,
-    )
+def make_sampler(policy: Policy, config: Config) -> Sampler:
+    """The sampler that the settings ask for; vLLM's engine starts when it is first given weights."""
+    sampling = config.sampling
+    if sampling.engine == "hf":
+        return HFSampler(
+            policy.model,
+            eos_token_ids=policy.eos_token_ids,
+            pad_token_id=policy.pad_token_id,
+            top_p=sampling.top_p,
+            max_rows=sampling.max_rows,
+        )
+    from aepo.sampling.vllm import Engine, VLLMSampler
+    from aepo.sampling.vllm_local import LocalEngine
+    from aepo.sampling.vllm_server import ServerEngine
+
+    engine: Engine
+    if sampling.server is not None:
+        engine = ServerEngine(sampling.server, scratch=Path(sampling.scratch or "."))
+    else:
+        engine = LocalEngine()
+    return VLLMSampler(engine, eos_token_ids=policy.eos_token_ids, top_p=sampling.top_p)
 
 
 def _prepare(config: Config, checkpoint: Path | None, quiet: bool) -> tuple[Run, TrainState]:
     """Load all that the run needs; nothing is written yet."""
+    check_installed(config.tracker)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device = config.device
@@ -92,7 +107,7 @@ def _prepare(config: Config, checkpoint: Path | None, quiet: bool) -> tuple[Run,
         state = TrainState(control=config.control.initial_state())
     else:
         state = load_checkpoint(checkpoint, optimizer)
-    sampler = make_sampler(policy, config, config.sampling.top_p)
+    sampler = make_sampler(policy, config)
     reference = None
     if config.kl_coefficient > 0 or config.control.needs(config.control.initial_state()).reference:
         reference = (
@@ -105,25 +120,39 @@ def _prepare(config: Config, checkpoint: Path | None, quiet: bool) -> tuple[Run,
 
 def _finish(run: Run, state: TrainState, out: Path, quiet: bool) -> None:
     """The remaining steps, then the plot."""
-    with RunLog(out, run.config, state.step, quiet) as log:
-        while state.step < run.config.steps:
-            state = _logged_step(run, state, out, log)
+    config = run.config
+    with (
+        RunLog(out, config, state.step, quiet) as log,
+        Forward(config.tracker, out, to_dict(config), state.step, log.say) as tracker,
+    ):
+        while not _ended(config, state):
+            state = _logged_step(run, state, out, log, tracker)
     plot_run(out)
     if not quiet:
         print(f"finished: {out}")
 
 
-def _logged_step(run: Run, state: TrainState, out: Path, log: RunLog) -> TrainState:
+def _ended(config: Config, state: TrainState) -> bool:
+    """All steps are done, or the budget is used up."""
+    spent = ((config.budget_completions, state.completions), (config.budget_tokens, state.tokens))
+    return state.step >= config.steps or any(budget is not None and used >= budget for budget, used in spent)
+
+
+def _logged_step(run: Run, state: TrainState, out: Path, log: RunLog, tracker: Forward) -> TrainState:
     """One step, its evaluation and checkpoint if due, and its row, written in the order that resumes exactly."""
     state, row, samples = train_step(run, state)
-    last = state.step == run.config.steps
+    state = replace(state, completions=state.completions + row["completions"], tokens=state.tokens + row["tokens"])
+    last = _ended(run.config, state)
     evaluated = _due(state.step, run.config.evaluation.every) or (last and run.config.evaluation.every > 0)
     if evaluated:
-        row["evaluation"] = _evaluate(run)
+        evaluation = _evaluate(run)
+        row["evaluation"] = evaluation.row()
+        log.evaluation(row["step"], evaluation)
         state = _best(state, row["evaluation"]["pass@1"])
     shown = _shown(samples, generator(run.config.seed, state.step, "shown"))
     texts = run.policy.decode([sample.rollout.completion.tokens for sample in shown])
     log.step(row, shown, texts)
+    tracker.step(row)
     if evaluated or last or _due(state.step, run.config.checkpoint.every):
         save_checkpoint(out, run.policy, run.optimizer, state, run.config.checkpoint.keep)
     return state
@@ -137,10 +166,11 @@ def _shown(samples: Sequence[Sample], draw: torch.Generator) -> list[Sample]:
     return [*ordinary[: SAMPLES_PER_STEP - len(extra)], *extra]
 
 
-def _evaluate(run: Run) -> dict[str, Any]:
+def _evaluate(run: Run) -> Evaluation:
     settings = run.config.evaluation
-    sampler = make_sampler(run.policy, run.config)
-    return evaluate(run.policy, sampler, run.task, problems=settings.prompts, samples=settings.samples).row()
+    run.sampler.refresh(run.policy)
+    sampler = run.sampler.at_top_p(1.0)
+    return evaluate(run.policy, sampler, run.task, problems=settings.prompts, samples=settings.samples)
 
 
 def _best(state: TrainState, score: float) -> TrainState:

@@ -19,6 +19,7 @@ from aepo.config import Config, OptimizerConfig
 from aepo.control.base import FollowUp, Measured, Needs, NoControl, Scored, Step, generator
 from aepo.losses import AGGREGATES, LossOutput, k3, policy_loss
 from aepo.policy import Policy, by_length
+from aepo.positions import means_by_position
 from aepo.sampling.base import Sampler
 from aepo.tasks import Problem, Task
 from aepo.types import Batch, Completion, Metric, Prompt, Request, Rollout, Sample, TokenStats
@@ -52,6 +53,7 @@ def train_step(run: Run, state: TrainState) -> tuple[TrainState, Row, list[Sampl
         seed=config.seed,
     )
 
+    run.sampler.refresh(run.policy)
     drawn = draw(run, state, step)
     clock.lap("sampling")
 
@@ -339,6 +341,7 @@ def measurements(measured: Measured, samples: Sequence[Sample], by_token: bool) 
     gap = (scored.old.logprobs - batch.sampling_logprobs).abs()
     return {
         "entropy": measured.entropy.mean,
+        "entropy_by_position": means_by_position(scored.old.entropy, scored.ordinary),
         "sampled_entropy": Metric.of(-scored.old.logprobs, scored.ordinary).mean,
         "reward": measured.reward.mean,
         "dead_groups": sum(bool((r == r[0]).all()) for r in spread) / len(spread),

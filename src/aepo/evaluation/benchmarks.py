@@ -48,15 +48,20 @@ def find(names: tuple[str, ...], data: Path | None) -> list[Found]:
 
     Raises `InvalidValue` for an unknown name, and for data that is not there, cannot be read or is empty.
     """
+    folder = data is None or data.is_dir()
+    if not names and folder:
+        held = "no --data given" if data is None else _holds(data)
+        raise InvalidValue("--benchmark", "", f"a list of {', '.join(BENCHMARKS)}, or files ({held})")
     if not names:
-        return [_file(str(data))] if data is not None and not data.is_dir() else [_unnamed(data)]
+        return [_file(str(data))]
     known = [None if Path(name).suffix in FILE_TYPES else _known(name) for name in names]
-    if data is not None and not data.is_dir() and len(names) > 1:
+    if not folder and len(names) > 1:
         raise InvalidValue("--data", str(data), f"a folder with the files of {', '.join(names)}")
     found = [_file(name) if key is None else _benchmark(key, data) for name, key in zip(names, known, strict=True)]
-    twice = next((item.name for i, item in enumerate(found) if item.name in [f.name for f in found[:i]]), None)
-    if twice is not None:
-        raise InvalidValue("--benchmark", twice, "named once")
+    called = [item.name for item in found]
+    for name in called:
+        if called.count(name) > 1:
+            raise InvalidValue("--benchmark", name, "named once")
     return found
 
 
@@ -90,11 +95,6 @@ def _benchmark(key: str, data: Path | None) -> Found:
     except InvalidValue as error:
         wanted = f"a data set that can be reached, or given as a file: --data FOLDER with {benchmark.file}"
         raise InvalidValue(f"--benchmark {key}", benchmark.hub, f"{wanted} ({error})") from None
-
-
-def _unnamed(data: Path | None) -> Found:
-    held = "no --data given" if data is None else _holds(data)
-    raise InvalidValue("--benchmark", "", f"a list of {', '.join(BENCHMARKS)}, or files ({held})")
 
 
 def _holds(data: Path) -> str:

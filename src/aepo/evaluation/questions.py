@@ -85,12 +85,10 @@ def from_task(name: str, task: Task, count: int, max_tokens: int | None) -> Ques
     problems = tuple(task.eval_problems(count))
     verifier = task.verifier if isinstance(task, Data) else None
     grader = verifier.grader.name if isinstance(verifier, Graded) else None
-    style = getattr(task, "style", "the task's own")
     answer = whole if grader is None else EXTRACTORS[grader]
-    judge = task.judge
-    return Questions(
-        name, repr(task), problems, judge, answer, max_tokens or task.max_tokens, style, grader or "the task's own"
-    )
+    own = "the task's own"
+    limit = max_tokens or task.max_tokens
+    return Questions(name, repr(task), problems, task.judge, answer, limit, getattr(task, "style", own), grader or own)
 
 
 def _by(verifier: Verifier) -> Judge:

@@ -62,7 +62,7 @@ def run(options: Options) -> dict[str, Any]:
         "folder": target.folder or "built in",
         "weights": weights_digest(policy),
         "seed": options.seed,
-        "passes": [asdict(way) for way in options.passes()],
+        "passes": [{"temperature": way.temperature, "top_p": way.top_p, "n": way.n} for way in options.passes()],
         "benchmarks": [part.questions.settings(part.prompts) for part in parts[:: len(options.passes())]],
         "stop_tokens": list(stops),
     }
@@ -99,7 +99,7 @@ def _prepare(options: Options, target: Target) -> tuple[list[Questions], Config,
     config = target.config(options.task, options.set, options.limit)
     policy = target.load(config, options.device)
     task = config.task.fitted(lambda problem: len(prompt_tokens(policy, problem)))
-    name = options.task or re.sub(r"\W+", "-", type(task).__name__.lower())
+    name = options.task or type(task).__name__.lower()
     return [from_task(name, task, config.evaluation.prompts, options.max_tokens)], config, policy
 
 
@@ -142,11 +142,13 @@ def _sample(parts: Sequence[Part], policy: Policy, config: Config, seed: int, fi
     sizes = [len(unit) for part in parts for unit in part.units]
     done = cut_to_whole_units(file, sizes)
     progress = Progress(sum(sizes), sum(sizes[:done]))
+    drawn_by = make_sampler(policy, config)
+    drawn_by.refresh(policy)
     for part in parts:
         left, done = part.units[done:], max(0, done - len(part.units))
         if not left:
             continue
-        sampler = make_sampler(policy, config, part.way.top_p)
+        sampler = drawn_by.at_top_p(part.way.top_p)
         for unit in left:
             append(file, list(_rows(part, unit, policy, sampler, seed)))
             progress.add(len(unit), f"{part.questions.name}, {part.way.label}")

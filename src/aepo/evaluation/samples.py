@@ -51,13 +51,12 @@ def open_folder(folder: Path, settings: Mapping[str, Any]) -> None:
     plain = json.loads(json.dumps(settings))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not file.exists():
-            if (folder / SAMPLES).exists():
-                raise InvalidValue("--out", str(folder), f"a new folder ({SAMPLES} is there without {SETTINGS})")
+        if not file.exists() and not (folder / SAMPLES).exists():
             write_atomically(file, json.dumps(plain, indent=2))
         known = json.loads(file.read_text())
     except OSError as error:
-        raise InvalidValue("--out", str(folder), f"a folder that can be written ({error.strerror})") from None
+        reason = f"{error.strerror}: {error.filename}"
+        raise InvalidValue("--out", str(folder), f"a new folder that can be written ({reason})") from None
     except ValueError:
         raise InvalidValue("--out", str(folder), f"a new folder ({SETTINGS} in it cannot be read)") from None
     for name, old, new in _differences(known, plain):
@@ -93,7 +92,8 @@ def cut_to_whole_units(path: Path, sizes: Sequence[int]) -> int:
             if len(unit) < size or not unit[-1].endswith(b"\n"):
                 break
             done, kept = done + 1, kept + sum(map(len, unit))
-    os.truncate(path, kept)
+    if kept < path.stat().st_size:
+        os.truncate(path, kept)
     return done
 
 

@@ -69,7 +69,7 @@ def majority_at_k(votes: Sequence[tuple[int, int]], silent: int, k: int, seed: S
     rights = np.array([right / count for count, right in votes])
     drawn = counts[None]
     if k < counts.sum():
-        drawn = np.random.default_rng(seed).multivariate_hypergeometric(counts, k, MAJORITY_DRAWS, method="marginals")
+        drawn = np.random.default_rng(seed).multivariate_hypergeometric(counts, k, MAJORITY_DRAWS, method="count")
     voted = drawn[:, :-1]
     won = (voted == voted.max(axis=1, keepdims=True)) & (voted > 0)
     return float(((won * rights).sum(axis=1) / won.sum(axis=1).clip(min=1)).mean())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -21,3 +22,10 @@ class Sampler(ABC):
         with the end-of-sequence token, or is marked truncated after `max_tokens` tokens. The same
         generator state, weights and requests give the same completions.
         """
+
+    @abstractmethod
+    def at_top_p(self, top_p: float) -> Sampler:
+        """The same sampler with another top-p cut; 1 is the whole vocabulary."""
+
+    def refresh(self, policy: Any) -> None:  # noqa: B027
+        """Take the policy's present weights; nothing to do where the sampler runs on the policy's own."""

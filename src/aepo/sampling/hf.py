@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -49,6 +50,13 @@ class HFSampler(Sampler):
         self.pad_token_id = pad_token_id
         self.top_p = top_p
         self.max_rows = max_rows
+
+    def at_top_p(self, top_p: float) -> HFSampler:
+        """The same sampler with another top-p cut."""
+        require(0 < top_p <= 1, "top_p", top_p, "in (0, 1]")
+        sampler = copy.copy(self)
+        sampler.top_p = top_p
+        return sampler
 
     @torch.no_grad()
     def sample(self, requests: Sequence[Request], *, max_tokens: int, generator: torch.Generator) -> list[Completion]:

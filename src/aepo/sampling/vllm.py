@@ -112,6 +112,10 @@ class VLLMSampler(Sampler):
         """Give the engine the policy's present weights."""
         self.engine.refresh(policy)
 
+    def at_top_p(self, top_p: float) -> VLLMSampler:
+        """The same sampler, on the same engine, with another top-p cut."""
+        return VLLMSampler(self.engine, eos_token_ids=self.eos_token_ids, top_p=top_p)
+
     def sample(self, requests: Sequence[Request], *, max_tokens: int, generator: torch.Generator) -> list[Completion]:
         """Draw every request's completions in one call, a temperature per request; see `Sampler.sample`.
 

@@ -6,7 +6,6 @@ import multiprocessing
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -51,11 +50,16 @@ class LocalEngine(Engine):
             return self._watched(lambda: self._generate(jobs))
 
     def update(self, folder: Path) -> None:
-        """Take the weights of this folder (safetensors)."""
+        """Take the weights of this folder (safetensors). RuntimeError when they do not fit."""
         self._folder = folder
-        if self._llm is not None:
-            with suppress(_EngineDied):  # the next engine starts with these weights
-                self._watched(self._reload)
+        if self._llm is None:
+            return
+        try:
+            self._watched(self._reload)
+        except _EngineDied:
+            return  # the next engine starts with these weights
+        except Exception as error:
+            raise RuntimeError(f"vLLM did not take the weights in {folder}: {error}") from error
 
     def close(self) -> None:
         """End the engine's process. Another one is started when it is needed."""

@@ -1,0 +1,1 @@
+"""`aepo compare`: methods x targets x seeds from one file, at equal cost."""

@@ -1,0 +1,365 @@
+"""Does a trainer's own log-prob and entropy function say what we mean by them (docs/conformance.md)?
+
+The function under test is f(logits, labels, mask, temperature) -> (logprobs, entropy) or (logprobs, entropy, mean):
+
+    logits       float32 [B, T, V], raw; logits[b, t] is the distribution that labels[b, t] was drawn from
+    labels       int64 [B, T]
+    mask         float32 [B, T], 1.0 on completion tokens, else 0
+    temperature  the sampler's
+    logprobs     [B, T], log softmax(logits / temperature) at the label: what the sampler drew from
+    entropy      [B, T], exact entropy of softmax(logits), temperature 1, nats, over the whole vocabulary
+    mean         the token mean of entropy over the mask, or (total, count), which is what ranks can add up
+
+What stands outside the mask is free. Either of logprobs and entropy may be None and is then not checked. With
+`causal`, logits and labels are a model's output and input: logits[b, t] predicts labels[b, t + 1], and the results are
+[B, T - 1], or [B, T] with a first column that is not looked at.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import runpy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from aepo.checks import InvalidValue
+
+Function = Callable[[Tensor, Tensor, Tensor, float], Sequence[Any]]
+Combine = Callable[[list[Any]], Any]
+
+LENGTHS, VOCABULARY = (6, 1, 2), 5
+RANKS = ((0,), (1, 2))
+TEMPERATURE = 0.5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What became of one property; text: the likely cause of a failure, or why it was not checked."""
+
+    name: str
+    status: Literal["ok", "FAILED", "not checked"]
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Fixture:
+    """Distributions in whole numbers: pi(v) = weights[v] / sum(weights), so that everything has a closed form.
+
+    weights: float64 [B, T, V]. labels, mask: [B, T].
+    """
+
+    weights: Tensor
+    labels: Tensor
+    mask: Tensor
+
+    @classmethod
+    def standard(cls) -> Fixture:
+        """Three rows of 6, 1 and 2 tokens; no two neighbouring positions are alike."""
+        row, place, token = torch.meshgrid(
+            torch.arange(len(LENGTHS)), torch.arange(max(LENGTHS)), torch.arange(VOCABULARY), indexing="ij"
+        )
+        # The last row is peaked, so that means over rows and over tokens differ.
+        weights = ((7 * row + 3 * place + token**2) % 11 + 1).double() ** (1 + row)
+        labels = (2 * row + 3 * place + 1)[..., 0] % VOCABULARY
+        mask = (place[..., 0] < torch.tensor(LENGTHS)[:, None]).float()
+        return cls(weights, labels, mask)
+
+    def logits(self) -> Tensor:
+        """float32 [B, T, V]; each position has its own constant added, which must not matter."""
+        constant = torch.arange(self.labels.numel()).view(*self.labels.shape, 1) % 7 - 3.0
+        return (self.weights.log() + constant).float()
+
+    def distribution(self, temperature: float) -> Tensor:
+        """softmax(logits / temperature), float64 [B, T, V]."""
+        powers = self.weights ** (1 / temperature)
+        return powers / powers.sum(-1, keepdim=True)
+
+    def logprobs(self, temperature: float, labels: Tensor | None = None) -> Tensor:
+        """log pi^T at the labels, [B, T]."""
+        chosen = self.labels if labels is None else labels
+        return self.distribution(temperature).log().gather(-1, chosen[..., None])[..., 0]
+
+    def entropy(self, temperature: float = 1.0) -> Tensor:
+        """-sum pi log pi, [B, T], nats."""
+        pi = self.distribution(temperature)
+        return -(pi * pi.log()).sum(-1)
+
+    def rows(self, chosen: Sequence[int]) -> Fixture:
+        """These rows."""
+        index = torch.tensor(chosen)
+        return Fixture(self.weights[index], self.labels[index], self.mask[index])
+
+    def wider(self, columns: int) -> Fixture:
+        """More padding on the right."""
+        repeated = [part[:, :1].expand(-1, columns, *part.shape[2:]) for part in (self.weights, self.labels)]
+        nothing = torch.zeros(len(self.mask), columns)
+        return Fixture(
+            torch.cat([self.weights, repeated[0]], 1),
+            torch.cat([self.labels, repeated[1]], 1),
+            torch.cat([self.mask, nothing], 1),
+        )
+
+
+class _Broken(Exception):
+    """The function raised, or returned something that cannot be compared."""
+
+
+@dataclass(frozen=True)
+class _Result:
+    logprobs: Tensor | None
+    entropy: Tensor | None
+    mean: Any = None
+
+
+def check_function(
+    function: Function, *, combine: Combine | None = None, causal: bool = False, tolerance: float = 1e-4
+) -> list[Finding]:
+    """Run the function on the fixtures; a finding for each property.
+
+    combine: how the trainer joins the third results of its ranks, a list, to one number; not needed for (total, count).
+    tolerance: largest accepted difference, nats.
+    """
+    tested = _Tested(function, combine, causal, tolerance)
+    checks = {
+        "values": tested.values,
+        "temperature": tested.temperature,
+        "padding": tested.padding,
+        "order": tested.order,
+        "token mean": tested.token_mean,
+        "rank mean": tested.rank_mean,
+    }
+    return [_finding(name, check) for name, check in checks.items()]
+
+
+def _finding(name: str, check: Callable[[], str | None]) -> Finding:
+    try:
+        cause = check()
+    except _Skipped as reason:
+        return Finding(name, "not checked", str(reason))
+    except _Broken as error:
+        cause = str(error)
+    return Finding(name, "FAILED", cause) if cause else Finding(name, "ok")
+
+
+class _Skipped(Exception):
+    """There is nothing to check this property on."""
+
+
+@dataclass(frozen=True)
+class _Tested:
+    """Each method checks one property: the likely cause of a failure, or None."""
+
+    function: Function
+    combine: Combine | None
+    causal: bool
+    tolerance: float
+
+    def values(self) -> str | None:
+        return self._compare(1.0)
+
+    def temperature(self) -> str | None:
+        return self._compare(TEMPERATURE)
+
+    def padding(self) -> str | None:
+        base = Fixture.standard()
+        plain, wide, noisy = self._call(base), self._call(base.wider(3)), self._call(base, outside=50.0)
+        for what, other in (("wider padding", wide), ("other logits and labels outside the mask", noisy)):
+            for name in ("logprobs", "entropy"):
+                before, after = getattr(plain, name), getattr(other, name)
+                if before is not None and not self._close(after[:, : before.shape[1]], before, base.mask):
+                    return f"{name} inside the mask changed with {what}: padding is counted"
+            if plain.mean is not None and not math.isclose(
+                _number(plain.mean), _number(other.mean), abs_tol=self.tolerance
+            ):
+                return f"the mean changed with {what}: padding is counted"
+        return None
+
+    def order(self) -> str | None:
+        base, order = Fixture.standard(), [2, 0, 1]
+        plain, moved = self._call(base), self._call(base.rows(order))
+        for name in ("logprobs", "entropy"):
+            before, after = getattr(plain, name), getattr(moved, name)
+            if before is not None and not self._close(after, before[order], base.mask[order]):
+                return f"{name} of a row depend on where in the batch it stands"
+        if plain.mean is not None and abs(_number(plain.mean) - _number(moved.mean)) > self.tolerance:
+            return "the mean depends on the order of the rows"
+        return None
+
+    def token_mean(self) -> str | None:
+        base = Fixture.standard()
+        found = self._call(base)
+        if found.mean is None or found.entropy is None:
+            raise _Skipped("the function returns no mean beside its entropy")
+        mask, own = base.mask.double(), torch.where(base.mask.bool(), found.entropy, 0.0)
+        sums = own.sum(1)
+        return self._cause(
+            _number(found.mean),
+            float(sums.sum() / mask.sum()),
+            {
+                "a mean of each row's mean (means of means): long rows count too little": (sums / mask.sum(1)).mean(),
+                "padding is counted: divided by all positions": sums.sum() / mask.numel(),
+                "padding is counted: its entropies are in the sum": found.entropy.mean(),
+                "a sum per row, not per token": sums.mean(),
+                "a sum, not a mean": sums.sum(),
+            },
+        )
+
+    def rank_mean(self) -> str | None:
+        base = Fixture.standard()
+        parts = [self._call(base.rows(rows)) for rows in RANKS]
+        thirds = [part.mean for part in parts]
+        whole = self._call(base).entropy
+        if any(third is None for third in thirds) or whole is None:
+            raise _Skipped("the function returns no mean beside its entropy")
+        if self.combine is None and not all(isinstance(third, tuple | list) for third in thirds):
+            wanted = "return (total, count), or say how the trainer joins its ranks (combine)"
+            raise _Skipped(f"means alone cannot be joined over ranks of different size: {wanted}")
+        got = _number(self._combined(thirds))
+        own = torch.where(base.mask.bool(), whole, 0.0).sum(1)
+        rank_means = [own[list(rows)].sum() / base.mask[list(rows)].sum() for rows in RANKS]
+        return self._cause(
+            got,
+            float(own.sum() / base.mask.double().sum()),
+            {"a mean of the ranks' means: ranks with fewer tokens count too much": torch.stack(rank_means).mean()},
+        )
+
+    def _combined(self, thirds: list[Any]) -> Any:
+        if self.combine is None:
+            totals, counts = zip(*thirds, strict=True)
+            return sum(map(float, totals)), sum(map(float, counts))
+        try:
+            return self.combine(thirds)
+        except Exception as error:
+            raise _Broken(f"combine raised {type(error).__name__}: {error}") from None
+
+    def _cause(self, got: float, wanted: float, candidates: Mapping[str, Tensor]) -> str | None:
+        if abs(got - wanted) <= self.tolerance:
+            return None
+        for cause, value in candidates.items():
+            if abs(got - float(value)) <= self.tolerance:
+                return f"{got:.4f} instead of {wanted:.4f}: {cause}"
+        return f"{got:.4f} instead of {wanted:.4f}, for no cause known here"
+
+    def _compare(self, temperature: float) -> str | None:
+        base = Fixture.standard()
+        found = self._call(base, temperature)
+        causes = []
+        if found.logprobs is not None:
+            wanted = base.logprobs(temperature)
+            causes.append(self._named("logprobs", found.logprobs, wanted, base, _wrong_logprobs(base, temperature)))
+        if found.entropy is not None:
+            causes.append(
+                self._named("entropy", found.entropy, base.entropy(), base, _wrong_entropy(base, temperature))
+            )
+        return "; ".join(filter(None, causes)) or None
+
+    def _named(
+        self, what: str, got: Tensor, wanted: Tensor, base: Fixture, candidates: Mapping[str, Tensor]
+    ) -> str | None:
+        if self._close(got, wanted, base.mask):
+            return None
+        inner = base.mask.clone()
+        inner[:, 0] = inner[:, -1] = 0  # where a shifted value has come from inside
+        for cause, value in candidates.items():
+            if self._close(got, value, inner):
+                return f"{what}: {cause}"
+        gap = torch.where(base.mask.bool(), got - wanted, 0.0).abs().max()
+        if gap < 0.05:
+            return f"{what}: off by up to {gap:.1e} nats, as with sums or logits in 16 bits"
+        return f"{what}: off by up to {gap:.2g} nats, for no cause known here"
+
+    def _close(self, got: Tensor, wanted: Tensor, mask: Tensor) -> bool:
+        inside = mask.bool()
+        return bool(((got[inside] - wanted[inside]).abs() <= self.tolerance).all())
+
+    def _call(self, base: Fixture, temperature: float = 1.0, outside: float | None = None) -> _Result:
+        """The function's results in float64; outside: a logit that is put where the mask is 0."""
+        logits, labels, mask = base.logits(), base.labels.clone(), base.mask.clone()
+        if outside is not None:
+            logits[..., 0] = torch.where(mask.bool(), logits[..., 0], outside)
+            labels[~mask.bool()] = VOCABULARY - 1
+        if self.causal:
+            logits = torch.cat([logits, torch.zeros_like(logits[:, :1])], 1)
+            labels, mask = (torch.cat([torch.zeros_like(part[:, :1]), part], 1) for part in (labels, mask))
+        try:
+            returned = tuple(self.function(logits, labels, mask, temperature))
+        except Exception as error:
+            raise _Broken(f"the function raised {type(error).__name__}: {error}") from None
+        if len(returned) not in (2, 3):
+            raise _Broken(f"the function returned {len(returned)} things; wanted (logprobs, entropy) and maybe a mean")
+        return _Result(*(self._values(part, base.mask) for part in returned[:2]), *returned[2:])
+
+    def _values(self, returned: Any, mask: Tensor) -> Tensor | None:
+        if returned is None:
+            return None
+        values = torch.as_tensor(returned).detach().cpu().double()
+        if self.causal and values.dim() == 2 and values.shape[1] == mask.shape[1] + 1:
+            values = values[:, 1:]
+        if values.shape != mask.shape:
+            wanted = "[B, T - 1] or [B, T]" if self.causal else "[B, T]"
+            raise _Broken(f"a result has the shape {tuple(values.shape)}; wanted {wanted}, a value for each token")
+        return values
+
+
+def _wrong_logprobs(base: Fixture, temperature: float) -> dict[str, Tensor]:
+    right = base.logprobs(temperature)
+    ahead = base.logprobs(temperature, base.labels.roll(-1, 1))
+    behind = base.logprobs(temperature, base.labels.roll(1, 1))
+    shifted = "shift by one: a distribution is read at its neighbour's label"
+    return {
+        "not tempered, though the sampler's temperature is given": base.logprobs(1.0),
+        "tempered the wrong way round (logits times the temperature)": base.logprobs(1 / temperature),
+        "shift by one: each value is that of the token before": right.roll(1, 1),
+        "shift by one: each value is that of the token after": right.roll(-1, 1),
+        f"{shifted} (the next)": ahead,
+        f"{shifted} (the one before)": behind,
+        "the sign is turned": -right,
+        "probabilities, not their logarithms": right.exp(),
+        "raw logits, not normalised": base.logits().double().gather(-1, base.labels[..., None])[..., 0] / temperature,
+    }
+
+
+def _wrong_entropy(base: Fixture, temperature: float) -> dict[str, Tensor]:
+    right = base.entropy()
+    return {
+        "tempered: it is that of softmax(logits / temperature)": base.entropy(temperature),
+        "tempered the wrong way round (logits times the temperature)": base.entropy(1 / temperature),
+        "the sampled estimate -log pi(label), not exact": -base.logprobs(1.0),
+        "the sampled estimate -log pi(label), not exact, and tempered": -base.logprobs(temperature),
+        "shift by one: each value is that of the token before": right.roll(1, 1),
+        "shift by one: each value is that of the token after": right.roll(-1, 1),
+        "the sign is turned": -right,
+        "in bits, not nats": right / math.log(2),
+        "divided by its largest value log V": right / math.log(VOCABULARY),
+    }
+
+
+def _number(mean: Any) -> float:
+    """A mean, or the mean of (total, count)."""
+    try:
+        if isinstance(mean, tuple | list):
+            total, count = mean
+            return float(total) / float(count)
+        return float(mean)
+    except (TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:
+        raise _Broken(f"the mean is not a number or (total, count): {error}") from None
+
+
+def load_function(path: str, field: str) -> Callable[..., Any]:
+    """`module:function` or `file.py:function`; `InvalidValue` naming `field` where there is none."""
+    place, colon, name = path.rpartition(":")
+    if not colon:
+        raise InvalidValue(field, path, "written as module:function or file.py:function")
+    try:
+        found = runpy.run_path(place)[name] if place.endswith(".py") else getattr(importlib.import_module(place), name)
+    except Exception as error:
+        raise InvalidValue(field, path, f"importable ({type(error).__name__}: {error})") from None
+    if not callable(found):
+        raise InvalidValue(field, path, "a function")
+    function: Callable[..., Any] = found
+    return function

@@ -1,0 +1,211 @@
+"""The keys that each trainer logs, under this project's names, and what its entropy is. docs/doctor.md has the sources."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+
+from aepo.doctor.types import Entropy
+
+Row = Mapping[str, float]
+
+_SAMPLED = "compare it with no exact entropy, and use it in no loss: its gradient is not an entropy bonus (docs/entropy.md)"
+EXACT = Entropy("exact", "the exact entropy, per token")
+
+
+def _no_more(_: Row) -> Row:
+    return {}
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How one trainer writes.
+
+    marks: sets of keys; a log with all keys of one of them is this trainer's. keys: our name -> its keys, the first
+    that is there counts. entropies: what each of its entropy keys is. derive: names that follow from a row of ours.
+    """
+
+    name: str
+    marks: tuple[frozenset[str], ...]
+    keys: Mapping[str, tuple[str, ...]]
+    entropies: Mapping[str, Entropy] = field(default_factory=dict)
+    derive: Callable[[Row], Row] = _no_more
+
+
+def _marks(*groups: str) -> tuple[frozenset[str], ...]:
+    return tuple(frozenset(group.split()) for group in groups)
+
+
+def _same_rewards(row: Row) -> Row:
+    """No advantage anywhere in a batch: its groups are all dead."""
+    if "advantage_high" in row and "advantage_low" in row:
+        return {"no_advantage": float(row["advantage_high"] == row["advantage_low"] == 0)}
+    return {"no_advantage": float(row["reward_spread"] == 0)} if "reward_spread" in row else {}
+
+
+def _one_sided_groups(row: Row) -> Row:
+    if "groups_all_good" not in row or "groups_all_bad" not in row:
+        return {}
+    return {"dead_groups": row["groups_all_good"] + row["groups_all_bad"]}
+
+
+_OURS = """entropy target_entropy sampled_entropy reward dead_groups length truncated mismatch ratio clip_fraction
+approximate_kl gradient_norm saturated alarm command coefficient reward_failures"""
+
+AEPO = Dialect(
+    name="aepo",
+    marks=_marks("entropy sampled_entropy dead_groups seconds_sampling", "entropy target_entropy dead_groups"),
+    keys={name: (name,) for name in _OURS.split()},
+    entropies={"entropy": EXACT},
+)
+
+_VERL_COMMON = {
+    "reward": ("critic/score/mean", "critic/rewards/mean"),
+    "advantage_high": ("critic/advantages/max",),
+    "advantage_low": ("critic/advantages/min",),
+    "length": ("response_length/mean",),
+    "truncated": ("response_length/clip_ratio",),
+    "approximate_kl": ("actor/ppo_kl",),
+    "gradient_norm": ("actor/grad_norm",),
+    "learning_rate": ("actor/lr",),
+}
+
+EASYR1 = Dialect(
+    name="EasyR1",
+    marks=_marks("actor/entropy_loss actor/pg_clipfrac_higher", "actor/pg_clipfrac_higher critic/score/mean"),
+    keys={
+        **_VERL_COMMON,
+        "entropy": ("actor/entropy_loss",),
+        "clip_fraction": ("actor/pg_clipfrac_higher",),
+        "clip_fraction_low": ("actor/pg_clipfrac_lower",),
+    },
+    entropies={
+        "actor/entropy_loss": Entropy(
+            "sampled", "a sampled estimate (mean of -log pi over the tokens drawn), under the name of a loss", _SAMPLED
+        )
+    },
+    derive=_same_rewards,
+)
+
+VERL = Dialect(
+    name="verl",
+    marks=_marks(
+        "actor/pg_loss", "actor/ppo_kl", "critic/score/mean", "actor/entropy", "rollout_corr/kl"
+    ),
+    keys={
+        **_VERL_COMMON,
+        "entropy": ("actor/entropy", "actor/entropy_loss"),
+        "clip_fraction": ("actor/pg_clipfrac",),
+        "mismatch_kl": ("rollout_corr/kl",),
+        "mismatch_probability": ("training/rollout_probs_diff_mean",),
+        "mismatch_correlation": ("training/rollout_actor_probs_pearson_corr",),
+    },
+    entropies={
+        "actor/entropy": Entropy("exact", "the exact entropy per token, aggregated as the loss is (loss_agg_mode)"),
+        "actor/entropy_loss": Entropy(
+            "exact",
+            "the exact entropy under the name that verl gave it before actor/entropy",
+            "the name is that of a loss, the number is not: read it as the entropy, higher is more random",
+        ),
+    },
+    derive=_same_rewards,
+)
+
+TRL_PPO = Dialect(
+    name="TRL PPO",
+    marks=_marks("objective/entropy objective/kl", "objective/rlhf_reward policy/clipfrac_avg"),
+    keys={
+        "entropy": ("policy/entropy_avg", "objective/entropy"),
+        "reward": ("objective/scores", "objective/rlhf_reward"),
+        "clip_fraction": ("policy/clipfrac_avg",),
+        "approximate_kl": ("policy/approxkl_avg",),
+        "ratio": ("val/ratio",),
+        "learning_rate": ("lr", "learning_rate"),
+        "entropy_sum": ("objective/entropy",),
+    },
+    entropies={
+        "policy/entropy_avg": Entropy("exact", "the exact entropy, its mean over the update's passes"),
+        "objective/entropy": Entropy(
+            "sum",
+            "a sampled sum over a completion, (-logprobs).sum(1).mean(): it grows with the length",
+            "divide by the mean length before you compare, or read policy/entropy_avg",
+        ),
+    },
+)
+
+TRL = Dialect(
+    name="TRL",
+    marks=_marks(
+        "frac_reward_zero_std",
+        "completions/mean_length reward",
+        "completions/clipped_ratio",
+        "clip_ratio/region_mean",
+        "reward reward_std completion_length",
+    ),
+    keys={
+        "entropy": ("entropy",),
+        "reward": ("reward",),
+        "dead_groups": ("frac_reward_zero_std",),
+        "length": ("completions/mean_length", "completion_length"),
+        "truncated": ("completions/clipped_ratio",),
+        "clip_fraction": ("clip_ratio/region_mean", "clip_ratio"),
+        "mismatch": ("sampling/sampling_logp_difference/mean",),
+        "gradient_norm": ("grad_norm",),
+        "learning_rate": ("learning_rate",),
+    },
+    entropies={
+        "entropy": Entropy("exact", "the exact entropy per token of the distribution divided by the sampling temperature")
+    },
+)
+
+TINKER = Dialect(
+    name="tinker-cookbook",
+    marks=_marks("optim/entropy", "env/all/reward/total", "optim/kl_sample_train_v1"),
+    keys={
+        "entropy": ("optim/entropy",),
+        "reward": ("env/all/reward/total",),
+        "groups_all_good": ("env/all/by_group/frac_all_good",),
+        "groups_all_bad": ("env/all/by_group/frac_all_bad",),
+        "length": ("env/all/ac_tokens_per_turn",),
+        "mismatch_kl": ("optim/kl_sample_train_v2", "optim/kl_sample_train_v1"),
+        "learning_rate": ("optim/lr",),
+    },
+    entropies={
+        "optim/entropy": Entropy("sampled", "a sampled estimate: minus the mean log-probability of the tokens drawn", _SAMPLED)
+    },
+    derive=_one_sided_groups,
+)
+
+OPENRLHF = Dialect(
+    name="OpenRLHF",
+    marks=_marks("policy_loss actor_lr", "policy_loss response_length", "response_length group_reward_std"),
+    keys={
+        "entropy": ("entropy_loss",),
+        "reward": ("reward",),
+        "reward_spread": ("group_reward_std",),
+        "length": ("response_length",),
+        "truncated": ("truncated", "response_clip_ratio"),
+        "clip_fraction": ("ppo_clip_ratio",),
+        "approximate_kl": ("ppo_kl",),
+        "mismatch_kl": ("vllm_kl",),
+        "gradient_norm": ("actor_grad_norm",),
+        "learning_rate": ("actor_lr",),
+    },
+    entropies={
+        "entropy_loss": Entropy(
+            "exact",
+            "the exact entropy per token under the name of a loss; of the tempered distribution since PR 1319",
+            "read it as the entropy, higher is more random; across that version it is not the same number",
+        )
+    },
+    derive=_same_rewards,
+)
+
+# The first whose marks fit counts: EasyR1 writes verl's keys too.
+DIALECTS = (AEPO, EASYR1, VERL, TRL_PPO, TRL, TINKER, OPENRLHF)
+
+
+def recognise(keys: Collection[str]) -> Dialect | None:
+    """Whose log has these keys; None where they are nobody's."""
+    present = set(keys)
+    return next((dialect for dialect in DIALECTS if any(mark <= present for mark in dialect.marks)), None)

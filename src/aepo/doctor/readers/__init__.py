@@ -1,0 +1,62 @@
+"""One reader for each kind of file. `read` finds the one that knows a file, or says which ones it tried."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from aepo.checks import InvalidValue
+from aepo.doctor.readers import aepo, completions, easyr1, openrlhf, tensorboard, tinker, trl, verl, wandb
+from aepo.doctor.readers.rows import Text, load
+from aepo.doctor.types import Log
+
+KNOWN = (
+    "a run folder of aepo or its metrics.jsonl, TRL's trainer_state.json or completions folder, verl's file logger or "
+    "console, EasyR1's experiment_log.jsonl, OpenRLHF's console, tinker-cookbook's metrics.jsonl, TensorBoard events, "
+    "or a W&B export (CSV or JSONL)"
+)
+# In the order in which they are asked; each returns nothing for what is not its own.
+TEXTS: tuple[Callable[[Text], list[Log]], ...] = (
+    aepo.read, easyr1.read, tinker.read, trl.read, verl.read, openrlhf.read, wandb.read,
+)  # fmt: skip
+
+
+def read(path: Path, resumes: Sequence[int] = ()) -> list[Log]:
+    """The logs in a file or folder; `resumes` are steps at which a run was taken up again, beside those that show.
+
+    Raises `InvalidValue` for what cannot be read or is nobody's log.
+    """
+    if not path.exists():
+        raise InvalidValue("LOG", str(path), "a file or folder that exists")
+    logs = _folder(path) if path.is_dir() else _file(path)
+    if not logs:
+        raise InvalidValue("LOG", str(path), f"a folder with one of: {KNOWN}")
+    return [dataclasses.replace(log, resumes=tuple(sorted({*log.resumes, *resumes}))) for log in logs]
+
+
+def _folder(path: Path) -> list[Log]:
+    """A run's folder: every kind of log that lies in it, at its usual place."""
+    logs = []
+    for name in ("metrics.jsonl", "experiment_log.jsonl"):
+        if (path / name).is_file():
+            logs.extend(_file(path / name))
+    if (state := trl.newest_state(path)) is not None:
+        logs.extend(_file(state))
+    if (files := completions.files(path)):
+        logs.extend(completions.read(files))
+    if (files := tensorboard.files(path)):
+        logs.extend(tensorboard.read(files))
+    return logs
+
+
+def _file(path: Path) -> list[Log]:
+    if completions.files(path):
+        return completions.read([path])
+    if tensorboard.files(path):
+        return tensorboard.read([path])
+    text = load(path)
+    for reader in TEXTS:
+        if logs := reader(text):
+            return logs
+    raise InvalidValue("LOG", str(path), f"one of: {KNOWN}")

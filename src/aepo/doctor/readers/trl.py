@@ -1,0 +1,46 @@
+"""TRL: `log_history` of a trainer_state.json, in the output folder or in a checkpoint."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from aepo.checks import InvalidValue
+from aepo.doctor.names import TRL, TRL_PPO, recognise
+from aepo.doctor.readers.rows import Text, flat, make_log, stepped
+from aepo.doctor.types import Log
+
+STATE = "trainer_state.json"
+
+
+def newest_state(folder: Path) -> Path | None:
+    """The folder's own trainer_state.json, else that of its last checkpoint."""
+    if (folder / STATE).is_file():
+        return folder / STATE
+    found = [(int(match[1]), path) for path in folder.glob(f"checkpoint-*/{STATE}") if (match := _number(path))]
+    return max(found)[1] if found else None
+
+
+def _number(path: Path) -> re.Match[str] | None:
+    return re.fullmatch(r"checkpoint-(\d+)", path.parent.name)
+
+
+def read(text: Text) -> list[Log]:
+    """GRPO and PPO; `InvalidValue` for the state of a trainer that does no reinforcement learning."""
+    document = text.document
+    if not isinstance(document, dict) or not isinstance(document.get("log_history"), list):
+        return []
+    history = [flat(row) for row in document["log_history"] if isinstance(row, dict)]
+    keys = {key for row in history for key in row}
+    dialect = recognise(keys)
+    if dialect is None or dialect not in (TRL, TRL_PPO):
+        some = ", ".join(sorted(keys)[:6])
+        raise InvalidValue("LOG", str(text.path), f"the state of a GRPO or PPO trainer (its keys are {some}, ...)")
+    return [make_log(dialect, text.path, stepped(history, "step"), resumes=_resumes(history))]
+
+
+def _resumes(history: list[dict[str, Any]]) -> list[int]:
+    """The trainer writes `train_runtime` when it ends; steps after that are a later session's."""
+    ends = [index for index, row in enumerate(history[:-1]) if "train_runtime" in row]
+    return [int(history[index + 1]["step"]) for index in ends if "step" in history[index + 1]]

@@ -1,0 +1,1 @@
+"""Run folders -> plain data -> figures -> one HTML page and its Markdown twin."""

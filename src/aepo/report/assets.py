@@ -1,0 +1,41 @@
+"""The page's style and script. Both are plain ASCII: their hashes stand in the page's content security policy."""
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1c1c1c; --back: #fafafa; --faint: #5b5b5b; --rule: #d8d8d8; --card: #fff; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e8e8e8; --back: #161616; --faint: #a8a8a8; --rule: #3a3a3a; --card: #202020; }
+}
+body { margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: var(--ink); background: var(--back);
+  font: 16px/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
+.faint, figcaption, caption { color: var(--faint); font-size: .9rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
+caption { caption-side: bottom; text-align: left; padding-top: .5rem; }
+th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--rule); text-align: left; white-space: nowrap; }
+td.number { text-align: right; }
+th button { font: inherit; font-weight: 600; color: inherit; background: none; border: 0; padding: 0; cursor: pointer; }
+th[aria-sort=ascending] button::after { content: " \\2191"; }
+th[aria-sort=descending] button::after { content: " \\2193"; }
+figure { margin: 1rem 0; } figure img { width: 100%; max-width: 56rem; background: #fff; border-radius: 6px; }
+pre { background: var(--card); border: 1px solid var(--rule); border-radius: 6px; padding: .6rem; margin: .3rem 0 1rem;
+  white-space: pre-wrap; overflow-wrap: anywhere; max-height: 24rem; overflow-y: auto; unicode-bidi: isolate; }
+"""
+
+SCRIPT = """
+for (const table of document.querySelectorAll("table")) {
+  const body = table.tBodies[0], heads = [...table.tHead.rows[0].cells];
+  heads.forEach((head, column) => head.firstElementChild.addEventListener("click", () => {
+    const up = head.getAttribute("aria-sort") !== "ascending";
+    heads.forEach(other => other.removeAttribute("aria-sort"));
+    head.setAttribute("aria-sort", up ? "ascending" : "descending");
+    const rows = [...body.rows].map(row => [row, row.cells[column].dataset.order]);
+    rows.sort(([, a], [, b]) => {
+      if (a === "" || b === "") return (a === "") - (b === "");
+      const order = isNaN(a) || isNaN(b) ? a.localeCompare(b) : a - b;
+      return up ? order : -order;
+    });
+    body.append(...rows.map(([row]) => row));
+  }));
+}
+"""

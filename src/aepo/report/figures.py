@@ -1,0 +1,259 @@
+"""The report's figures, on white in every theme; colours from Okabe and Ito's palette for all kinds of colour vision."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from aepo.positions import STARTS
+from aepo.report.numbers import Group, Interval, largest_k, score
+from aepo.report.runs import Curve, Run, is_number, run_curve
+
+# Okabe and Ito without black (the base model's) and yellow (too pale on white).
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+STYLES = ("-", "-.", ":")
+SMOOTHED = 10
+# Both ends of a run in the figure by position: this share of its steps.
+END = 0.1
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A figure under its file name, with the words for those who do not see it and for those who do."""
+
+    name: str
+    title: str
+    caption: str
+    canvas: Figure
+
+
+def figures(runs: Sequence[Run], found: Sequence[Group], base: Curve | None) -> tuple[list[Shown], list[str]]:
+    """What the data allow, and a sentence for each figure that they do not."""
+    shown, left_out = [], []
+    for name, (title, make) in FIGURES.items():
+        made = make(runs, found, base)
+        if isinstance(made, str):
+            left_out.append(f"{title}: {made}")
+        else:
+            shown.append(Shown(name, title, made[1], made[0]))
+    return shown, left_out
+
+
+Made = tuple[Figure, str] | str
+
+
+def entropy(runs: Sequence[Run], found: Sequence[Group], base: Curve | None) -> Made:
+    """Entropy and target over the steps."""
+    canvas, axes = _canvas("step", "entropy (nats per token)")
+    for number, run in enumerate(runs):
+        if _line(axes, run, "entropy", number):
+            steps, targets = run.series("target_entropy")
+            axes.plot(steps, targets, color=_colour(number), ls="--", lw=1.1, alpha=0.8)
+    if not axes.lines:
+        return "no run has an entropy yet"
+    axes.set_ylim(bottom=0)
+    return _legend(canvas, axes), "Solid: measured in each step. Dashed, same colour: the target."
+
+
+def command(runs: Sequence[Run], found: Sequence[Group], base: Curve | None) -> Made:
+    """What the control asked for."""
+    canvas, axes = _canvas("step", "command (-1 lower, +1 raise entropy)")
+    for number, run in enumerate(runs):
+        _line(axes, run, "command", number)
+    if not axes.lines:
+        return "no run has a control with a command"
+    axes.axhline(0, color="0.5", lw=0.8)
+    axes.set_ylim(-1.08, 1.08)
+    without = [run.label for run in runs if not run.series("command")[1]]
+    gaps = f" Without one: {', '.join(without)}." if without else ""
+    return _legend(canvas, axes), f"What each step acted on, computed from the step before; no unit.{gaps}"
+
+
+def reward(runs: Sequence[Run], found: Sequence[Group], base: Curve | None) -> Made:
+    """Reward over the steps."""
+    canvas, axes = _canvas("step", f"reward (mean of {SMOOTHED} steps)")
+    for number, run in enumerate(runs):
+        _line(axes, run, "reward", number, _smooth)
+    if not axes.lines:
+        return "no run has a reward yet"
+    return _legend(canvas, axes), "Of the ordinary completions of training, drawn at temperature 1."
+
+
+def pass_at_k(runs: Sequence[Run], found: Sequence[Group], base: Curve | None) -> Made:
+    """pass@k against k, one curve a run and bands where runs repeat each other."""
+    canvas, axes = _canvas("k (samples of one problem)", "pass@k (share of problems)")
+    made = []
+    for number, run in enumerate(runs):
+        curve = run_curve(run)
+        if curve:
+            _points(axes, curve, run.label, **_look(number))
+            made.append(curve.about)
+    if not made:
+        return "no run was evaluated"
+    for group in (group for group in found if len(group.runs) > 1):
+        over = group.curve()
+        if over and over.low:
+            axes.fill_between(over.ks, over.low, over.high, color=_colour(runs.index(group.runs[0])), alpha=0.15, lw=0)
+    words = [f"Last evaluation of each run ({'; '.join(dict.fromkeys(made))}), unbiased, T = 1."]
+    if any(len(group.runs) > 1 for group in found):
+        words.append("Bands: 95 % by bootstrap over runs that differ in their seed alone.")
+    else:
+        words.append("No bands: no two runs differ in their seed alone.")
+    words.append(_base(axes, base, runs))
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    return _legend(canvas, axes), " ".join(words)
+
+
+def _base(axes: Axes, base: Curve | None, runs: Sequence[Run]) -> str:
+    if base is None:
+        return "The base model's curve is not here: no evaluation of it was given (--base FOLDER)."
+    _points(axes, base, "base model", color="black", ls="--")
+    words = f"Black: the base model, {base.about}"
+    if base.low:
+        axes.fill_between(base.ks, base.low, base.high, color="black", alpha=0.08, lw=0)
+        words += ", band 95 % by bootstrap over problems"
+    return f"{words}."
+
+
+def performance(runs: Sequence[Run], found: Sequence[Group], base: Curve | None) -> Made:
+    """pass@1 and the largest pass@k (or reward, where nothing was evaluated) against the entropy held."""
+    evaluated = any(not math.isnan(score(run, 1)) for run in runs)
+    sizes = sorted({1, largest_k(runs)}) if evaluated else [0]
+    canvas = Figure(figsize=(8, 4), layout="constrained")
+    drawn = 0
+    for axes, k in zip(canvas.subplots(1, len(sizes), squeeze=False)[0], sizes, strict=True):
+        _finish(axes, "entropy held (nats per token)", f"pass@{k} (share of problems)" if k else "reward")
+        of = [group.pass_at(k) if k else group.interval("reward") for group in found]
+        drawn += _against_entropy(axes, of, runs, found)
+        if base is not None and k in base.ks:
+            axes.axhline(base.values[base.ks.index(k)], color="black", ls="--", lw=1, label="base model")
+    if not drawn:
+        return "no run has both an entropy and a score"
+    seeds = any(len(group.runs) > 1 for group in found)
+    words = [
+        "Score of the last evaluation" if evaluated else "Reward, mean of the last third of the steps,",
+        "against the entropy's mean over the last third of the steps.",
+        "Bars: 95 % by bootstrap over runs alike but for the seed." if seeds else "No bars: no run is repeated.",
+        "The grey line only joins the points in order of entropy."
+        if len(found) > 1
+        else "One entropy alone shows no curve: give runs at several targets.",
+    ]
+    return _legend(canvas, axes), " ".join(words)
+
+
+def _against_entropy(axes: Axes, scores: Sequence[Interval], runs: Sequence[Run], found: Sequence[Group]) -> int:
+    """One point with its bars for each group that has both numbers; how many."""
+    points = [(group.interval("entropy"), y, group) for y, group in zip(scores, found, strict=True)]
+    known = [(x, y, group) for x, y, group in points if not math.isnan(x.mean + y.mean)]
+    ordered = sorted(known, key=lambda point: point[0].mean)
+    axes.plot([x.mean for x, _, _ in ordered], [y.mean for _, y, _ in ordered], color="0.75", lw=1, zorder=1)
+    for x, y, group in known:
+        bars: dict[str, Any] = {}
+        for name, value in (("xerr", x), ("yerr", y)):
+            if not math.isnan(value.low):
+                bars[name] = [[value.mean - value.low], [value.high - value.mean]]
+        look = {"color": _colour(runs.index(group.runs[0])), "label": _words(group.label)}
+        axes.errorbar(x.mean, y.mean, fmt="o", ms=6, capsize=3, **look, **bars)
+    return len(known)
+
+
+def by_position(runs: Sequence[Run], found: Sequence[Group], base: Curve | None) -> Made:
+    """Token entropy by position, at the beginning and at the end of each run."""
+    canvas, axes = _canvas("token of the completion (first: 1)", "entropy (nats per token)")
+    for number, run in enumerate(runs):
+        profiles = [row["entropy_by_position"] for row in run.rows if row.get("entropy_by_position")]
+        size = max(1, round(END * len(profiles)))
+        for part, look in ((profiles[:size], {"alpha": 0.45, "lw": 1.1}), (profiles[-size:], {"lw": 1.8})):
+            means = _mean_profile(part)
+            named = {"label": _words(run.label)} if part and look["lw"] > 1.5 else {}
+            axes.plot([1 + start for start in STARTS[: len(means)]], means, **(_look(number) | look | named))
+    if not any(len(line.get_xdata()) for line in axes.lines):  # type: ignore[arg-type]
+        return "no run has entropy_by_position in its metrics"
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.set_ylim(bottom=0)
+    share = f"{END:.0%} of the steps"
+    words = f"Thick: mean of the last {share}; thin and pale: of the first {share}. Ordinary completions; "
+    return _legend(canvas, axes), words + "far positions are reached by the long ones alone."
+
+
+FIGURES: dict[str, tuple[str, Callable[[Sequence[Run], Sequence[Group], Curve | None], Made]]] = {
+    "entropy": ("Entropy against its target", entropy),
+    "command": ("Command of the control", command),
+    "reward": ("Reward", reward),
+    "pass-at-k": ("pass@k against k", pass_at_k),
+    "performance": ("Performance against entropy", performance),
+    "position": ("Token entropy by position", by_position),
+}
+
+
+# --- drawing ------------------------------------------------------------------------------------------------
+
+
+def _canvas(x: str, y: str) -> tuple[Figure, Axes]:
+    canvas = Figure(figsize=(8, 4), layout="constrained")
+    axes = canvas.subplots()
+    _finish(axes, x, y)
+    return canvas, axes
+
+
+def _finish(axes: Axes, x: str, y: str) -> None:
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.2)
+
+
+def _colour(number: int) -> str:
+    return COLOURS[number % len(COLOURS)]
+
+
+def _look(number: int) -> dict[str, Any]:
+    """One colour a run; where colours come round again, another dash."""
+    return {"color": _colour(number), "ls": STYLES[number // len(COLOURS) % len(STYLES)]}
+
+
+def _words(label: str) -> str:
+    """Taken as it stands: no formula between dollars, and shown though it begin with an underscore."""
+    return "\u200b" * label.startswith("_") + label.replace("$", r"\$")
+
+
+def _line(axes: Axes, run: Run, key: str, number: int, change: Callable[[list[float]], list[float]] = list) -> bool:
+    steps, values = run.series(key)
+    if values:
+        marker = "." if len(values) == 1 else None
+        axes.plot(steps, change(values), label=_words(run.label), lw=1.6, marker=marker, **_look(number))
+    return bool(values)
+
+
+def _points(axes: Axes, curve: Curve, label: str, **look: Any) -> None:
+    axes.plot(curve.ks, curve.values, marker="o", ms=4, lw=1.6, label=_words(label), **look)
+
+
+def _legend(canvas: Figure, axes: Axes) -> Figure:
+    """Under the axes, where it hides nothing."""
+    handles, labels = axes.get_legend_handles_labels()
+    columns = max(1, min(4, 120 // (8 + max(map(len, labels), default=0))))
+    rows = -(-len(labels) // columns)
+    canvas.set_figheight(canvas.get_figheight() + 0.2 * rows)
+    canvas.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+    return canvas
+
+
+def _smooth(values: Sequence[float]) -> list[float]:
+    windows = [values[max(0, end - SMOOTHED) : end] for end in range(1, len(values) + 1)]
+    return [math.fsum(window) / len(window) for window in windows]
+
+
+def _mean_profile(profiles: Sequence[Sequence[float | None]]) -> list[float]:
+    """Mean of each bucket over the steps that have it."""
+    width = max(map(len, profiles), default=0)
+    columns = [[p[i] for p in profiles if i < len(p)] for i in range(min(width, len(STARTS)))]
+    numbers = [[value for value in column if value is not None and is_number(value)] for column in columns]
+    return [math.fsum(column) / len(column) if column else math.nan for column in numbers]

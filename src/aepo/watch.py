@@ -1,0 +1,276 @@
+"""`aepo watch`: a run in the terminal, from its folder alone, in progress or finished."""
+
+from __future__ import annotations
+
+import math
+import os
+import select
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from aepo.checks import InvalidValue, require
+from aepo.config import read_toml
+from aepo.log import METRICS, read_rows
+
+# Dots of a braille character by column and row, as bits over U+2800.
+DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
+# A run that has not written for this many of its own steps, and for this many seconds, may have stopped.
+SILENT_STEPS, SILENT_SECONDS = 10, 60.0
+Row = Mapping[str, Any]
+# A series over the steps: y is a number or, where there was none, NaN.
+Series = Sequence[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A run at one moment. steps: planned ones, None without a config. quiet: seconds since its last row."""
+
+    name: str
+    rows: Sequence[Row]
+    steps: int | None
+    quiet: float = 0.0
+
+    @property
+    def finished(self) -> bool:
+        """All planned steps are there."""
+        return self.steps is not None and len(self.rows) >= self.steps
+
+
+def look(folder: Path) -> Picture:
+    """The folder as it is now; `InvalidValue` for what is no run folder. A half-written last row is left out."""
+    config, metrics = folder / "config.toml", folder / METRICS
+    if not config.exists() and not metrics.exists():
+        raise InvalidValue("RUN", str(folder), f"a run folder (it holds neither config.toml nor {METRICS})")
+    steps = read_toml(config).get("steps") if config.exists() else None
+    quiet = time.time() - metrics.stat().st_mtime if metrics.exists() else 0.0
+    return Picture(folder.resolve().name, read_rows(metrics), steps if isinstance(steps, int) else None, quiet)
+
+
+def watch(folder: Path, once: bool, every: float) -> None:
+    """Draw until the run is finished, or until q; with `once`, or where there is no terminal, a single time."""
+    require(0.1 <= every <= 3600, "--every", every, "seconds from 0.1 to 3600")
+    console = Console()
+    picture = look(folder)
+    if once or picture.finished or not console.is_terminal:
+        console.print(frame(picture, console))
+        return
+    with _keys() as pressed, Live(frame(picture, console), console=console, auto_refresh=False) as live:
+        while not picture.finished and pressed(every) != "q":
+            picture = look(folder)
+            live.update(frame(picture, console), refresh=True)
+
+
+def frame(picture: Picture, console: Console) -> Group:
+    """All that is shown, in the console's width and in characters that it can write."""
+    plain = console.encoding.lower().replace("-", "") != "utf8"
+    head = _text(picture.name, f"  {_progress(picture)}", plain, "bold")
+    if not picture.rows:
+        return Group(head, Text("no finished step yet"))
+    height = max(4, min(12, console.height - 14))
+    parts: list[Text | Table] = [head, *_chart(picture.rows, console.width, height, plain), _numbers(picture.rows[-1])]
+    return Group(*parts, *_warnings(picture))
+
+
+def _text(name: str, rest: str, plain: bool, style: str) -> Text:
+    """A name from the disk, without what would steer the terminal."""
+    shown = "".join(c if c.isprintable() else "?" for c in name)
+    shown = shown.encode("ascii", "replace").decode() if plain else shown.encode("utf-8", "replace").decode()
+    return Text(shown, style=style).append(rest, style="")
+
+
+# --- words and numbers --------------------------------------------------------------------------------------
+
+
+def _progress(picture: Picture) -> str:
+    done, seconds = len(picture.rows), [row["seconds"] for row in picture.rows if _number(row.get("seconds"))]
+    if picture.steps is None:
+        return f"step {done} (no config.toml: the planned steps are unknown)"
+    parts = [f"step {done} of {picture.steps} ({done / picture.steps:.0%})"]
+    if picture.finished:
+        parts.append("finished")
+    elif seconds:
+        recent = seconds[-20:]
+        left = math.fsum(recent) / len(recent) * (picture.steps - done)
+        parts.append(f"about {_duration(left)} left, evaluations aside")
+    return ", ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+def _numbers(row: Row) -> Table:
+    """The last values with their units, two columns of them."""
+    pairs = list(_values(row))
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    half = -(-len(pairs) // 2)
+    for number in range(half):
+        table.add_row(*pairs[number], *(pairs[half + number] if half + number < len(pairs) else ("", "")))
+    return table
+
+
+def _values(row: Row) -> Iterator[tuple[str, str]]:
+    for key, label, form in (
+        ("entropy", "entropy", "{:.3f} nats per token"),
+        ("target_entropy", "target", "{:.3f} nats per token"),
+        ("error", "error", "{:+.3f} nats per token"),
+        ("command", "command", "{:+.2f}"),
+        ("reward", "reward", "{:.3f}"),
+        ("dead_groups", "dead groups", "{:.0%}"),
+        ("mismatch", "mismatch", "{:.2g} nats"),
+        ("length", "length", "{:.1f} tokens"),
+        ("truncated", "cut at the limit", "{:.0%}"),
+        ("seconds", "time of the step", "{:.2f} s"),
+    ):
+        if _number(row.get(key)):
+            limit = " (at its limit)" if key == "command" and row.get("saturated") else ""
+            yield label, form.format(row[key]) + limit
+        elif key in row:
+            yield label, "-"
+    if _number(row.get("extra_completions")):
+        heat = row.get("extra_temperature")
+        yield (
+            "extra",
+            f"{row['extra_completions']} drawn, {row.get('extra_used', '?')} used"
+            + (f", T {heat:g}" if _number(heat) else ""),
+        )
+
+
+def _warnings(picture: Picture) -> Iterator[Text]:
+    alarms = [row["step"] for row in picture.rows if row.get("alarm")]
+    last = picture.rows[-1]
+    if last.get("alarm"):
+        yield Text(f"alarm: the control is at its limit and the error stays (step {last['step']})", style="bold red")
+    elif alarms:
+        yield Text(f"alarm in {len(alarms)} earlier steps, last in step {alarms[-1]}", style="red")
+    failures = sum(row.get("reward_failures") or 0 for row in picture.rows)
+    if failures:
+        yield Text(f"{failures} gradings failed so far", style="red")
+    slowest = max((row["seconds"] for row in picture.rows if _number(row.get("seconds"))), default=0.0)
+    if not picture.finished and picture.quiet > max(SILENT_SECONDS, SILENT_STEPS * slowest):
+        yield Text(f"no new step for {_duration(picture.quiet)}: stopped, or in a long evaluation", style="yellow")
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+# --- the line chart -----------------------------------------------------------------------------------------
+
+
+def _chart(rows: Sequence[Row], width: int, height: int, plain: bool) -> list[Text]:
+    """Entropy and target over the steps, with the axis in nats."""
+    entropy, target = (_series(rows, key) for key in ("entropy", "target_entropy"))
+    numbers = [y for series in (entropy, target) for _, y in series if math.isfinite(y)]
+    if not numbers:
+        return [Text("no entropy in these rows")]
+    low, high = min(numbers), max(numbers)
+    margin = 0.05 * (high - low) or 0.05
+    low, high = max(0.0, low - margin), high + margin
+    columns = max(10, width - 8)
+    draw = _characters if plain else _braille
+    lines = []
+    for number, cells in enumerate(draw(entropy, target, columns, height, low, high)):
+        level = high - (high - low) * number / (height - 1)
+        lines.append(Text(f"{level:6.3f} ", style="dim", no_wrap=True, end="\n").append_text(cells))
+    first, last = str(rows[0]["step"]), str(rows[-1]["step"])
+    lines.append(Text(f"{'step':>6} {first}{last:>{max(1, columns - len(first))}}", style="dim", no_wrap=True))
+    legend = Text("       entropy", style="cyan", no_wrap=True)
+    if any(math.isfinite(y) for _, y in target):
+        legend.append("  target", style="yellow")
+    if plain:
+        legend.append("  (* entropy, - target)", style="dim")
+    return [*lines, legend.append("  nats per token", style="dim")]
+
+
+def _series(rows: Sequence[Row], key: str) -> Series:
+    return [(row["step"], float(row[key]) if _number(row.get(key)) else math.nan) for row in rows]
+
+
+def _braille(entropy: Series, target: Series, columns: int, height: int, low: float, high: float) -> Iterator[Text]:
+    """Two dots a column and four a row; the colour of a cell is the entropy's where both pass."""
+    own, wanted = (set(_dots(s, 2 * columns, 4 * height, low, high)) for s in (entropy, target))
+    for row in range(height):
+        line = Text(no_wrap=True)
+        for column in range(columns):
+            places = [(x, y, 2 * column + x, 4 * row + y) for x in range(2) for y in range(4)]
+            bits = sum(DOTS[x][y] for x, y, *dot in places if tuple(dot) in own or tuple(dot) in wanted)
+            passed = any(tuple(dot) in own for _, _, *dot in places)
+            line.append(chr(0x2800 + bits) if bits else " ", style="cyan" if passed else "yellow")
+        yield line
+
+
+def _characters(entropy: Series, target: Series, columns: int, height: int, low: float, high: float) -> Iterator[Text]:
+    """One character a cell, for terminals that know nothing else."""
+    own, wanted = (set(_dots(s, columns, height, low, high)) for s in (entropy, target))
+    for row in range(height):
+        cells = ("*" if (x, row) in own else "-" if (x, row) in wanted else " " for x in range(columns))
+        yield Text("".join(cells), no_wrap=True)
+
+
+def _dots(series: Series, width: int, height: int, low: float, high: float) -> Iterator[tuple[int, int]]:
+    """The dots of a line through the means of the steps that share a column; it breaks where there is no number."""
+    steps = [step for step, _ in series]
+    span = max(1, steps[-1] - steps[0])
+    columns: dict[int, list[float]] = {}
+    for step, y in series:
+        columns.setdefault(round((step - steps[0]) / span * (width - 1)), []).append(y)
+    before: tuple[int, int] | None = None
+    for x, values in sorted(columns.items()):
+        known = [y for y in values if math.isfinite(y)]
+        if not known:
+            before = None
+            continue
+        share = (high - math.fsum(known) / len(known)) / (high - low)
+        here = (x, min(height - 1, max(0, round(share * (height - 1)))))
+        yield from _between(before or here, here)
+        before = here
+
+
+def _between(start: tuple[int, int], end: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """Dots of a straight line, both ends included."""
+    count = max(abs(end[0] - start[0]), abs(end[1] - start[1]), 1)
+    for i in range(count + 1):
+        yield round(start[0] + (end[0] - start[0]) * i / count), round(start[1] + (end[1] - start[1]) * i / count)
+
+
+# --- keys ---------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _keys() -> Iterator[Any]:
+    """A function that waits so many seconds for a key and returns it, or nothing; the terminal is put back after."""
+    try:
+        import termios
+        import tty
+
+        file = sys.stdin.fileno()
+        before = termios.tcgetattr(file)
+    except (ImportError, OSError, ValueError, termios.error):  # no terminal to read from: only wait
+        yield lambda seconds: time.sleep(seconds) or ""
+        return
+    try:
+        tty.setcbreak(file)
+        yield lambda seconds: _key(file, seconds)
+    finally:
+        termios.tcsetattr(file, termios.TCSADRAIN, before)
+
+
+def _key(file: int, seconds: float) -> str:
+    ready, _, _ = select.select([file], [], [], seconds)
+    if not ready:
+        return ""
+    # An end of the input (a closed connection) ends the watching too.
+    return os.read(file, 1).decode("latin-1") or "q"
