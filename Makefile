@@ -3,7 +3,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: setup demo test test-vllm check wheel clean
+.PHONY: setup demo test test-report test-vllm check wheel clean
 
 setup: .venv/.ready
 
@@ -20,6 +20,14 @@ demo: setup
 
 test: setup
 	$(BIN)/pytest
+
+# The report's page in a headless Chromium: the machine's own, or else one that playwright puts into .venv.
+test-report: export PLAYWRIGHT_BROWSERS_PATH := $(CURDIR)/.venv/browsers
+test-report: setup
+	$(BIN)/pip install --quiet "playwright>=1.50"
+	which chromium-headless-shell chromium chromium-browser google-chrome 2>/dev/null | grep -q . || \
+		$(BIN)/playwright install --only-shell chromium
+	$(BIN)/pytest -rs tests/test_report.py
 
 # vLLM on the CPU pins its own versions of torch and transformers, hence its own environment. Its torchaudio, torchvision
 # and torchcodec are left out: language models do not need them.

@@ -58,7 +58,9 @@ class Weights:
 def model() -> Qwen2ForCausalLM:
     torch.manual_seed(0)
     sizes = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
-    config = Qwen2Config(vocab_size=2000, num_key_value_heads=2, tie_word_embeddings=True, **sizes)
+    config = Qwen2Config(
+        vocab_size=2000, num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=True, **sizes
+    )
     return Qwen2ForCausalLM(config).eval()
 
 

@@ -1,11 +1,10 @@
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
 
 from aepo.checks import InvalidValue
+from aepo.cli import CheckEntropy
 from aepo.conformance import Fixture, check_function, load_function
 from aepo.entropy import logits_statistics
 
@@ -58,6 +57,10 @@ def test_golden_the_fixtures_values():
     assert torch.equal(base.mask.sum(1), torch.tensor([6.0, 1.0, 2.0]))
 
 
+def late(values):
+    return torch.cat([torch.zeros_like(values[:, :1]), values[:, :-1]], 1)
+
+
 VALUES = {
     "bits": (lambda p, e, m, c: (p, e / math.log(2)), {"values", "temperature"}, "in bits"),
     "sampled": (lambda p, e, m, c: (p, -p), {"values", "temperature"}, "sampled estimate"),
@@ -71,7 +74,7 @@ VALUES = {
         {"temperature"},
         "logprobs: not tempered",
     ),
-    "late": (lambda p, e, m, c: (p.roll(1, 1), e.roll(1, 1)), {"values", "temperature", "padding"}, "shift by one"),
+    "late": (lambda p, e, m, c: (late(p), late(e)), {"values", "temperature"}, "the token before"),
     "next label": (
         lambda p, e, m, c: (logits_statistics(c[0] / c[3], c[1].roll(-1, 1)).logprobs, e),
         {"values", "temperature", "padding"},
@@ -79,7 +82,11 @@ VALUES = {
     ),
     "sign": (lambda p, e, m, c: (-p, e), {"values", "temperature"}, "sign"),
     "bf16": (lambda p, e, m, c: (p, e.bfloat16()), {"values", "temperature"}, "16 bits"),
-    "place": (lambda p, e, m, c: (p, e + torch.arange(len(e))[:, None]), {"values", "temperature", "order"}, "no cause"),
+    "place": (
+        lambda p, e, m, c: (p, e + torch.arange(len(e))[:, None]),
+        {"values", "temperature", "order"},
+        "no cause",
+    ),
 }
 
 
@@ -144,14 +151,14 @@ def test_what_cannot_be_compared_is_said():
     assert not failed(changed(lambda p, e, m, c: (p, e.bfloat16())), tolerance=0.02)
 
 
-def test_command(tmp_path):
+def test_command(tmp_path, capsys):
     (tmp_path / "mine.py").write_text(FUNCTION)
-    run = lambda name: subprocess.run(
-        [sys.executable, "-m", "aepo", "check-entropy", f"mine.py:{name}"], capture_output=True, text=True, cwd=tmp_path
-    )
-    assert run("good").returncode == 0
-    bad = run("tempered")
-    assert bad.returncode == 1 and "FAILED" in bad.stdout and "entropy: tempered" in bad.stdout
+    CheckEntropy(f"{tmp_path}/mine.py:good").run()
+    assert capsys.readouterr().out.count("ok ") == 6
+    with pytest.raises(SystemExit) as ended:
+        CheckEntropy(f"{tmp_path}/mine.py:tempered").run()
+    said = capsys.readouterr().out
+    assert ended.value.code == 1 and "FAILED       temperature: entropy: tempered" in said
     with pytest.raises(InvalidValue, match="function: got 'nothing'; must be written as module:function"):
         load_function("nothing", "function")
     with pytest.raises(InvalidValue, match="importable"):

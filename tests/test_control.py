@@ -124,6 +124,9 @@ def test_what_is_reported_can_be_logged(name):
     report = control.report(first, second)
     assert set(report) == {"target_entropy", "error", "command", "saturated", "coefficient", "alarm"}
     assert json.loads(json.dumps(report)) == report
+    for before, after in ((first, first), (first, second), (second, second)):
+        assert isinstance(control.report(before, after)["saturated"], float)
+        assert isinstance(control.report(before, after)["alarm"], bool)
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if isinstance(ALL[name], ClosedLoop)])

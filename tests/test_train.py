@@ -71,7 +71,7 @@ def test_every_preset_trains_and_fills_its_folder(method, quick_model, tmp_path,
     assert rows[-1]["evaluation"]["samples"] == 4
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert names == {
-        *("config.toml", "environment.json", "metrics.jsonl", "samples.jsonl", "checkpoints"),
+        *("config.toml", "environment.json", "metrics.jsonl", "samples.jsonl", "evaluations.jsonl", "checkpoints"),
         *("plot.png", "plot.svg"),
     }
     assert Policy.load(tmp_path / "run" / "checkpoints" / "step-3").model.config.model_type == "qwen3"

@@ -30,6 +30,7 @@ def serving(folder: Path, log: Path) -> Iterator[str]:
     command += ["--host", "127.0.0.1", "--port", port]
     command += ["--dtype", "float32", "--logprobs-mode", "processed_logprobs", "--generation-config", "vllm"]
     command += ["--worker-extension-cls", extension]
+    command += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", 8192]
     command += ["--enforce-eager", "--kv-cache-memory-bytes", 2**28]  # of the tiny models
     environment = {**os.environ, "VLLM_SERVER_DEV_MODE": "1"}
     with log.open("w") as out:

@@ -11,7 +11,7 @@ import torch
 from aepo.checks import InvalidValue
 from aepo.sampling.hf import HFSampler
 from aepo.sampling.vllm import VLLMSampler
-from aepo.sampling.vllm_local import LocalEngine
+from aepo.sampling.vllm_local import BATCHED_TOKENS, LocalEngine
 from aepo.types import Completion
 from tests.test_sampling import LONG, MIDDLE, SHORT, outcomes, p_value, request
 
@@ -118,6 +118,14 @@ def test_new_weights_are_the_ones_sampled_from(sampler, kind, policy):
         assert logprob_error(other.model, completions) < 1e-4
 
 
+def test_more_prompt_tokens_than_one_batch_takes(sampler, policy):
+    """vLLM's CPU engine dies when a seeded prompt is prefilled in parts."""
+    prompts = [(2 + i // 6, 2 + i % 6, *LONGER_THAN_A_BLOCK) for i in range(36)]
+    assert sum(map(len, prompts)) > BATCHED_TOKENS
+    completions = run(sampler, [request(prompt) for prompt in prompts], max_tokens=4)
+    assert logprob_error(policy.model, completions) < 1e-4
+
+
 def test_the_generator_alone_decides(sampler):
     first = run(sampler, mixed(), seed=5)
     assert [c.tokens for c in run(sampler, mixed(), seed=5)] == [c.tokens for c in first]
@@ -154,13 +162,15 @@ def test_without_end_tokens_every_completion_is_truncated(sampler):
         assert len(completion.tokens) == 7 and completion.truncated
 
 
-def test_weights_that_are_not_finite_are_an_error_that_says_so(sampler, kind):
+def test_weights_that_are_not_finite_are_an_error_and_spoil_nothing_after_it(sampler, kind, policy):
     broken = tiny(kind, seed=0)
     with torch.no_grad():
         broken.model.get_output_embeddings().weight.fill_(math.nan)
     sampler.refresh(broken)
     with pytest.raises(RuntimeError, match="not finite"):
         run(sampler, mixed())
+    sampler.refresh(policy)
+    assert logprob_error(policy.model, run(sampler, mixed(50), max_tokens=200)) < 1e-4
 
 
 def heat(entropy):
@@ -206,10 +216,10 @@ def test_a_dead_engine_is_started_again_with_the_newest_weights(sampler, kind):
         pytest.skip("the other model's engine is killed")
     engine, other = sampler.engine, tiny(kind, seed=3)
     sampler.refresh(other)
-    expected = run(sampler, mixed(50), max_tokens=200)
+    expected = run(sampler, mixed(5))
     first = engine._processes
     kill(engine)  # between two calls
-    assert [c.tokens for c in run(sampler, mixed(50), max_tokens=200)] == [c.tokens for c in expected]
+    assert [c.tokens for c in run(sampler, mixed(5))] == [c.tokens for c in expected]
     second = engine._processes
     assert second != first
 

@@ -207,12 +207,105 @@ class CheckEntropy:
             sys.exit(1)
 
 
+@dataclass(frozen=True)
+class Compare:
+    """Methods x targets x seeds from one file, at equal cost, with paired differences (docs/compare.md)."""
+
+    file: Annotated[Path, tyro.conf.Positional]
+    """TOML: cost, budget, methods, targets, seeds, baseline, [base], [evaluation]."""
+    out: Path | None = None
+    """Where the runs and the table go; one that was cut short is gone on with (default: runs/NAME of the file)."""
+    dry_run: bool = False
+    """List the runs and their cost, and stop."""
+    at_once: int | None = None
+    """Runs at the same time (default: what memory and cores hold)."""
+
+    def run(self) -> None:
+        """Run what is missing, write, print the table."""
+        from aepo.compare.run import compare
+
+        compare(self.file, self.out or Path("runs") / self.file.stem, dry_run=self.dry_run, at_once=self.at_once)
+
+
+@dataclass(frozen=True)
+class FitLaw:
+    """Fit R = -a exp(H) + b to one or several runs, with intervals and a held-out error (docs/compare.md)."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Run folders; one law is fitted to all of them together."""
+    reward: Literal["reward", "pass@1"] = "reward"
+    """R: each step's mean reward, or each evaluation's pass@1."""
+    held_out: float = 0.3
+    """The share of each run, at its end, that the fit to the rest predicts."""
+    seed: int = 0
+    """Decides the bootstrap."""
+
+    def run(self) -> None:
+        """Fit, print."""
+        from aepo.law_fit import Points, fit_law
+
+        points = [Points.of_run(run, self.reward) for run in self.runs]
+        print(*fit_law(points, held_out=self.held_out, seed=self.seed).lines(), sep="\n")
+
+
+@dataclass(frozen=True)
+class Calibrate:
+    """Measure a base model on data, and propose targets and settings, each with its reason (docs/calibrate.md)."""
+
+    model: Annotated[str, tyro.conf.Positional]
+    """A folder in Hugging Face format, a name on the hub, or `builtin`."""
+    data: Annotated[str, tyro.conf.Positional]
+    """A file of problems and answers, a data set, or a task: paths, countdown, gym."""
+    prompts: int = 64
+    """Prompts; standard errors are over them."""
+    samples: int = 16
+    """Completions of each."""
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = field(default=())
+    """Any setting of a run that matters here: --set task.max_response=4096 --set policy.dtype=bfloat16."""
+    out: Path | None = None
+    """Write the proposals as a recipe for `aepo train`."""
+
+    def run(self) -> None:
+        """Measure, print, write."""
+        from aepo.calibrate import calibration_config, measure, proposals, recipe
+        from aepo.log import write_atomically
+
+        config = calibration_config(self.model, self.data, self.set)
+        found = measure(config, self.prompts, self.samples)
+        proposed = proposals(found, config.task)
+        print(*found.lines(), *(proposal.line() for proposal in proposed), sep="\n")
+        if self.out is not None:
+            write_atomically(self.out, recipe(config, self.set, found, proposed))
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """What is wrong with a run, from its log: ours, TRL, verl, OpenRLHF, W&B, TensorBoard, ... (docs/doctor.md)."""
+
+    logs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Log files, or folders with logs in them."""
+    resumed_at: Annotated[tuple[int, ...], tyro.conf.UseAppendAction] = field(default=())
+    """A step at which the run was resumed, where the log does not show it; as often as needed."""
+    json: bool = False
+    """JSON instead of a table."""
+
+    def run(self) -> None:
+        """Print; exit code 1 if something serious is sure or likely."""
+        from aepo.doctor.report import doctor
+
+        sys.exit(doctor(self.logs, self.resumed_at, self.json))
+
+
 COMMANDS: dict[str, Callable[..., Any]] = {
     "train": Train,
     "evaluate": Evaluate,
     "demo": Demo,
     "methods": Methods,
     "grade": Grade,
+    "doctor": Doctor,
+    "compare": Compare,
+    "fit-law": FitLaw,
+    "calibrate": Calibrate,
     "check-entropy": CheckEntropy,
     "report": Report,
     "watch": Watch,

@@ -21,7 +21,7 @@ SAY_EVERY = 15.0
 class Job:
     """`aepo train` with these arguments, into `out`; one thread each, since runs side by side scale better.
 
-    steps: of the run, at most. budget: ("completions" or "tokens", number) that ends it before, if the arguments set one.
+    steps: of the run, at most. budget: what else ends it, if the arguments say so: ("completions" or "tokens", count).
     """
 
     out: Path

@@ -85,8 +85,8 @@ class LawFit:
         said = [
             f"R = -a exp(H) + b on {self.points} points, H from {low:.3f} to {high:.3f} nats per token (5 % to 95 %)",
             f"a = {self.a:.4f} (95 %: {low_a:.4f} to {high_a:.4f}), b = {self.b:.4f} ({low_b:.4f} to {high_b:.4f})",
-            f"error: {self.rmse:.4f} over all points (RMSE); {self.held_out_rmse:.4f} on the {self.held_out} last points, "
-            f"predicted from those before, {better} than the {self.constant_rmse:.4f} of predicting no change",
+            f"error: {self.rmse:.4f} over all points (RMSE); {self.held_out_rmse:.4f} on the {self.held_out} last "
+            f"points, predicted from those before, {better} than the {self.constant_rmse:.4f} of predicting no change",
         ]
         if low_a <= 0 <= high_a:
             said.append("a = 0 is inside its interval: these points do not show the law")
@@ -114,7 +114,9 @@ def fit_law(runs: Sequence[Points], *, held_out: float = 0.3, seed: int = 0) -> 
     a, b = _least_squares(whole)
     draws = np.array(_bootstrap(runs, seed))
     intervals = np.percentile(draws, [2.5, 97.5], axis=0).T
-    known = np.concatenate([run.reward[max(0, cut - len(run) + cut) : cut] for run, cut in zip(runs, cuts, strict=True)])
+    known = np.concatenate(
+        [run.reward[max(0, cut - len(run) + cut) : cut] for run, cut in zip(runs, cuts, strict=True)]
+    )
     low, high = np.percentile(whole.entropy, [5, 95])
     return LawFit(
         a=a,
@@ -143,7 +145,7 @@ def _least_squares(points: Points) -> tuple[float, float]:
 
 
 def _bootstrap(runs: Sequence[Points], seed: int) -> list[tuple[float, float]]:
-    """Fits to runs drawn anew from their own blocks: neighbouring steps share a policy, so single points would not do."""
+    """Fits to runs drawn anew by blocks: neighbouring steps share a policy, so single points would not do."""
     rng = np.random.default_rng(seed)
     fits = []
     for _ in range(RESAMPLES):
@@ -170,7 +172,9 @@ def _refuse_too_little(points: Points, which: str) -> None:
     low, high = map(float, np.percentile(points.entropy, [5, 95]))
     if high - low < LEAST_RANGE:
         got = f"{low:.3f} to {high:.3f} nats per token ({high - low:.3f}) in {len(points)} points"
-        wanted = f"a range of at least {LEAST_RANGE:g} nats in {which} taken together: a curve needs entropies that differ"
+        wanted = (
+            f"a range of at least {LEAST_RANGE:g} nats in {which} taken together: a curve needs entropies that differ"
+        )
         raise InvalidValue("entropy", got, wanted)
 
 

@@ -49,11 +49,12 @@ class Forward:
     ) -> None:
         self.failures = 0
         self._tracker, self._say = tracker, say
-        self._open = lambda: None if tracker == "none" else BACKENDS[tracker](run, settings, first)
+        self._of = (run, settings, first)
         self._backend: Backend | None = None
 
     def __enter__(self) -> Forward:
-        self._guarded(self._start)
+        if self._tracker != "none":
+            self._guarded(self._start)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -69,7 +70,7 @@ class Forward:
             self._guarded(lambda: log(row["step"], values))
 
     def _start(self) -> None:
-        self._backend = self._open()
+        self._backend = BACKENDS[self._tracker](*self._of)
 
     def _guarded(self, call: Callable[[], None]) -> None:
         try:
@@ -99,8 +100,8 @@ class TensorBoard:
     """Event files; on resume the steps that are done again replace the old ones."""
 
     def __init__(self, run: Path, settings: Mapping[str, Any], first: int) -> None:
-        writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter
-        self._writer = writer(str(run / "tensorboard"), purge_step=first)
+        package: Any = importlib.import_module("torch.utils.tensorboard")
+        self._writer = package.SummaryWriter(str(run / "tensorboard"), purge_step=first)
         if not first:
             self._writer.add_text("config", "\n".join(f"    {name} = {value}" for name, value in settings.items()))
 

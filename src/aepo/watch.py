@@ -7,25 +7,26 @@ import os
 import select
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
-from aepo.checks import InvalidValue, require
-from aepo.config import read_toml
-from aepo.log import METRICS, read_rows
+from aepo.checks import require
+from aepo.log import METRICS
+from aepo.report.runs import Run, is_number, read_run
 
 # Dots of a braille character by column and row, as bits over U+2800.
 DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 # A run that has not written for this many of its own steps, and for this many seconds, may have stopped.
 SILENT_STEPS, SILENT_SECONDS = 10, 60.0
+# Columns from which on the numbers stand in two columns.
+WIDE = 78
 Row = Mapping[str, Any]
 # A series over the steps: y is a number or, where there was none, NaN.
 Series = Sequence[tuple[int, float]]
@@ -33,27 +34,17 @@ Series = Sequence[tuple[int, float]]
 
 @dataclass(frozen=True)
 class Picture:
-    """A run at one moment. steps: planned ones, None without a config. quiet: seconds since its last row."""
+    """A run at one moment. quiet: seconds since it last wrote a row."""
 
-    name: str
-    rows: Sequence[Row]
-    steps: int | None
+    run: Run
     quiet: float = 0.0
-
-    @property
-    def finished(self) -> bool:
-        """All planned steps are there."""
-        return self.steps is not None and len(self.rows) >= self.steps
 
 
 def look(folder: Path) -> Picture:
-    """The folder as it is now; `InvalidValue` for what is no run folder. A half-written last row is left out."""
-    config, metrics = folder / "config.toml", folder / METRICS
-    if not config.exists() and not metrics.exists():
-        raise InvalidValue("RUN", str(folder), f"a run folder (it holds neither config.toml nor {METRICS})")
-    steps = read_toml(config).get("steps") if config.exists() else None
+    """The folder as it is now; `InvalidValue` for what is no run folder."""
+    metrics = folder / METRICS
     quiet = time.time() - metrics.stat().st_mtime if metrics.exists() else 0.0
-    return Picture(folder.resolve().name, read_rows(metrics), steps if isinstance(steps, int) else None, quiet)
+    return Picture(read_run(folder, folder.resolve().name, samples=False), quiet)
 
 
 def watch(folder: Path, once: bool, every: float) -> None:
@@ -61,11 +52,15 @@ def watch(folder: Path, once: bool, every: float) -> None:
     require(0.1 <= every <= 3600, "--every", every, "seconds from 0.1 to 3600")
     console = Console()
     picture = look(folder)
-    if once or picture.finished or not console.is_terminal:
+    if once or picture.run.finished or not console.is_terminal:
         console.print(frame(picture, console))
         return
-    with _keys() as pressed, Live(frame(picture, console), console=console, auto_refresh=False) as live:
-        while not picture.finished and pressed(every) != "q":
+    with (
+        suppress(KeyboardInterrupt),
+        _keys() as pressed,
+        Live(frame(picture, console), console=console, auto_refresh=False) as live,
+    ):
+        while not picture.run.finished and pressed(every) != "q":
             picture = look(folder)
             live.update(frame(picture, console), refresh=True)
 
@@ -73,12 +68,14 @@ def watch(folder: Path, once: bool, every: float) -> None:
 def frame(picture: Picture, console: Console) -> Group:
     """All that is shown, in the console's width and in characters that it can write."""
     plain = console.encoding.lower().replace("-", "") != "utf8"
-    head = _text(picture.name, f"  {_progress(picture)}", plain, "bold")
-    if not picture.rows:
+    head = _text(picture.run.label, f"  {_progress(picture.run)}", plain, "bold")
+    if not picture.run.rows:
         return Group(head, Text("no finished step yet"))
-    height = max(4, min(12, console.height - 14))
-    parts: list[Text | Table] = [head, *_chart(picture.rows, console.width, height, plain), _numbers(picture.rows[-1])]
-    return Group(*parts, *_warnings(picture))
+    numbers, warnings = _numbers(picture.run.rows[-1], console.width), list(_warnings(picture))
+    # Beside the chart: the head, perhaps on two lines, the axis, the legend, and the line that the cursor stands on.
+    height = console.height - len(numbers) - len(warnings) - 5
+    chart = _chart(picture.run.rows, console.width, max(4, min(12, height)), plain)
+    return Group(head, *chart, *numbers, *warnings)
 
 
 def _text(name: str, rest: str, plain: bool, style: str) -> Text:
@@ -91,16 +88,15 @@ def _text(name: str, rest: str, plain: bool, style: str) -> Text:
 # --- words and numbers --------------------------------------------------------------------------------------
 
 
-def _progress(picture: Picture) -> str:
-    done, seconds = len(picture.rows), [row["seconds"] for row in picture.rows if _number(row.get("seconds"))]
-    if picture.steps is None:
+def _progress(run: Run) -> str:
+    done, seconds = len(run.rows), run.series("seconds")[1][-20:]
+    if run.steps is None or run.steps_left is None:
         return f"step {done} (no config.toml: the planned steps are unknown)"
-    parts = [f"step {done} of {picture.steps} ({done / picture.steps:.0%})"]
-    if picture.finished:
+    parts = [f"step {done} of {run.steps} ({done / run.steps:.0%})"]
+    if run.finished:
         parts.append("finished")
     elif seconds:
-        recent = seconds[-20:]
-        left = math.fsum(recent) / len(recent) * (picture.steps - done)
+        left = math.fsum(seconds) / len(seconds) * run.steps_left
         parts.append(f"about {_duration(left)} left, evaluations aside")
     return ", ".join(parts)
 
@@ -111,14 +107,12 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
-def _numbers(row: Row) -> Table:
-    """The last values with their units, two columns of them."""
-    pairs = list(_values(row))
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    half = -(-len(pairs) // 2)
-    for number in range(half):
-        table.add_row(*pairs[number], *(pairs[half + number] if half + number < len(pairs) else ("", "")))
-    return table
+def _numbers(row: Row, width: int) -> list[Text]:
+    """The last values with their units, in two columns where there is room."""
+    cells = [f"{label:<12} {value}" for label, value in _values(row)]
+    rows = -(-len(cells) // 2) if width >= WIDE else len(cells)
+    lines = ("".join(f"{cell:<38}" for cell in cells[number::rows]).rstrip() for number in range(rows))
+    return [Text(line, no_wrap=True, overflow="crop") for line in lines]
 
 
 def _values(row: Row) -> Iterator[tuple[str, str]]:
@@ -131,40 +125,36 @@ def _values(row: Row) -> Iterator[tuple[str, str]]:
         ("dead_groups", "dead groups", "{:.0%}"),
         ("mismatch", "mismatch", "{:.2g} nats"),
         ("length", "length", "{:.1f} tokens"),
-        ("truncated", "cut at the limit", "{:.0%}"),
-        ("seconds", "time of the step", "{:.2f} s"),
+        ("truncated", "cut short", "{:.0%}"),
+        ("seconds", "step time", "{:.2f} s"),
     ):
-        if _number(row.get(key)):
+        if is_number(row.get(key)):
             limit = " (at its limit)" if key == "command" and row.get("saturated") else ""
             yield label, form.format(row[key]) + limit
         elif key in row:
             yield label, "-"
-    if _number(row.get("extra_completions")):
+    if is_number(row.get("extra_completions")):
         heat = row.get("extra_temperature")
         yield (
             "extra",
             f"{row['extra_completions']} drawn, {row.get('extra_used', '?')} used"
-            + (f", T {heat:g}" if _number(heat) else ""),
+            + (f", T {heat:g}" if is_number(heat) else ""),
         )
 
 
 def _warnings(picture: Picture) -> Iterator[Text]:
-    alarms = [row["step"] for row in picture.rows if row.get("alarm")]
-    last = picture.rows[-1]
+    alarms = [row["step"] for row in picture.run.rows if row.get("alarm")]
+    last = picture.run.rows[-1]
     if last.get("alarm"):
         yield Text(f"alarm: the control is at its limit and the error stays (step {last['step']})", style="bold red")
     elif alarms:
         yield Text(f"alarm in {len(alarms)} earlier steps, last in step {alarms[-1]}", style="red")
-    failures = sum(row.get("reward_failures") or 0 for row in picture.rows)
+    failures = sum(row.get("reward_failures") or 0 for row in picture.run.rows)
     if failures:
         yield Text(f"{failures} gradings failed so far", style="red")
-    slowest = max((row["seconds"] for row in picture.rows if _number(row.get("seconds"))), default=0.0)
-    if not picture.finished and picture.quiet > max(SILENT_SECONDS, SILENT_STEPS * slowest):
+    slowest = max(picture.run.series("seconds")[1], default=0.0)
+    if not picture.run.finished and picture.quiet > max(SILENT_SECONDS, SILENT_STEPS * slowest):
         yield Text(f"no new step for {_duration(picture.quiet)}: stopped, or in a long evaluation", style="yellow")
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 # --- the line chart -----------------------------------------------------------------------------------------
@@ -183,7 +173,9 @@ def _chart(rows: Sequence[Row], width: int, height: int, plain: bool) -> list[Te
     draw = _characters if plain else _braille
     lines = []
     for number, cells in enumerate(draw(entropy, target, columns, height, low, high)):
-        level = high - (high - low) * number / (height - 1)
+        # The number of a line is that of its middle; a line of braille is four dots high.
+        share = number / (height - 1) if plain else (4 * number + 1.5) / (4 * height - 1)
+        level = high - (high - low) * share
         lines.append(Text(f"{level:6.3f} ", style="dim", no_wrap=True, end="\n").append_text(cells))
     first, last = str(rows[0]["step"]), str(rows[-1]["step"])
     lines.append(Text(f"{'step':>6} {first}{last:>{max(1, columns - len(first))}}", style="dim", no_wrap=True))
@@ -196,7 +188,7 @@ def _chart(rows: Sequence[Row], width: int, height: int, plain: bool) -> list[Te
 
 
 def _series(rows: Sequence[Row], key: str) -> Series:
-    return [(row["step"], float(row[key]) if _number(row.get(key)) else math.nan) for row in rows]
+    return [(row["step"], float(row[key]) if is_number(row.get(key)) else math.nan) for row in rows]
 
 
 def _braille(entropy: Series, target: Series, columns: int, height: int, low: float, high: float) -> Iterator[Text]:
@@ -250,22 +242,26 @@ def _between(start: tuple[int, int], end: tuple[int, int]) -> Iterator[tuple[int
 
 
 @contextmanager
-def _keys() -> Iterator[Any]:
+def _keys() -> Iterator[Callable[[float], str]]:
     """A function that waits so many seconds for a key and returns it, or nothing; the terminal is put back after."""
-    try:
-        import termios
-        import tty
-
-        file = sys.stdin.fileno()
-        before = termios.tcgetattr(file)
-    except (ImportError, OSError, ValueError, termios.error):  # no terminal to read from: only wait
-        yield lambda seconds: time.sleep(seconds) or ""
+    if os.name != "posix" or not sys.stdin.isatty():
+        yield _wait
         return
+    import termios
+    import tty
+
+    file = sys.stdin.fileno()
+    before = termios.tcgetattr(file)
     try:
         tty.setcbreak(file)
         yield lambda seconds: _key(file, seconds)
     finally:
         termios.tcsetattr(file, termios.TCSADRAIN, before)
+
+
+def _wait(seconds: float) -> str:
+    time.sleep(seconds)
+    return ""
 
 
 def _key(file: int, seconds: float) -> str:

@@ -25,8 +25,8 @@ def interval(values: Array, seed: int = 0) -> Interval:
     """The mean of `values` [seeds, problems] and its interval by bootstrap, seeds and problems drawn anew together.
 
     The problems are the same for every seed, so a draw takes seeds and problems, each with replacement, and every value
-    where they cross (the pigeonhole bootstrap, Owen 2007, doi 10.1214/07-AOAS122). For a paired difference, `values` are
-    the differences at the same problem and seed. A value for each seed alone is [seeds, 1].
+    where they cross (the pigeonhole bootstrap, Owen 2007, doi 10.1214/07-AOAS122). For a paired difference, `values`
+    are the differences at the same problem and seed. A value for each seed alone is [seeds, 1].
 
     What percentiles of few seeds can do is bounded: with S of them, and little spread between problems, the interval is
     at most from the smallest to the largest seed, and covers 1 - 2^(1 - S): 50 % at two seeds, 75 % at three, 94 % at

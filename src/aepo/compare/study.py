@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from aepo.checks import InvalidValue, require
-from aepo.config import Config, make_config, read_toml, to_dict
+from aepo.checks import require
+from aepo.config import Config, make_config, read_toml, to_dict, to_toml
 from aepo.launch import Job
 from aepo.log import write_atomically
 from aepo.preflight import targets
@@ -81,7 +81,7 @@ class Study:
             _check_same(run)
         for run in self.runs:
             run.out.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(run.recipe, _toml(run.config))
+            write_atomically(run.recipe, to_toml(run.config))
 
 
 def read_study(file: Path, out: Path) -> Study:
@@ -120,17 +120,17 @@ def _arms(data: Mapping[str, Any]) -> Iterator[Arm]:
     """A method with a closed loop once for each target, any other once."""
     methods, wanted = data.get("methods"), data.get("targets", [])
     require(isinstance(methods, list) and len(methods) > 0, "methods", methods, "a list of methods")
-    require(isinstance(wanted, list), "targets", wanted, "a list of targets such as 0.5 or \"0.6x\"")
+    require(isinstance(wanted, list), "targets", wanted, 'a list of targets such as 0.5 or "0.6x"')
     assert isinstance(methods, list)
     for entry in methods:
-        given = {"method": entry} if isinstance(entry, str) else entry
+        given: Any = {"method": entry} if isinstance(entry, str) else entry
         known = isinstance(given, Mapping) and isinstance(given.get("method"), str)
         wish = "a name, or a table with method and, as it likes, label, targets and set"
         require(known and set(given) <= {"method", "label", "targets", "set"}, "methods", entry, wish)
-        method, settings = given["method"], given.get("set", {})
+        method, settings = given["method"], _flat(given.get("set", {}))
         for name in settings:
-            clash = name.split(".")[0] in SHARED or name == "sampling"
-            require(not clash, f"methods.set.{name}", settings[name], "the same in all runs: put it into [base]")
+            wish = "left out: it is the same in all runs, from [base] or set by the comparison"
+            require(name.split(".")[0] not in SHARED, f"methods.set.{name}", settings[name], wish)
         aims = dict(targets(make_config(method=method).control))
         label = given.get("label", method)
         if not aims:
@@ -147,23 +147,19 @@ def _config(data: Mapping[str, Any], arm: Arm, seed: int, unit: str, budget: int
     """All settings of a run: [base], then the arm's own, then what is equal in all."""
     base = copy.deepcopy(dict(data.get("base", {})))
     for name in base:
-        fixed = name in (*SHARED, "control") and name not in ("model", "task", "threads")
+        fixed = name in (*SHARED, "control") and name not in ("model", "task")
         require(not fixed, f"base.{name}", base[name], "left out: the comparison sets it")
     evaluation = {"every": NEVER, **data.get("evaluation", {})}
     require(evaluation["every"] != 0, "evaluation.every", 0, "at least 1: the end of each run is evaluated")
     config = make_config(
         method=arm.method,
-        overrides={"threads": 1, **base, "evaluation": evaluation, **arm.settings, "seed": seed},
+        overrides={**base, "threads": 1, "evaluation": evaluation, **arm.settings, "seed": seed},
     )
     # Every step draws at least this many, and no completion is empty: the budget ends the run, never the steps.
     steps = -(-budget // (config.sampling.prompts * config.sampling.group_size))
-    return replace(config, steps=steps, **{f"budget_{unit}": budget})
-
-
-def _toml(config: Config) -> str:
-    from aepo.config import to_toml
-
-    return to_toml(config)
+    if unit == "tokens":
+        return replace(config, steps=steps, budget_tokens=budget)
+    return replace(config, steps=steps, budget_completions=budget)
 
 
 def _check_same(run: Planned) -> None:

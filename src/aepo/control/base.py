@@ -165,9 +165,10 @@ class Needs:
         return Needs(entropy_gradient=self.entropy_gradient, kept=self.kept)
 
 
-# What a state may hold for the log, and whether the step acted on it (else it was measured in the step).
-_REPORTED = {"target_entropy": False, "error": False, "alarm": False, "command": True, "saturated": True}
-_REPORTED |= {"coefficient": True}
+# What a state may hold for the log, with what stands for nothing: measured in the step, or acted on by it.
+_MEASURED: Mapping[str, Any] = {"target_entropy": None, "error": None, "alarm": False}
+_ACTED_ON: Mapping[str, Any] = {"command": None, "saturated": 0.0, "coefficient": None}
+NOT_REPORTED: Mapping[str, Any] = {**_MEASURED, **_ACTED_ON}
 
 
 class Control(ABC):
@@ -246,7 +247,8 @@ class Control(ABC):
 
     def report(self, before: State, after: State) -> dict[str, Any]:
         """For the log: what was measured in the step, and what the step acted on."""
-        return {key: (before if acted else after).get(key) for key, acted in _REPORTED.items()}
+        measured = {key: after.get(key, nothing) for key, nothing in _MEASURED.items()}
+        return {**measured, **{key: before.get(key, nothing) for key, nothing in _ACTED_ON.items()}}
 
 
 # In the order of a step.

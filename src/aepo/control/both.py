@@ -10,6 +10,7 @@ from torch import Tensor
 
 from aepo.checks import InvalidValue
 from aepo.control.base import (
+    NOT_REPORTED,
     Control,
     ExtraGroup,
     FollowUp,
@@ -145,4 +146,4 @@ class Both(Control):
         """The first's, and the second's where the first has nothing to say."""
         pairs = zip(self._parts, self._of(before), self._of(after), strict=True)
         a, b = (part.report(old, new) for part, old, new in pairs)
-        return {key: b[key] if value is None else value for key, value in a.items()}
+        return {key: b[key] if value == NOT_REPORTED[key] else value for key, value in a.items()}

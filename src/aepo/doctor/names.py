@@ -1,4 +1,4 @@
-"""The keys that each trainer logs, under this project's names, and what its entropy is. docs/doctor.md has the sources."""
+"""The keys that each trainer logs, in our names, and what its entropy is. docs/doctor.md has the sources."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from aepo.doctor.types import Entropy
 
 Row = Mapping[str, float]
 
-_SAMPLED = "compare it with no exact entropy, and use it in no loss: its gradient is not an entropy bonus (docs/entropy.md)"
+_SAMPLED = (
+    "compare it with no exact entropy, and use it in no loss: its gradient is not an entropy bonus (docs/entropy.md)"
+)
 EXACT = Entropy("exact", "the exact entropy, per token")
 
 
@@ -89,9 +91,7 @@ EASYR1 = Dialect(
 
 VERL = Dialect(
     name="verl",
-    marks=_marks(
-        "actor/pg_loss", "actor/ppo_kl", "critic/score/mean", "actor/entropy", "rollout_corr/kl"
-    ),
+    marks=_marks("actor/pg_loss", "actor/ppo_kl", "critic/score/mean", "actor/entropy", "rollout_corr/kl"),
     keys={
         **_VERL_COMMON,
         "entropy": ("actor/entropy", "actor/entropy_loss"),
@@ -154,7 +154,9 @@ TRL = Dialect(
         "learning_rate": ("learning_rate",),
     },
     entropies={
-        "entropy": Entropy("exact", "the exact entropy per token of the distribution divided by the sampling temperature")
+        "entropy": Entropy(
+            "exact", "the exact entropy per token of the distribution divided by the sampling temperature"
+        )
     },
 )
 
@@ -171,7 +173,9 @@ TINKER = Dialect(
         "learning_rate": ("optim/lr",),
     },
     entropies={
-        "optim/entropy": Entropy("sampled", "a sampled estimate: minus the mean log-probability of the tokens drawn", _SAMPLED)
+        "optim/entropy": Entropy(
+            "sampled", "a sampled estimate: minus the mean log-probability of the tokens drawn", _SAMPLED
+        )
     },
     derive=_one_sided_groups,
 )

@@ -9,7 +9,7 @@ from typing import Any, Literal
 Point = tuple[int, float]
 Series = tuple[Point, ...]
 Confidence = Literal["sure", "likely", "possible"]
-# exact: the distribution's own entropy, per token. sampled: mean of -log pi of the tokens drawn. sum: over a completion.
+# exact: the distribution's own, per token. sampled: mean of -log pi of the tokens drawn. sum: over a completion.
 EntropyKind = Literal["exact", "sampled", "sum", "unknown"]
 
 

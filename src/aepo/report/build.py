@@ -59,7 +59,8 @@ def write(made: Report, out: Path) -> Path:
         for shown in made.figures:
             save(shown.canvas, out / FIGURES / shown.name)
         write_atomically(out / MARKDOWN, markdown(made, FIGURES))
-        write_atomically(out / HTML, page(made))
+        drawings = {shown.name: (out / FIGURES / f"{shown.name}.svg").read_bytes() for shown in made.figures}
+        write_atomically(out / HTML, page(made, drawings))
     except OSError as error:
         raise InvalidValue("--out", str(out), f"a folder that can be written ({error.strerror})") from None
     return out / HTML

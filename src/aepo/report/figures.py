@@ -1,4 +1,4 @@
-"""The report's figures, on white in every theme; colours from Okabe and Ito's palette for all kinds of colour vision."""
+"""The report's figures, on white in every theme; colours from Okabe and Ito's palette for every colour vision."""
 
 from __future__ import annotations
 
@@ -143,8 +143,9 @@ def performance(runs: Sequence[Run], found: Sequence[Group], base: Curve | None)
         "The grey line only joins the points in order of entropy."
         if len(found) > 1
         else "One entropy alone shows no curve: give runs at several targets.",
+        "Dashed: the base model." if base is not None else "",
     ]
-    return _legend(canvas, axes), " ".join(words)
+    return _legend(canvas, axes), " ".join(filter(None, words))
 
 
 def _against_entropy(axes: Axes, scores: Sequence[Interval], runs: Sequence[Run], found: Sequence[Group]) -> int:
@@ -158,8 +159,8 @@ def _against_entropy(axes: Axes, scores: Sequence[Interval], runs: Sequence[Run]
         for name, value in (("xerr", x), ("yerr", y)):
             if not math.isnan(value.low):
                 bars[name] = [[value.mean - value.low], [value.high - value.mean]]
-        look = {"color": _colour(runs.index(group.runs[0])), "label": _words(group.label)}
-        axes.errorbar(x.mean, y.mean, fmt="o", ms=6, capsize=3, **look, **bars)
+        colour, label = _colour(runs.index(group.runs[0])), _words(group.label)
+        axes.errorbar(x.mean, y.mean, fmt="o", ms=6, capsize=3, color=colour, label=label, **bars)
     return len(known)
 
 

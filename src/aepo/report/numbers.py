@@ -106,8 +106,7 @@ def largest_k(runs: Sequence[Run]) -> int:
 def held(run: Run) -> Tracking | None:
     """How the run held its target; None where rows lack what that takes."""
     complete = run.rows and all(all(key in row for key in TRACKED) and is_number(row["entropy"]) for row in run.rows)
-    # A control reports nothing about its limit before its first command.
-    return tracking([{**row, "saturated": row.get("saturated") or 0.0} for row in run.rows]) if complete else None
+    return tracking(run.rows) if complete else None
 
 
 def run_table(runs: Sequence[Run]) -> Table:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from io import BytesIO
 
 from aepo.report.assets import SCRIPT, STYLE
 from aepo.report.figures import Shown
@@ -28,13 +27,13 @@ class Report:
     missing: Sequence[str]
 
 
-def page(report: Report) -> str:
-    """The document in plain ASCII, so that no reader can mistake its encoding."""
+def page(report: Report, drawings: Mapping[str, bytes]) -> str:
+    """The document in plain ASCII, so that no reader can mistake its encoding. drawings: each figure's SVG by name."""
     parts = [
         f"<h1>{escape(report.title)}</h1>",
         f'<p class="faint">Made by <code>{escape(report.made_by)}</code></p>',
         *map(_table, report.tables),
-        *map(_figure, report.figures),
+        *(_figure(shown, drawings[shown.name]) for shown in report.figures),
         "<h2>Samples</h2>",
         *map(_samples, report.samples),
         "<h2>What is not here</h2>",
@@ -75,10 +74,8 @@ def _cell(cell: Cell) -> str:
     return f'<td class="number" data-order="{order}">{escape(cell.text)}</td>'
 
 
-def _figure(shown: Shown) -> str:
-    drawing = BytesIO()
-    shown.canvas.savefig(drawing, format="svg")
-    data = b64encode(drawing.getvalue()).decode()
+def _figure(shown: Shown, drawing: bytes) -> str:
+    data = b64encode(drawing).decode()
     return (
         f'<h2>{escape(shown.title)}</h2>\n<figure><img alt="{escape(shown.title)}" '
         f'src="data:image/svg+xml;base64,{data}">\n<figcaption>{escape(shown.caption)}</figcaption></figure>'

@@ -15,7 +15,7 @@ from aepo.evaluation.samples import RESULT
 from aepo.log import METRICS, SAMPLES, read_rows
 
 # Settings in which runs of one method and target may differ: they are repeats of each other still.
-REPEATS = ("seed", "threads", "device", "checkpoint")
+REPEATS = ("seed", "threads", "device", "checkpoint", "tracker")
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,25 @@ class Run:
     @property
     def steps(self) -> int | None:
         """Planned ones, None without a config."""
-        return self.config.get("steps")
+        steps = self.config.get("steps")
+        return steps if isinstance(steps, int) else None
+
+    @property
+    def steps_left(self) -> int | None:
+        """To the last planned step, or to the end of a budget at the pace so far; None without a config."""
+        if self.steps is None:
+            return None
+        left = self.steps - len(self.rows)
+        for key in ("completions", "tokens"):
+            budget, used = self.config.get(f"budget_{key}"), sum(row.get(key, 0) for row in self.rows)
+            if isinstance(budget, int) and used:
+                left = min(left, math.ceil((budget - used) * len(self.rows) / used))
+        return max(0, left)
 
     @property
     def finished(self) -> bool:
-        """All planned steps are there."""
-        return self.steps is not None and len(self.rows) >= self.steps
+        """All planned steps are there, or the budget is used up."""
+        return self.steps_left == 0
 
     def _table(self, name: str) -> Mapping[str, Any]:
         found = self.config.get(name)
@@ -101,13 +114,15 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def read_run(folder: Path, label: str) -> Run:
-    """`InvalidValue` for what is no run folder, or a file in it that holds something else."""
+def read_run(folder: Path, label: str, samples: bool = True) -> Run:
+    """`InvalidValue` for what is no run folder, or a file in it that holds something else. A half-written last line is
+    left out, and so are all samples where they are not asked for.
+    """
     config = folder / "config.toml"
     if not config.exists() and not (folder / METRICS).exists():
         raise InvalidValue("RUN", str(folder), f"a run folder (it holds neither config.toml nor {METRICS})")
-    rows, samples = (_rows(folder / name) for name in (METRICS, SAMPLES))
-    return Run(label, read_toml(config) if config.exists() else {}, rows, samples)
+    settings = read_toml(config) if config.exists() else {}
+    return Run(label, settings, _rows(folder / METRICS), _rows(folder / SAMPLES) if samples else ())
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:

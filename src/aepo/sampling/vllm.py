@@ -79,6 +79,10 @@ class Engine(ABC):
     def update(self, folder: Path) -> None:
         """Take the weights of this folder (safetensors). It must stay as it is until the next update."""
 
+    @abstractmethod
+    def close(self) -> None:
+        """Let the engine go; what was started here ends."""
+
     def refresh(self, policy: Saved) -> None:
         """Take the policy's weights, by way of a temporary folder."""
         old, self._scratch = self._scratch, self._new_scratch(policy.model)
@@ -143,6 +147,10 @@ class VLLMSampler(Sampler):
             for (r, count), seed in zip(parts, seeds, strict=True)
         ]
         answers = self.engine.generate(jobs)
+        if not all(math.isfinite(logprob) for some in answers for answer in some for logprob in answer.logprobs):
+            # Keys and values that are not finite stay in the engine's memory and spoil what it makes with good weights.
+            self.engine.close()
+            raise RuntimeError("vLLM gave log-probabilities that are not finite; the weights have probably diverged")
         return [
             _completion(request, answer) for (request, _), some in zip(parts, answers, strict=True) for answer in some
         ]
@@ -154,8 +162,6 @@ class VLLMSampler(Sampler):
 
 
 def _completion(request: Request, answer: Answer) -> Completion:
-    if not all(map(math.isfinite, answer.logprobs)):
-        raise RuntimeError("vLLM gave log-probabilities that are not finite; the weights have probably diverged")
     return Completion(
         prompt=request.prompt,
         group=request.group,

@@ -12,10 +12,14 @@ from threading import Thread
 from typing import Any, TypeVar
 
 import torch
+from transformers import AutoConfig
 
 from aepo.sampling.vllm import Answer, Engine, Job
 
 T = TypeVar("T")
+
+# Least room for prompts in one forward pass on a CPU.
+BATCHED_TOKENS = 8192
 
 
 class LocalEngine(Engine):
@@ -79,7 +83,10 @@ class LocalEngine(Engine):
             from vllm import LLM  # type: ignore[import-not-found,unused-ignore]
 
             others = multiprocessing.active_children()
-            self._llm = LLM(str(self._folder), **{**default_settings(), **self._settings})
+            settings = {**default_settings(), **self._settings}
+            if not torch.cuda.is_available():
+                settings = {**_whole_prompts(self._folder, settings.get("max_model_len")), **settings}
+            self._llm = LLM(str(self._folder), **settings)
             self._processes = [child for child in multiprocessing.active_children() if child not in others]
         return self._llm
 
@@ -195,6 +202,16 @@ def default_settings() -> dict[str, Any]:
         "generation_config": "vllm",
         "disable_log_stats": True,
     }
+
+
+def _whole_prompts(folder: Path, max_model_len: int | None) -> dict[str, Any]:
+    """Settings under which no prompt is prefilled in parts.
+
+    After a part, vLLM sets a seeded row's generator back; it does so by an offset, which generators on the CPU have
+    not, and the engine dies (0.32.0).
+    """
+    longest = max_model_len or AutoConfig.from_pretrained(folder).get_text_config().max_position_embeddings
+    return {"enable_chunked_prefill": False, "max_num_batched_tokens": max(longest, BATCHED_TOKENS)}
 
 
 def _settled(call: Callable[[], T]) -> Future[T]:

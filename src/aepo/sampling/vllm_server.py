@@ -48,6 +48,9 @@ class ServerEngine(Engine):
         # Keys and values of the old weights, which a prompt seen before would find.
         self._ask("/reset_prefix_cache", {})
 
+    def close(self) -> None:
+        """Nothing: the server is not ours. Once it has sampled from diverged weights, start it again."""
+
     def _complete(self, job: Job) -> list[Answer]:
         body = {
             "prompt": list(job.prompt),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from statistics import fmean, median
+from statistics import fmean
 
 from aepo.doctor.types import Series
 
@@ -23,18 +23,13 @@ def finite(series: Series) -> Series:
 
 
 def start(series: Series) -> float:
-    """The level at the beginning."""
-    return fmean(value for _, value in series[: window(series)])
+    """The level at the beginning; of few points, since a run can break in its first step."""
+    return fmean(value for _, value in series[: min(3, window(series))])
 
 
 def end(series: Series) -> float:
     """The level at the end."""
     return fmean(value for _, value in series[-window(series) :])
-
-
-def typical(series: Series) -> float:
-    """The median."""
-    return median(value for _, value in series)
 
 
 def since(series: Series, holds: Callable[[float], bool]) -> int | None:
@@ -57,9 +52,13 @@ def smooth(series: Series) -> Series:
 
 
 def onset(series: Series, holds: Callable[[float], bool]) -> int:
-    """The first step of the window from which the level holds for good; the first step at all where it never settles."""
+    """Where the level began to hold for good: the first value that holds in the first such window."""
     step = since(smooth(series), holds)
-    return series[0][0] if step is None else step
+    if step is None:
+        return series[0][0]
+    last = next(index for index, point in enumerate(series) if point[0] == step)
+    within = series[last + 1 - window(series) : last + 1]
+    return next((at for at, value in within if holds(value)), step)
 
 
 def decimals(value: float) -> str:

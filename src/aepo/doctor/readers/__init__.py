@@ -43,17 +43,15 @@ def _folder(path: Path) -> list[Log]:
             logs.extend(_file(path / name))
     if (state := trl.newest_state(path)) is not None:
         logs.extend(_file(state))
-    if (files := completions.files(path)):
+    if files := completions.files(path):
         logs.extend(completions.read(files))
-    if (files := tensorboard.files(path)):
-        logs.extend(tensorboard.read(files))
-    return logs
+    return logs + tensorboard.read_folder(path)
 
 
 def _file(path: Path) -> list[Log]:
     if completions.files(path):
         return completions.read([path])
-    if tensorboard.files(path):
+    if tensorboard.MARK in path.name:
         return tensorboard.read([path])
     text = load(path)
     for reader in TEXTS:

@@ -1,4 +1,4 @@
-"""EasyR1's file logger, experiment_log.jsonl: {"step": n, "actor": {"entropy_loss": ...}, ...}, nested at every slash."""
+"""EasyR1's file logger, experiment_log.jsonl: {"step": n, "actor": {"entropy_loss": ...}, ...}, nested at slashes."""
 
 from __future__ import annotations
 

@@ -16,6 +16,8 @@ from aepo.doctor.types import Entropy, Log
 Row = Mapping[str, float]
 # Of W&B, TensorBoard callbacks and OpenRLHF's loggers; evaluation metrics keep theirs and so stay apart.
 PREFIX = "train/"
+# Of a text's characters.
+MOST_BROKEN = 0.05
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,12 @@ class Text:
 def load(path: Path) -> Text:
     """Read; `InvalidValue` where there is nothing in it, no text, or JSON lines that break off before the last."""
     try:
-        text = path.read_text(encoding="utf-8", errors="strict")
-    except UnicodeDecodeError:
-        raise InvalidValue("LOG", str(path), "text, Parquet or TensorBoard events (this file is binary)") from None
+        text = path.read_bytes().decode("utf-8-sig", errors="replace")
     except OSError as error:
         raise InvalidValue("LOG", str(path), f"a readable file ({error.strerror})") from None
+    # A console's progress bars leave a broken byte here and there.
+    if text.count("\ufffd") + text.count("\0") > len(text) * MOST_BROKEN:
+        raise InvalidValue("LOG", str(path), "text, Parquet or TensorBoard events (this file is binary)")
     if not text.strip():
         raise InvalidValue("LOG", str(path), "a log with at least one step in it (this one is empty)")
     document = _parsed(text)

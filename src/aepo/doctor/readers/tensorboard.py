@@ -12,13 +12,23 @@ from aepo.doctor.names import recognise
 from aepo.doctor.readers.rows import PREFIX, make_log
 from aepo.doctor.types import Log
 
+MARK = "tfevents"
 
-def files(path: Path) -> list[Path]:
-    """The event files that a path stands for: itself, or those in the first folder under it that has some."""
-    if path.is_file():
-        return [path] if "tfevents" in path.name else []
-    found = sorted(path.rglob("*tfevents*"), key=lambda file: (len(file.parts), file.name))
-    return [file for file in found if file.parent == found[0].parent]
+
+def read_folder(path: Path) -> list[Log]:
+    """One run for each folder with events in or under this one; those without a trainer's scalars are left out.
+
+    Raises `InvalidValue` if there are events and none has.
+    """
+    logs, refused = [], None
+    for folder in sorted({file.parent for file in path.rglob(f"*{MARK}*")}):
+        try:
+            logs.extend(read(sorted(folder.glob(f"*{MARK}*"))))
+        except InvalidValue as error:
+            refused = error
+    if refused and not logs:
+        raise refused
+    return logs
 
 
 def read(paths: Sequence[Path]) -> list[Log]:

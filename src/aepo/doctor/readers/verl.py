@@ -27,7 +27,7 @@ def _from_file(text: Text) -> list[tuple[int, Row]]:
 
 
 def _from_console(text: str) -> list[tuple[int, Row]]:
-    rows = []
+    rows: list[tuple[int, Row]] = []
     for line in _LINE.finditer(text):
         row = {}
         for part in line[2].split(" - "):

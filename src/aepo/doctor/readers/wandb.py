@@ -14,8 +14,6 @@ from aepo.doctor.readers.rows import PREFIX, Row, Text, flat, make_log, number, 
 from aepo.doctor.types import Log
 
 STEPS = ("global_step", "training/global_step", "_step", "Step", "step")
-# A chart's smoothed or sampled band, beside each column.
-BANDS = ("__MIN", "__MAX")
 
 
 def read(text: Text) -> list[Log]:
@@ -36,7 +34,7 @@ def _runs(text: str) -> dict[str, list[dict[str, float]]]:
         rows: dict[str, dict[str, float]] = defaultdict(dict)
         for column, value in cells.items():
             run, dash, key = column.partition(" - ")
-            if column not in steps and not column.endswith(BANDS):
+            if column not in steps:
                 rows[run if dash else ""][key if dash else column] = value
         for run, row in rows.items():
             runs[run].append({**steps, **row})
@@ -50,6 +48,8 @@ def _log(text: Text, run: str, rows: Sequence[Row]) -> Log:
     steps = stepped(plain, *STEPS)
     if dialect is None or not steps:
         some = ", ".join(sorted(keys)[:6])
-        raise InvalidValue("LOG", str(text.path), f"an export with a step and a known trainer's metrics (it has {some})")
+        raise InvalidValue(
+            "LOG", str(text.path), f"an export with a step and a known trainer's metrics (it has {some})"
+        )
     log = make_log(dialect, text.path, steps, framework=f"{dialect.name} (W&B)")
     return dataclasses.replace(log, source=f"{log.source} ({run})") if run else log

@@ -1,0 +1,90 @@
+"""`aepo compare`, from the file to the table."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from aepo.checks import require
+from aepo.compare.results import Comparison, compared, measured
+from aepo.compare.study import Study, read_study
+from aepo.compare.table import COLUMNS, caption, cells, markdown
+from aepo.config import Config
+from aepo.dryrun import GIB, architecture, on_paper
+from aepo.launch import launch
+from aepo.log import METRICS, cpu_count, read_rows, write_atomically
+from aepo.preflight import preflight
+from aepo.runner import model_folder
+
+# What a process takes before any weights, and how much more than the bounds on paper a run is given: activations.
+PROCESS, ROOM = 1 * GIB, 1.5
+
+
+def compare(file: Path, out: Path, *, dry_run: bool = False, at_once: int | None = None) -> Comparison | None:
+    """Do the runs that are missing, then write comparison.json and comparison.md into `out`; None from a dry run.
+
+    at_once: runs at the same time; None for what the machine holds. Raises `InvalidValue` before the first run.
+    """
+    require(at_once is None or at_once >= 1, "--at-once", at_once, "at least 1")
+    study = read_study(file, out)
+    together = at_once or _held(study.runs[0].config)
+    for line in plan(study, together):
+        print(line, flush=True)
+    if dry_run:
+        return None
+    study.prepare()
+    # Trained once, not by every run at the same time.
+    model_folder(study.runs[0].config)
+    launch(study.jobs(), together)
+    found = compared(
+        study.baseline.label, {arm.label: [measured(run.out) for run in study.of(arm)] for arm in study.arms}
+    )
+    text = markdown(found, study.unit, study.budget, study.seeds)
+    write_atomically(out / "comparison.json", json.dumps(asdict(found), indent=2))
+    write_atomically(out / "comparison.md", text)
+    _print(found, study)
+    print(f"written: {out / 'comparison.md'}, {out / 'comparison.json'}")
+    return found
+
+
+def plan(study: Study, together: int) -> list[str]:
+    """The runs, what each may cost, how far it is, and what preflight says."""
+    said = []
+    for run, job in zip(study.runs, study.jobs(), strict=True):
+        done = len(read_rows(run.out / METRICS))
+        state = "finished" if job.finished else f"{done} steps done" if done else "to do"
+        said.append(f"{run.out.name}: {study.budget} {study.unit}, at most {run.config.steps} steps; {state}")
+    for arm in study.arms:
+        said += [f"preflight, {arm.label}: {sentence}" for sentence in preflight(study.of(arm)[0].config)]
+    config, runs = study.runs[0].config, len(study.runs)
+    evaluation = config.evaluation
+    step = config.sampling.prompts * config.sampling.group_size
+    each = study.budget if study.unit == "tokens" else study.budget * config.task.max_tokens
+    said.append(
+        f"{runs} runs, {together} at once: {runs} x {study.budget} {study.unit} (each ends with the step that reaches "
+        f"it; an ordinary step is {step} completions), at most {runs * each:,} tokens; and at the end of each "
+        f"{evaluation.prompts} problems x {evaluation.samples} samples"
+    )
+    return said
+
+
+def _held(config: Config) -> int:
+    """Runs that fit side by side: by memory, and on the CPU also by cores. At least one."""
+    need = ROOM * sum(on_paper(config, architecture(config)).memory.values())
+    if config.device != "cpu" and torch.cuda.is_available():
+        return max(1, int(torch.cuda.mem_get_info()[0] / (need + PROCESS)))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(1, min(cpu_count(), int(memory / (need + PROCESS))))
+
+
+def _print(found: Comparison, study: Study) -> None:
+    table = Table(*COLUMNS, caption=caption(found, study.unit, study.budget, study.seeds))
+    for line in cells(found):
+        table.add_row(*line)
+    Console().print(table)

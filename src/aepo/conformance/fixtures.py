@@ -1,0 +1,106 @@
+"""Distributions whose log-probabilities and entropies have a closed form, and what known mistakes make of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+LENGTHS, VOCABULARY = (6, 1, 2), 5
+
+
+@dataclass(frozen=True)
+class Fixture:
+    """Distributions in whole numbers: pi(v) = weights[v] / sum(weights), so that everything has a closed form.
+
+    weights: float64 [B, T, V]. labels, mask: [B, T].
+    """
+
+    weights: Tensor
+    labels: Tensor
+    mask: Tensor
+
+    @classmethod
+    def standard(cls) -> Fixture:
+        """Three rows of 6, 1 and 2 tokens; no two neighbouring positions are alike."""
+        row, place, token = torch.meshgrid(
+            torch.arange(len(LENGTHS)), torch.arange(max(LENGTHS)), torch.arange(VOCABULARY), indexing="ij"
+        )
+        # The last row is peaked, so that means over rows and over tokens differ.
+        weights = ((7 * row + 3 * place + token**2) % 11 + 1).double() ** (1 + row)
+        labels = (2 * row + 3 * place + 1)[..., 0] % VOCABULARY
+        mask = (place[..., 0] < torch.tensor(LENGTHS)[:, None]).float()
+        return cls(weights, labels, mask)
+
+    def logits(self) -> Tensor:
+        """float32 [B, T, V]; each position has its own constant added, which must not matter."""
+        constant = torch.arange(self.labels.numel()).view(*self.labels.shape, 1) % 7 - 3.0
+        return (self.weights.log() + constant).float()
+
+    def distribution(self, temperature: float) -> Tensor:
+        """softmax(logits / temperature), float64 [B, T, V]."""
+        powers = self.weights ** (1 / temperature)
+        return powers / powers.sum(-1, keepdim=True)
+
+    def logprobs(self, temperature: float, labels: Tensor | None = None) -> Tensor:
+        """log pi^T at the labels, [B, T]."""
+        chosen = self.labels if labels is None else labels
+        return self.distribution(temperature).log().gather(-1, chosen[..., None])[..., 0]
+
+    def entropy(self, temperature: float = 1.0) -> Tensor:
+        """-sum pi log pi, [B, T], nats."""
+        pi = self.distribution(temperature)
+        return -(pi * pi.log()).sum(-1)
+
+    def rows(self, chosen: Sequence[int]) -> Fixture:
+        """These rows."""
+        index = torch.tensor(chosen)
+        return Fixture(self.weights[index], self.labels[index], self.mask[index])
+
+    def wider(self, columns: int) -> Fixture:
+        """More padding on the right."""
+        repeated = [part[:, :1].expand(-1, columns, *part.shape[2:]) for part in (self.weights, self.labels)]
+        nothing = torch.zeros(len(self.mask), columns)
+        return Fixture(
+            torch.cat([self.weights, repeated[0]], 1),
+            torch.cat([self.labels, repeated[1]], 1),
+            torch.cat([self.mask, nothing], 1),
+        )
+
+
+def wrong_logprobs(base: Fixture, temperature: float) -> dict[str, Tensor]:
+    """What the log-probabilities would be with each known mistake, by its name."""
+    right = base.logprobs(temperature)
+    ahead = base.logprobs(temperature, base.labels.roll(-1, 1))
+    behind = base.logprobs(temperature, base.labels.roll(1, 1))
+    shifted = "shift by one: a distribution is read at its neighbour's label"
+    return {
+        "not tempered, though the sampler's temperature is given": base.logprobs(1.0),
+        "tempered the wrong way round (logits times the temperature)": base.logprobs(1 / temperature),
+        "shift by one: each value is that of the token before": right.roll(1, 1),
+        "shift by one: each value is that of the token after": right.roll(-1, 1),
+        f"{shifted} (the next)": ahead,
+        f"{shifted} (the one before)": behind,
+        "the sign is turned": -right,
+        "probabilities, not their logarithms": right.exp(),
+        "raw logits, not normalised": base.logits().double().gather(-1, base.labels[..., None])[..., 0] / temperature,
+    }
+
+
+def wrong_entropy(base: Fixture, temperature: float) -> dict[str, Tensor]:
+    """What the entropy would be with each known mistake, by its name."""
+    right = base.entropy()
+    return {
+        "tempered: it is that of softmax(logits / temperature)": base.entropy(temperature),
+        "tempered the wrong way round (logits times the temperature)": base.entropy(1 / temperature),
+        "the sampled estimate -log pi(label), not exact": -base.logprobs(1.0),
+        "the sampled estimate -log pi(label), not exact, and tempered": -base.logprobs(temperature),
+        "shift by one: each value is that of the token before": right.roll(1, 1),
+        "shift by one: each value is that of the token after": right.roll(-1, 1),
+        "the sign is turned": -right,
+        "in bits, not nats": right / math.log(2),
+        "divided by its largest value log V": right / math.log(VOCABULARY),
+    }

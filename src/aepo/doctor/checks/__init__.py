@@ -1,0 +1,33 @@
+"""Pure functions from a log to findings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from aepo.doctor.checks import entropy, sampler, signal, stability
+from aepo.doctor.types import Finding, Log
+
+Check = Callable[[Log], list[Finding]]
+
+CHECKS: tuple[Check, ...] = (
+    stability.not_finite,
+    entropy.collapse,
+    entropy.few_distinct,
+    entropy.explosion,
+    stability.leap,
+    stability.gradient,
+    stability.reward_lost,
+    signal.dead_groups,
+    signal.truncation,
+    sampler.mismatch,
+    signal.idle,
+    signal.beyond_authority,
+    stability.after_resume,
+    entropy.impossible,
+    entropy.meaning,
+)
+
+
+def examine(log: Log) -> list[Finding]:
+    """Everything that the checks find, in their order: what harms a run first."""
+    return [finding for check in CHECKS for finding in check(log)]

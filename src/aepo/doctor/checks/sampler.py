@@ -1,0 +1,69 @@
+"""The sampler's probabilities and the trainer's disagree."""
+
+from __future__ import annotations
+
+from aepo.doctor.checks.base import decimals, end, finite, onset, start
+from aepo.doctor.types import Confidence, Finding, Log, Series
+
+Limits = tuple[tuple[float, Confidence], ...]
+# Per measure: from where it is a finding. docs/doctor.md says where the figures come from.
+LIMITS: dict[str, tuple[str, Limits]] = {
+    "mismatch": ("mean |log-probability difference|, nats", ((0.1, "sure"), (0.05, "likely"), (0.03, "possible"))),
+    "mismatch_kl": ("estimated KL, nats per token", ((0.05, "sure"), (0.01, "likely"), (0.005, "possible"))),
+    "mismatch_probability": ("mean |probability difference|", ((0.03, "sure"), (0.01, "likely"), (0.005, "possible"))),
+}
+UNCORRELATED: Limits = ((0.9, "sure"), (0.95, "likely"), (0.99, "possible"))
+# A gap that grows by this factor is one that training makes, whatever its size.
+GROWS = 10.0
+FEWEST = 3
+_ADVICE = (
+    "sampler and trainer must score the same distribution (temperature, top-p, precision of the head, weights of this "
+    "step): compare the two on one batch before you correct by importance weights"
+)
+
+
+def mismatch(log: Log) -> list[Finding]:
+    """The worst of the measures that the log has."""
+    found = [finding for name in LIMITS if (finding := _measure(log, name))]
+    if correlated := _correlation(log):
+        found.append(correlated)
+    order: tuple[Confidence, ...] = ("sure", "likely", "possible")
+    return sorted(found, key=lambda finding: order.index(finding.confidence))[:1]
+
+
+def _measure(log: Log, name: str) -> Finding | None:
+    series: Series = tuple((step, abs(value)) for step, value in finite(log.get(name)))
+    if len(series) < FEWEST:
+        return None
+    what, limits = LIMITS[name]
+    before, now = start(series), end(series)
+    confidence = next((how for limit, how in limits if now >= limit), None)
+    floor = limits[-1][0]
+    if confidence == "possible" and now > GROWS * before:
+        confidence = "likely"
+    if confidence is None:
+        return None
+    return Finding(
+        kind="sampler mismatch",
+        step=onset(series, lambda value: value >= floor),
+        evidence=f"`{log.keys.get(name, name)}` ({what}) is {decimals(now)} at the end, "
+        f"{decimals(before)} at the start",
+        confidence=confidence,
+        advice=_ADVICE,
+    )
+
+
+def _correlation(log: Log) -> Finding | None:
+    series = finite(log.get("mismatch_correlation"))
+    if len(series) < FEWEST:
+        return None
+    confidence = next((how for limit, how in UNCORRELATED if end(series) <= limit), None)
+    if confidence is None:
+        return None
+    return Finding(
+        kind="sampler mismatch",
+        step=onset(series, lambda value: value <= UNCORRELATED[-1][0]),
+        evidence=f"the two probabilities correlate with {decimals(end(series))} at the end, not with 1",
+        confidence=confidence,
+        advice=_ADVICE,
+    )

@@ -1,0 +1,167 @@
+"""Nothing to learn from: dead groups, cut completions, a method that does nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aepo.doctor.checks.base import decimals, end, finite, onset, percent, start
+from aepo.doctor.types import Confidence, Finding, Log, Series
+
+# Shares, over the last window.
+DEAD: tuple[tuple[float, Confidence], ...] = ((0.5, "sure"), (0.35, "possible"))
+CUT: tuple[tuple[float, Confidence], ...] = ((0.3, "sure"), (0.15, "likely"), (0.08, "possible"))
+FEWEST = 3
+# Means of a ratio that never moved differ from 1 by rounding only; so does a KL of nothing from 0.
+STILL = 1e-6
+AT_REST = {"approximate_kl": 0.0, "ratio": 1.0, "clip_fraction": 0.0, "clip_fraction_low": 0.0}
+# Controls whose effect is zero while the ratio is 1 (`acts_off_policy` in aepo.control, which needs torch).
+OFF_POLICY_CONTROLS = frozenset({"kl-cov", "archer", "hapo", "moving-bound"})
+
+
+def dead_groups(log: Log) -> list[Finding]:
+    """Most groups have one reward throughout, so they give no gradient."""
+    series, what = finite(log.get("dead_groups")), "of the groups have equal rewards throughout"
+    if not series:
+        series, what = finite(log.get("no_advantage")), "of the steps have no advantage other than 0 in the whole batch"
+    confidence = _level(series, DEAD)
+    if confidence is None:
+        return []
+    solved = _all_right(log, end(series)) >= end(series) / 2
+    return [
+        Finding(
+            kind="dead groups",
+            step=onset(series, lambda share: share >= DEAD[-1][0]),
+            evidence=f"{percent(end(series))} {what} at the end, {percent(start(series))} at the start{_which(log)}",
+            confidence=confidence,
+            advice="most of them are solved: harder problems, or dynamic sampling, which draws until groups differ"
+            if solved
+            else "larger groups, problems that are neither solved nor hopeless, dynamic sampling (it draws until "
+            "groups differ); where all rewards are 0, look at the verifier first",
+            serious=not solved,
+        )
+    ]
+
+
+def _all_right(log: Log, dead: float) -> float:
+    """Least share of groups that are all right. With rewards from 0 to 1 at most 1 - mean of them are all wrong."""
+    if good := finite(log.get("groups_all_good")):
+        return end(good)
+    reward = finite(log.get("reward"))
+    if not reward or any(not 0 <= value <= 1 for _, value in reward):
+        return 0.0
+    return dead - (1 - end(reward))
+
+
+def _which(log: Log) -> str:
+    good, bad = finite(log.get("groups_all_good")), finite(log.get("groups_all_bad"))
+    if good and bad:
+        return f" (all right: {percent(end(good))}, all wrong: {percent(end(bad))})"
+    reward = finite(log.get("reward"))
+    return f" (mean reward {decimals(end(reward))})" if reward else ""
+
+
+def truncation(log: Log) -> list[Finding]:
+    """Many completions end at the length limit."""
+    series = finite(log.get("truncated"))
+    confidence = _level(series, CUT)
+    if confidence is None:
+        return []
+    length = finite(log.get("length"))
+    lengths = f"; mean length went from {start(length):.0f} to {end(length):.0f}" if length else ""
+    return [
+        Finding(
+            kind="truncation",
+            step=onset(series, lambda share: share >= CUT[-1][0]),
+            evidence=f"{percent(end(series))} of the completions are cut at the limit at the end, "
+            f"{percent(start(series))} at the start{lengths}",
+            confidence=confidence,
+            advice="raise the limit, or mask cut completions out of the loss, or penalise length softly; "
+            "a cut completion is mostly graded wrong for a reason that it cannot see",
+        )
+    ]
+
+
+def idle(log: Log) -> list[Finding]:
+    """The gradient or the learning rate is 0, or else the ratio never leaves 1: all of the method idles, or part."""
+    return _frozen(log) or _ratio_is_one(log)
+
+
+def _frozen(log: Log) -> list[Finding]:
+    for name, what in (("learning_rate", "the learning rate"), ("gradient_norm", "the norm of the gradient")):
+        series = finite(log.get(name))
+        if len(series) >= FEWEST and all(value == 0 for _, value in series[-max(FEWEST, len(series) // 3) :]):
+            return [
+                Finding(
+                    kind="nothing is trained",
+                    step=onset(series, lambda value: value == 0),
+                    evidence=f"{what} is 0 in each of the last {max(FEWEST, len(series) // 3)} logged steps",
+                    confidence="sure",
+                    advice="look at the schedule, at frozen parameters, and at whether any advantage differs from 0",
+                )
+            ]
+    return []
+
+
+def _ratio_is_one(log: Log) -> list[Finding]:
+    logged = {name: series for name in AT_REST if len(series := finite(log.get(name))) >= FEWEST}
+    if not logged or any(abs(value - AT_REST[name]) > STILL for name in logged for _, value in logged[name]):
+        return []
+    evidence = " and ".join(
+        f"`{log.keys.get(name, name)}` is {AT_REST[name]:g} in all {len(series)} steps"
+        for name, series in logged.items()
+    )
+    control = _off_policy_control(log.settings)
+    if control:
+        what = f"one update per rollout, so the control {control} does nothing"
+    elif all(name.startswith("clip") for name in logged):
+        what = "nothing is ever clipped"
+    else:
+        what = "one update per rollout, so clip bounds and whatever else acts on the ratio do nothing"
+    return [
+        Finding(
+            kind="a method that does nothing",
+            step=None,
+            evidence=f"{evidence}: {what}",
+            confidence="sure" if control else "possible",
+            advice="more than one minibatch or epoch per rollout, if the method needs the ratio to move "
+            "(clip-higher, KL-Cov, token-level bounds); on-policy training alone is no fault",
+        )
+    ]
+
+
+def _off_policy_control(settings: Any) -> str | None:
+    """The control in the run's own settings that needs the ratio to move; joined ones are searched."""
+    if not isinstance(settings, dict):
+        return None
+    control = settings.get("control", settings)
+    if not isinstance(control, dict):
+        return None
+    if control.get("name") in OFF_POLICY_CONTROLS:
+        return str(control["name"])
+    inner = (value for value in control.values() if isinstance(value, dict) and "name" in value)
+    return next((name for value in inner if (name := _off_policy_control({"control": value}))), None)
+
+
+def beyond_authority(log: Log) -> list[Finding]:
+    """Our closed loop is at its limit and the error does not shrink."""
+    alarms = [step for step, value in log.get("alarm") if value == 1]
+    saturated = finite(log.get("saturated"))
+    if not alarms:
+        return []
+    return [
+        Finding(
+            kind="target out of reach",
+            step=alarms[0],
+            evidence=f"{len(alarms)} alarms, the command at its limit in {percent(end(saturated))} of the last steps"
+            if saturated
+            else f"{len(alarms)} alarms",
+            confidence="sure",
+            advice="a target nearer to the entropy that the run has, or a control with more authority (docs/theory.md)",
+        )
+    ]
+
+
+def _level(series: Series, limits: tuple[tuple[float, Confidence], ...]) -> Confidence | None:
+    if len(series) < FEWEST:
+        return None
+    return next((how for limit, how in limits if end(series) >= limit), None)

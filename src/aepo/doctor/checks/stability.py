@@ -1,0 +1,140 @@
+"""Updates that are too large, rewards that are lost, numbers that are none, and what a resume did."""
+
+from __future__ import annotations
+
+import math
+from statistics import fmean, stdev
+
+from aepo.doctor.checks.base import decimals, end, finite, onset, start
+from aepo.doctor.types import Confidence, Finding, Log, Series
+
+# Mean KL(pi_old, pi) over a step's updates, nats per token; PPO's usual early stop is at 0.01 to 0.05.
+LEAPS: tuple[tuple[float, Confidence], ...] = ((1.0, "sure"), (0.3, "likely"))
+# Of the gradient's norm over its level at the start.
+GROWN: tuple[tuple[float, Confidence], ...] = ((30.0, "likely"), (10.0, "possible"))
+# The reward is lost: this share of the best level is left, and that level was worth something.
+LOST = 0.2
+WORTH = 0.05
+# Steps on either side of a resume, and how many standard deviations of the steps before it count as a jump.
+AROUND, LEAST_BEFORE = 10, 4
+JUMP = 4.0
+# Relative; smaller jumps are no instability even where the curve was very smooth.
+LEAST_JUMP = 0.2
+RESUMED = ("entropy", "reward", "length", "approximate_kl", "gradient_norm", "mismatch", "mismatch_kl")
+NAMES = ("entropy", "reward", "gradient_norm", "approximate_kl", "ratio", "mismatch", "mismatch_kl", "sampled_entropy")
+
+
+def not_finite(log: Log) -> list[Finding]:
+    """NaN or infinity in a number that decides something."""
+    bad = [
+        (step, log.keys.get(name, name), value)
+        for name in NAMES
+        for step, value in log.get(name)
+        if not math.isfinite(value)
+    ]
+    if not bad:
+        return []
+    step, key, value = min(bad, key=lambda entry: entry[0])
+    return [
+        Finding(
+            kind="not a number",
+            step=step,
+            evidence=f"`{key}` is {value} ({len(bad)} such values in the log)",
+            confidence="sure",
+            advice="go back to a checkpoint from before this step; lower the learning rate, clip the gradient, and "
+            "look for empty batches and log of 0",
+        )
+    ]
+
+
+def leap(log: Log) -> list[Finding]:
+    """A step's updates moved the policy very far."""
+    series: Series = tuple((step, abs(value)) for step, value in finite(log.get("approximate_kl")))
+    if not series:
+        return []
+    step, worst = max(series, key=lambda point: point[1])
+    confidence = next((how for limit, how in LEAPS if worst >= limit), None)
+    if confidence is None:
+        return []
+    first = next(at for at, value in series if value >= LEAPS[-1][0])
+    return [
+        Finding(
+            kind="explosion",
+            step=first,
+            evidence=f"`{log.keys.get('approximate_kl')}` (KL of one step's updates) reached {decimals(worst)} nats "
+            f"per token at step {step}",
+            confidence=confidence,
+            advice="lower the learning rate, warm it up, clip the gradient; what was learned before this step is "
+            "probably lost",
+        )
+    ]
+
+
+def gradient(log: Log) -> list[Finding]:
+    """The gradient's norm has grown to a multiple of what it was, and stays there."""
+    series = finite(log.get("gradient_norm"))
+    if len(series) < AROUND or start(series) <= 0:
+        return []
+    growth = end(series) / start(series)
+    confidence = next((how for limit, how in GROWN if growth >= limit), None)
+    if confidence is None:
+        return []
+    return [
+        Finding(
+            kind="explosion",
+            step=onset(series, lambda value: value >= GROWN[-1][0] * start(series)),
+            evidence=f"the norm of the gradient rose from {decimals(start(series))} to {decimals(end(series))}",
+            confidence=confidence,
+            advice="clip the gradient, lower the learning rate; look for few very long or very unlikely completions",
+        )
+    ]
+
+
+def reward_lost(log: Log) -> list[Finding]:
+    """The reward was there, and is gone."""
+    reward = finite(log.get("reward"))
+    if len(reward) < AROUND or min(value for _, value in reward) < 0:
+        return []
+    best = max(start(reward), max(fmean(v for _, v in reward[i : i + 3]) for i in range(len(reward) - 2)))
+    if best < WORTH or end(reward) > LOST * best:
+        return []
+    return [
+        Finding(
+            kind="reward lost",
+            step=onset(reward, lambda value: value <= LOST * best),
+            evidence=f"reward fell from a best level of {decimals(best)} to {decimals(end(reward))}",
+            confidence="sure" if end(reward) <= LOST * best / 4 else "likely",
+            advice="go back to a checkpoint from before this step; look at its KL, gradient norm and completions",
+        )
+    ]
+
+
+def after_resume(log: Log) -> list[Finding]:
+    """Levels jump where the run was taken up again."""
+    return [finding for step in log.resumes if (finding := _jump(log, step))]
+
+
+def _jump(log: Log, at: int) -> Finding | None:
+    jumps = []
+    for name in RESUMED:
+        series = finite(log.get(name))
+        before = [value for step, value in series if step < at][-AROUND:]
+        after = [value for step, value in series if step >= at][:AROUND]
+        if len(before) < LEAST_BEFORE or len(after) < LEAST_BEFORE:
+            continue
+        level, moved = fmean(before), fmean(after) - fmean(before)
+        noise = stdev(before)
+        if abs(moved) > max(JUMP * noise, LEAST_JUMP * abs(level)) and moved:
+            size = abs(moved) / noise if noise else math.inf
+            jumps.append((size, f"{name} {decimals(level)} to {decimals(fmean(after))}"))
+    if not jumps:
+        return None
+    jumps.sort(reverse=True)
+    return Finding(
+        kind="instability after resume",
+        step=at,
+        evidence=f"from the steps before the resume to those after it: {', '.join(text for _, text in jumps)}",
+        confidence="likely" if len(jumps) > 1 or jumps[0][0] > 3 * JUMP else "possible",
+        advice="see that optimizer state, step of the schedule, reference model, position in the data and the "
+        "sampler's weights were all restored",
+    )

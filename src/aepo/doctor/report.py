@@ -1,0 +1,66 @@
+"""`aepo doctor`: what was found, for a terminal and for programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from aepo.checks import require
+from aepo.doctor.checks import examine
+from aepo.doctor.readers import read
+from aepo.doctor.types import Finding, Log
+
+Examined = tuple[Log, list[Finding]]
+
+
+def doctor(paths: Sequence[Path], resumes: Sequence[int] = (), as_json: bool = False) -> int:
+    """Read, examine, print; 1 where something serious is sure or likely, else 0. `InvalidValue` for bad input."""
+    require(bool(paths), "LOG", "nothing", "at least one file or folder")
+    examined = [(log, examine(log)) for path in paths for log in read(path, resumes)]
+    if as_json:
+        print(json.dumps([_as_dict(*pair) for pair in examined], indent=2))
+    else:
+        _print(examined)
+    return int(any(finding.counts for _, findings in examined for finding in findings))
+
+
+def _as_dict(log: Log, findings: Sequence[Finding]) -> dict[str, Any]:
+    first, last = log.steps
+    return {
+        "source": log.source,
+        "framework": log.framework,
+        "first_step": first,
+        "last_step": last,
+        "entropy": log.entropy.says,
+        "keys": dict(log.keys),
+        "resumes": list(log.resumes),
+        "findings": [dataclasses.asdict(finding) for finding in findings],
+    }
+
+
+def _print(examined: Sequence[Examined]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console()
+    for log, findings in examined:
+        first, last = log.steps
+        console.print(
+            f"{log.source}: {log.framework}, steps {first} to {last}", markup=False, highlight=False, soft_wrap=True
+        )
+        if "entropy" in log.series:
+            said = f"entropy (`{log.keys.get('entropy')}`) is {log.entropy.says}"
+            console.print(f"  {said}", markup=False, highlight=False, soft_wrap=True)
+        if not findings:
+            names = ", ".join(sorted(log.series))
+            console.print(f"  nothing found in: {names}\n", markup=False, highlight=False, soft_wrap=True)
+            continue
+        table = Table("finding", "step", "how sure", "evidence", "what to do", show_lines=True)
+        for found in findings:
+            step = "all" if found.step is None else str(found.step)
+            table.add_row(*map(escape, (found.kind, step, found.confidence, found.evidence, found.advice)))
+        console.print(table)

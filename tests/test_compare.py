@@ -1,0 +1,251 @@
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aepo import runner
+from aepo.checkpoint import steps_saved
+from aepo.checks import InvalidValue
+from aepo.compare.results import Result, compared, measured
+from aepo.compare.run import compare
+from aepo.compare.statistics import interval, most_covered
+from aepo.compare.study import read_study
+from aepo.compare.table import caption, markdown
+from aepo.config import make_config
+from aepo.launch import Job
+
+from .test_train import metrics, small
+
+# --- statistics ---------------------------------------------------------------------------------------------
+
+
+def test_golden_an_interval_of_two_problems():
+    """Means of two draws from 0 and 1 are 0, 1/2 and 1 with chances 1/4, 1/2 and 1/4."""
+    found = interval(np.array([[0.0, 1.0]]))
+    assert (found.mean, found.low, found.high) == (0.5, 0.0, 1.0)
+    assert interval(np.array([[0.3]])).low is None
+
+
+def test_golden_the_spread_of_a_crossed_draw():
+    """Values s + p: the variance of the drawn mean is var(s)/S + var(p)/P, variances as of the whole population."""
+    seeds, problems = np.array([0.0, 0.3, 0.1, 0.7]), np.linspace(-1, 1, 40)
+    found = interval(seeds[:, None] + problems[None, :])
+    width = 2 * 1.96 * math.sqrt(seeds.var() / 4 + problems.var() / 40)
+    assert found.high - found.low == pytest.approx(width, rel=0.05)
+
+
+def test_pairing_takes_out_what_both_share():
+    draw = np.random.default_rng(0)
+    mine = draw.random((3, 50))
+    assert interval(mine).high - interval(mine).low > 0.05
+    found = interval(mine - (mine - 0.1))
+    assert found.low == pytest.approx(0.1) and found.high == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(("seeds", "low", "high"), [(3, 0.62, 0.86), (10, 0.85, 0.99)])
+def test_coverage_with_few_and_many_seeds(seeds, low, high):
+    """Where all the spread is between seeds, three of them cover three quarters at most."""
+    draw, covered = np.random.default_rng(1), 0
+    for _ in range(150):
+        found = interval(np.broadcast_to(draw.standard_normal((seeds, 1)), (seeds, 5)))
+        covered += found.low <= 0 <= found.high
+    assert low <= covered / 150 <= high
+    assert most_covered(3) == 0.75 and most_covered(2) == 0.5
+
+
+# --- results ------------------------------------------------------------------------------------------------
+
+
+def row(step, entropy, target=None, completions=8):
+    return {
+        "step": step,
+        "entropy": entropy,
+        "error": None if target is None else target - entropy,
+        "target_entropy": target,
+        "saturated": 0.0,
+        "completions": completions,
+        "extra_completions": 0,
+        "tokens": 10 * completions,
+        "seconds_cpu": 0.5,
+    }
+
+
+def result(correct, entropies, target=None):
+    rows = [row(step, entropy, target) for step, entropy in enumerate(entropies)]
+    return Result(("a", "b"), tuple(correct), 4, rows)
+
+
+def test_golden_paired_differences():
+    """pass@1: (2/4 + 4/4)/2 against (1/4 + 3/4)/2; pass@4: both problems against both; entropy 0.5 against 0.2."""
+    found = compared("grpo", {"grpo": [result((1, 3), [0.9, 0.2])], "aepo 0.6": [result((2, 4), [0.9, 0.5], 0.6)]})
+    mine = found.arms["aepo 0.6"]
+    assert mine["pass@1"].value.mean == 0.75 and mine["pass@1"].difference.mean == pytest.approx(0.25)
+    assert (mine["pass@1"].difference.low, mine["pass@1"].difference.high) == (0.25, 0.25)
+    assert mine["pass@4"].value.mean == 1.0 and mine["pass@4"].difference.mean == 0.0
+    assert mine["entropy"].difference.mean == pytest.approx(0.3)
+    # |0.6 - 0.5|, and the baseline's |0.6 - 0.2| against the same target.
+    assert mine["tracking_error"].value.mean == pytest.approx(0.1)
+    assert mine["tracking_error"].difference.mean == pytest.approx(0.1 - 0.4)
+    assert mine["tokens"].value.mean == 160 and "tracking_error" not in found.arms["grpo"]
+    assert found.arms["grpo"]["pass@1"].difference is None
+    text = markdown(found, "completions", 16, [0])
+    assert "| aepo 0.6 | 0.750 (+0.250, +0.250 to +0.250) | 1.000 (+0.000" in text and "One seed" in text
+    assert "covers 75% at most" in caption(found, "completions", 16, [0, 1, 2])
+
+
+def test_evaluations_that_differ_are_not_compared():
+    other = Result(("a", "c"), (1, 1), 4, [row(0, 0.5)])
+    with pytest.raises(InvalidValue, match="the same problems"):
+        compared("x", {"x": [result((1, 1), [0.5])], "y": [other]})
+
+
+# --- the file -----------------------------------------------------------------------------------------------
+
+FILE = """
+cost = "completions"
+budget = 60
+methods = ["grpo", {{method = "aepo", label = "switch", set = {{control.law = "switch"}}}}, "aepo"]
+targets = [0.4, "0.5x"]
+seeds = [3, 4]
+{more}
+[base]
+model = '{model}'
+sampling = {{prompts = 6, group_size = 4}}
+optimizer.minibatches = 2
+checkpoint.every = 1
+[evaluation]
+prompts = 4
+samples = 4
+"""
+
+
+def write(path, model, more="", **changes):
+    text = FILE.format(model=model, more=more)
+    for old, new in changes.values():
+        assert old in text
+        text = text.replace(old, new)
+    path.write_text(text)
+    return path
+
+
+def test_methods_times_targets_times_seeds(tmp_path):
+    study = read_study(write(tmp_path / "c.toml", "builtin"), tmp_path / "out")
+    assert [arm.label for arm in study.arms] == ["grpo", "switch 0.4", "switch 0.5x", "aepo 0.4", "aepo 0.5x"]
+    assert [run.out.name for run in study.runs[4:6]] == ["aepo-0.5x-seed3", "grpo-seed4"]
+    assert study.baseline.label == "grpo" and len(study.runs) == 10
+    for run in study.runs:
+        config = run.config
+        # 60 completions at 24 a step are three steps.
+        assert (config.steps, config.budget_completions, config.budget_tokens) == (3, 60, None)
+        assert config.seed in (3, 4) and config.sampling.prompts == 6 and config.evaluation.prompts == 4
+    switch, plain = study.of(study.arms[1])[0].config, study.of(study.arms[4])[0].config
+    assert (switch.control.law.name, switch.control.target.spec) == ("switch", "0.4")
+    assert (plain.control.law.name, plain.control.target.spec) == ("pi", "0.5x")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (('"completions"', '"hours"'), "cost: got 'hours'; must be completions or tokens"),
+        (("budget = 60", "budget = 0"), "budget: got 0"),
+        (("[3, 4]", "[3, 3]"), "seeds: got"),
+        (('"grpo", ', '"grpo", "grpo", '), "methods: got 'grpo'; must be labels that differ"),
+        (('"grpo", ', '"grp", '), "did you mean|method: got 'grp'"),
+        (("control.law", "optimizr.lr"), "optimizr: got"),
+        (("control.law", "task.numbers"), "methods.set.task.numbers"),
+        (("checkpoint.every = 1", "seed = 1"), "base.seed: got 1; must be left out"),
+        (("checkpoint.every = 1", "control.target = 1"), "base.control"),
+        (("[3, 4]", '[3, 4]\nbaseline = "sac"'), "baseline: got 'sac'"),
+        (("[3, 4]", "[3, 4]\nsteps = 3"), "steps: got 3; must be one of cost, budget"),
+        (("samples = 4", "samples = 4\nevery = 0"), "evaluation.every: got 0"),
+        (("targets = [0.4,", "targets = [-1,"), "target: got '-1'"),
+    ],
+)
+def test_a_file_that_cannot_work_is_refused_in_one_line(change, words, tmp_path):
+    file = write(tmp_path / "c.toml", "builtin", change=change)
+    with pytest.raises(InvalidValue, match=words) as error:
+        read_study(file, tmp_path / "out")
+    assert len(str(error.value).splitlines()) == 1 and not (tmp_path / "out").exists()
+
+
+# --- runs ---------------------------------------------------------------------------------------------------
+
+
+def test_a_budget_ends_a_run_and_resuming_keeps_to_it(quick_model, tmp_path):
+    """24 completions a step: 60 are reached in the third. Taken back to its first checkpoint, it ends the same."""
+    config = small(quick_model, "aepo", 50, "budget_completions=60", "checkpoint.every=1", "checkpoint.keep=9")
+    runner.start(config, tmp_path / "run", quiet=True)
+    rows = metrics(tmp_path / "run")
+    drawn = np.cumsum([row["completions"] for row in rows])
+    assert drawn[-1] >= 60 > drawn[-2] and "evaluation" in rows[-1]
+    job = Job(tmp_path / "run", (), 50, ("completions", 60))
+    assert job.finished and not Job(tmp_path / "run", (), 50).finished
+    evaluations = (tmp_path / "run" / "evaluations.jsonl").read_text()
+    for step in steps_saved(tmp_path / "run")[1:]:
+        shutil.rmtree(tmp_path / "run" / "checkpoints" / f"step-{step}")
+    assert not job.finished
+    runner.resume(tmp_path / "run", quiet=True)
+    assert metrics(tmp_path / "run") == rows and job.finished
+    assert (tmp_path / "run" / "evaluations.jsonl").read_text() == evaluations
+
+
+def test_a_budget_of_tokens(quick_model, tmp_path):
+    runner.start(small(quick_model, "grpo", 50, "budget_tokens=300"), tmp_path / "run", quiet=True)
+    drawn = np.cumsum([row["tokens"] for row in metrics(tmp_path / "run")])
+    assert drawn[-1] >= 300 > drawn[-2]
+    with pytest.raises(InvalidValue, match="budget_tokens: got 0"):
+        make_config(settings=["budget_tokens=0"])
+
+
+def test_each_evaluation_is_kept_problem_by_problem(quick_model, tmp_path):
+    runner.start(small(quick_model, "grpo", 2), tmp_path / "run", quiet=True)
+    last = metrics(tmp_path / "run")[-1]
+    (found,) = [json.loads(line) for line in (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()]
+    assert found["step"] == 1 and len(found["problems"]) == len(found["correct"]) == 4
+    assert sum(found["correct"]) / 16 == last["evaluation"]["pass@1"]
+    assert measured(tmp_path / "run").pass_at(1).mean() == last["evaluation"]["pass@1"]
+
+
+def here(jobs, at_once):
+    """`launch` without its processes, which take seconds to start."""
+    for job in jobs:
+        if not job.finished:
+            runner.start(make_config(Path(job.arguments[0])), job.out, quiet=True)
+
+
+def test_a_comparison_runs_goes_on_and_does_not_repeat(quick_model, tmp_path, capsys, monkeypatch):
+    drop = ('{method = "aepo", label = "switch", set = {control.law = "switch"}}, ', "")
+    one = ('targets = [0.4, "0.5x"]\nseeds = [3, 4]', 'targets = ["0.5x"]\nseeds = [3]')
+    file, out = write(tmp_path / "c.toml", quick_model, drop=drop, one=one), tmp_path / "out"
+    assert compare(file, out, dry_run=True) is None
+    said = capsys.readouterr().out
+    assert "grpo-seed3: 60 completions, at most 3 steps; to do" in said and "2 x 60 completions" in said
+    assert not out.exists()
+    with monkeypatch.context() as patched:
+        patched.setattr("aepo.compare.run.launch", here)
+        first = compare(file, out)
+    table = (out / "comparison.md").read_text()
+    assert table.startswith("| run | pass@1") and "| aepo 0.5x |" in table
+    before = json.loads((out / "comparison.json").read_text())["arms"]
+    assert before["grpo"]["completions"]["value"]["mean"] == 72
+    # Same prompts in the same order: the first step of both is the same draw from the same weights.
+    rows = {name: metrics(out / f"{name}-seed3") for name in ("grpo", "aepo-0.5x")}
+    assert rows["grpo"][0]["entropy"] == rows["aepo-0.5x"][0]["entropy"]
+
+    for step in steps_saved(out / "aepo-0.5x-seed3")[-1:]:
+        shutil.rmtree(out / "aepo-0.5x-seed3" / "checkpoints" / f"step-{step}")
+    untouched = (out / "grpo-seed3" / "metrics.jsonl").stat().st_mtime_ns
+    capsys.readouterr()
+    again = compare(file, out)
+    assert "grpo-seed3: 60 completions, at most 3 steps; finished" in capsys.readouterr().out
+    assert (out / "grpo-seed3" / "metrics.jsonl").stat().st_mtime_ns == untouched
+    assert metrics(out / "aepo-0.5x-seed3") == rows["aepo-0.5x"]
+    for name in ("pass@1", "pass@4", "entropy", "tokens", "tracking_error"):
+        assert again.arms["aepo 0.5x"][name] == first.arms["aepo 0.5x"][name]
+
+    write(file, quick_model, drop=drop, one=one, other=("minibatches = 2", "minibatches = 3"))
+    with pytest.raises(InvalidValue, match=r"optimizer.minibatches: got 3; must be as the run .* has begun"):
+        compare(file, out)

@@ -1,0 +1,69 @@
+"""The command: what it prints, its exit code, and that it needs no torch."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aepo import cli
+from aepo.doctor.report import doctor
+
+LOGS = Path(__file__).parent / "logs"
+
+
+def test_the_doctor_imports_no_torch():
+    """Nor does the command line on its way to it."""
+    code = (
+        "import sys, aepo.doctor.report, aepo.cli; from pathlib import Path; "
+        f"aepo.doctor.report.doctor([Path({str(LOGS / 'trl' / 'cut')!r})]); "
+        "assert not {'torch', 'transformers', 'tensorflow'} & set(sys.modules), sorted(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("names", "code"),
+    [(["aepo/healthy"], 0), (["aepo/dead"], 1), (["trl/onpolicy"], 0), (["aepo/healthy", "aepo/collapse"], 1)],
+)
+def test_exit_code_counts_what_is_serious_and_not_just_possible(names, code, capsys):
+    assert doctor([LOGS / name for name in names]) == code
+    out = capsys.readouterr().out
+    assert all(name.split("/")[1] in out for name in names)
+
+
+def test_what_was_looked_at_is_said_where_nothing_is_found(capsys):
+    doctor([LOGS / "aepo" / "healthy"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "aepo, steps 0 to 39" in out and "nothing found in: approximate_kl, clip_fraction, dead_groups" in out
+
+
+def test_json(capsys):
+    doctor([LOGS / "trl" / "resumed"], resumes=[16], as_json=True)
+    (run,) = json.loads(capsys.readouterr().out)
+    assert (
+        run["framework"] == "TRL" and run["resumes"] == [16] and run["keys"]["truncated"] == "completions/clipped_ratio"
+    )
+    kinds = {finding["kind"]: finding for finding in run["findings"]}
+    assert kinds["instability after resume"]["step"] == 16
+    assert set(kinds["truncation"]) == {"kind", "step", "evidence", "confidence", "advice", "serious"}
+
+
+def command(monkeypatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["aepo", "doctor", *words])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    return int(stopped.value.code or 0)
+
+
+def test_command_line(monkeypatch, capsys, tmp_path):
+    assert command(monkeypatch, str(LOGS / "aepo" / "healthy")) == 0
+    assert command(monkeypatch, str(LOGS / "trl" / "resumed"), "--resumed-at", "16", "--json") == 1
+    assert "instability after resume" in capsys.readouterr().out
+    assert command(monkeypatch) == 2
+    assert "at least one" in capsys.readouterr().err
+    (tmp_path / "x.txt").write_text("nothing of interest")
+    assert command(monkeypatch, str(tmp_path / "x.txt")) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("aepo: LOG: got") and error.count("\n") == 1

@@ -1,0 +1,275 @@
+"""Each check fires on a log that is broken in its way, and is silent on healthy ones."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from aepo.doctor import examine, read
+from aepo.doctor.checks import CHECKS, entropy, sampler, signal, stability
+from aepo.doctor.checks.base import onset
+from aepo.doctor.names import DIALECTS
+from aepo.doctor.types import Entropy, Log
+
+LOGS = Path(__file__).parent / "logs"
+
+
+def log(steps=30, *, meaning=None, settings=None, resumes=(), **series) -> Log:
+    """Healthy unless `series` (lists, numbers, or functions of the step) says otherwise."""
+    healthy = {
+        "entropy": lambda step: 1.3 - 0.01 * step + 0.02 * (step % 3),
+        "reward": lambda step: 0.4 + 0.01 * step + 0.05 * (step % 2),
+        "dead_groups": lambda step: 0.1 + 0.05 * (step % 3),
+        "truncated": 0.03,
+        "length": 300,
+        "approximate_kl": 0.002,
+        "ratio": lambda step: 1 + 1e-3 * (step % 2),
+        "clip_fraction": 0.01,
+        "mismatch": 0.01,
+        "gradient_norm": lambda step: 1 + 0.2 * (step % 4),
+        "learning_rate": 1e-6,
+    }
+    made = {}
+    for name, values in {**healthy, **series}.items():
+        if callable(values):
+            values = [values(step) for step in range(steps)]
+        elif isinstance(values, int | float):
+            values = [values] * steps
+        made[name] = tuple(enumerate(map(float, values)))
+    meaning = meaning or Entropy("exact", "the exact entropy")
+    return Log("hand", "hand", made, entropy=meaning, settings=settings or {}, resumes=resumes)
+
+
+def real(name: str, *resumes: int) -> Log:
+    return read(LOGS / name, resumes)[0]
+
+
+def kinds(log: Log) -> dict[str, str]:
+    return {finding.kind: finding.confidence for finding in examine(log)}
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("name", ["aepo/healthy", "aepo/aepo", "trl/healthy", "hand"])
+def test_silent_on_healthy_logs(check, name):
+    assert check(log(resumes=(15,)) if name == "hand" else real(name, 16)) == []
+
+
+def test_silent_on_healthy_completions():
+    pytest.importorskip("pyarrow")
+    assert kinds(read(LOGS / "trl" / "healthy" / "completions")[0]) == {}
+
+
+# --- logs really produced, broken on purpose -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "confidence", "first"),
+    [
+        ("aepo/collapse", "collapse", "sure", range(5, 30)),
+        ("aepo/bonus", "explosion", "sure", range(2, 12)),
+        ("aepo/leap", "explosion", "sure", range(1)),
+        ("aepo/leap", "reward lost", "sure", range(1, 3)),
+        ("aepo/leap", "nothing is trained", "sure", range(1, 8)),
+        ("aepo/dead", "dead groups", "sure", range(1)),
+        ("aepo/idle", "a method that does nothing", "sure", [None]),
+        ("aepo/top_p", "sampler mismatch", "sure", range(1)),
+        ("trl/explode", "collapse", "sure", range(2, 5)),
+        ("trl/dead", "dead groups", "sure", range(1, 2)),
+        ("trl/dead", "nothing is trained", "sure", range(1, 2)),
+        ("trl/cut", "truncation", "sure", range(1, 2)),
+        ("trl/onpolicy", "a method that does nothing", "possible", [None]),
+        ("trl/resumed", "instability after resume", "likely", [16]),
+    ],
+)
+def test_broken_runs(name, kind, confidence, first):
+    found = {finding.kind: finding for finding in examine(real(name, *([16] if "resumed" in name else [])))}
+    assert found[kind].confidence == confidence and found[kind].step in first
+    assert any(character.isdigit() for character in found[kind].evidence) and found[kind].advice
+
+
+def test_the_idle_control_is_named():
+    (finding,) = signal.idle(real("aepo/idle"))
+    assert "kl-cov does nothing" in finding.evidence
+
+
+# --- made by hand, one at a time -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("end", "confidence"), [(0.05, "sure"), (0.2, "likely"), (0.45, "possible"), (0.6, None)])
+def test_collapse_is_as_sure_as_the_fall_is_deep(end, confidence):
+    falling = log(entropy=lambda step: 1.0 if step < 15 else end)
+    assert kinds(falling).get("collapse") == confidence
+    if confidence:
+        assert entropy.collapse(falling)[0].step == 15
+
+
+def test_a_collapse_to_nothing_is_sure_however_little_there_was():
+    assert kinds(log(entropy=lambda step: 0.04 if step < 15 else 0.015)) == {"collapse": "sure"}
+
+
+def test_collapse_of_a_sum_is_possible_only_since_the_length_moves_it():
+    assert kinds(log(entropy=lambda step: 100 if step < 15 else 4, meaning=Entropy("sum", "a sum"))) == {
+        "collapse": "possible"
+    }
+
+
+def test_an_entropy_that_follows_its_target_down_or_up_is_no_finding():
+    for end in (0.1, 3.0):
+        curve = lambda step, end=end: 1.0 + (end - 1.0) * step / 29
+        assert kinds(log(entropy=curve, target_entropy=curve)) == {}
+        assert kinds(log(entropy=curve)) != {}
+
+
+@pytest.mark.parametrize(("end", "confidence"), [(4.0, "sure"), (2.5, "likely"), (1.7, "possible"), (1.3, None)])
+def test_explosion(end, confidence):
+    rising = log(entropy=lambda step: 1.0 if step < 10 else end)
+    assert kinds(rising).get("explosion") == confidence
+
+
+def test_a_small_entropy_may_double():
+    assert kinds(log(entropy=lambda step: 0.05 if step < 10 else 0.12)) == {}
+
+
+@pytest.mark.parametrize(("values", "kind"), [([0.9, 0.2], "sure"), ([0.9, 0.4], "likely"), ([0.9, 0.8], None)])
+def test_completions_that_repeat_each_other(values, kind):
+    repeated = log(distinct=lambda step: values[step > 15])
+    assert [finding.confidence for finding in entropy.few_distinct(repeated)] == [kind] * (kind is not None)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
+def test_what_each_trainer_calls_entropy(dialect):
+    """What docs/entropy.md's table says; the exact ones under their own name need no word."""
+    named = {
+        "actor/entropy_loss": ("sampled" if dialect.name == "EasyR1" else "exact", True),
+        "entropy_loss": ("exact", True),
+        "objective/entropy": ("sum", True),
+        "optim/entropy": ("sampled", True),
+    }
+    for key, meaning in dialect.entropies.items():
+        kind, needs_a_word = named.get(key, ("exact", False))
+        assert meaning.kind == kind
+        found = entropy.meaning(Log("x", "x", log().series, {"entropy": key}, meaning))
+        assert bool(found) == needs_a_word and not any(finding.counts for finding in found)
+
+
+def test_a_sum_is_also_given_per_token():
+    (finding,) = entropy.meaning(log(entropy=150, length=300, meaning=Entropy("sum", "a sum", "divide")))
+    assert "0.5 per token" in finding.evidence
+
+
+def test_impossible_entropies():
+    assert "sum over tokens" in entropy.impossible(log(entropy=90.0))[0].evidence
+    assert "sign" in entropy.impossible(log(entropy=-0.4))[0].evidence
+    assert entropy.impossible(log(entropy=90.0, meaning=Entropy("sum", "a sum"))) == []
+
+
+@pytest.mark.parametrize(("share", "confidence"), [(0.6, "sure"), (0.4, "possible"), (0.3, None)])
+def test_dead_groups(share, confidence):
+    assert kinds(log(dead_groups=lambda step: 0.1 if step < 10 else share)).get("dead groups") == confidence
+
+
+@pytest.mark.parametrize(("reward", "serious"), [(0.9, False), (0.6, True), (0.1, True), (9.0, True)])
+def test_groups_that_are_dead_since_they_are_solved_do_no_harm(reward, serious):
+    (finding,) = signal.dead_groups(log(dead_groups=0.6, reward=reward))
+    assert finding.serious == serious == finding.counts and ("solved: harder" in finding.advice) != serious
+
+
+def test_dead_groups_from_batches_without_advantage():
+    whole = log(no_advantage=lambda step: float(step > 10), groups_all_good=0.9, groups_all_bad=0.1)
+    series = {name: points for name, points in whole.series.items() if name != "dead_groups"}
+    (finding,) = signal.dead_groups(Log("x", "x", series))
+    assert finding.step == 11 and "all right: 90%, all wrong: 10%" in finding.evidence
+
+
+@pytest.mark.parametrize(("share", "confidence"), [(0.5, "sure"), (0.2, "likely"), (0.1, "possible"), (0.05, None)])
+def test_truncation(share, confidence):
+    assert kinds(log(truncated=lambda step: 0.02 if step < 10 else share)).get("truncation") == confidence
+
+
+def test_a_learning_rate_of_zero_trains_nothing():
+    assert kinds(log(learning_rate=lambda step: float(step < 12))) == {"nothing is trained": "sure"}
+
+
+def test_a_ratio_of_one_alone_is_possible_only():
+    still = {"ratio": 1.0, "approximate_kl": 0.0, "clip_fraction": 0.0}
+    assert kinds(log(**still)) == {"a method that does nothing": "possible"}
+    assert kinds(log(**still | {"ratio": lambda step: 1 + 1e-3 * step})) == {}
+    joined = {"control": {"name": "both", "first": {"name": "aepo"}, "second": {"name": "archer"}}}
+    assert kinds(log(**still, settings=joined)) == {"a method that does nothing": "sure"}
+
+
+def test_off_policy_controls_are_those_of_the_library():
+    from aepo.control import CONTROLS
+
+    names = {name for name, control in CONTROLS.items() if control.acts_off_policy and name != "both"}
+    assert names == signal.OFF_POLICY_CONTROLS
+
+
+def test_alarms_of_our_loop():
+    alarmed = log(alarm=lambda step: float(step in (20, 25)), saturated=1.0)
+    (finding,) = signal.beyond_authority(alarmed)
+    assert finding.step == 20 and "2 alarms" in finding.evidence
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "confidence"),
+    [
+        ("mismatch", 0.2, "sure"), ("mismatch", 0.06, "likely"), ("mismatch", 0.04, "possible"),
+        ("mismatch", 0.02, None),
+        ("mismatch_kl", 0.1, "sure"), ("mismatch_kl", -0.02, "likely"), ("mismatch_kl", 0.001, None),
+        ("mismatch_probability", 0.5, "sure"), ("mismatch_probability", 0.003, None),
+        ("mismatch_correlation", 0.5, "sure"), ("mismatch_correlation", 0.999, None),
+    ],
+)  # fmt: skip
+def test_sampler_mismatch(name, value, confidence):
+    assert kinds(log(**{name: value})).get("sampler mismatch") == confidence
+
+
+def test_a_mismatch_that_grows_is_taken_more_seriously():
+    assert kinds(log(mismatch=lambda step: 1e-3 if step < 10 else 0.04)) == {"sampler mismatch": "likely"}
+    assert len(sampler.mismatch(log(mismatch=0.2, mismatch_kl=0.02))) == 1
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_number_that_is_none(value):
+    (finding,) = stability.not_finite(log(reward=lambda step: value if step in (7, 9) else 0.5))
+    assert finding.step == 7 and "2 such values" in finding.evidence
+    assert kinds(log(reward=lambda step: value if step == 7 else 0.5)) == {"not a number": "sure"}
+
+
+@pytest.mark.parametrize(("worst", "confidence"), [(2.0, "sure"), (-0.5, "likely"), (0.1, None)])
+def test_leaps(worst, confidence):
+    assert kinds(log(approximate_kl=lambda step: worst if step == 12 else 1e-3)).get("explosion") == confidence
+
+
+@pytest.mark.parametrize(("factor", "confidence"), [(50, "likely"), (15, "possible"), (5, None)])
+def test_a_gradient_that_grows(factor, confidence):
+    grown = log(gradient_norm=lambda step: (1 + 0.1 * (step % 3)) * (factor if step >= 10 else 1))
+    assert kinds(grown).get("explosion") == confidence
+
+
+def test_reward_lost_needs_a_reward_that_was_there():
+    assert kinds(log(reward=lambda step: 0.6 if step < 15 else 0.01)) == {"reward lost": "sure"}
+    assert kinds(log(reward=lambda step: 0.01)) == {}
+
+
+def test_a_jump_at_a_resume():
+    jumps = {"reward": lambda step: 0.5 + 0.01 * (step % 2), "length": lambda step: 300 + 5 * (step % 2)}
+    after = {name: lambda step, of=of: of(step) * (1.0 if step < 15 else 0.6) for name, of in jumps.items()}
+    assert kinds(log(**after, resumes=(15,))) == {"instability after resume": "likely"}
+    assert kinds(log(**after)) == {} == kinds(log(**jumps, resumes=(15,)))
+    early = log(reward=lambda step: 0.9 if step < 3 else 0.1, resumes=(3,))
+    assert stability.after_resume(early) == [], "too little before it to say"
+
+
+def test_onset_is_the_first_value_of_the_level_that_lasts():
+    series = tuple(enumerate([1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1]))
+    assert onset(series, lambda value: value > 0.5) == 8
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_short_and_empty_logs_are_no_trouble(check):
+    assert check(Log("x", "x", {})) == []
+    for steps in (1, 2, 3, 4):
+        assert check(log(steps, resumes=(1,))) == []
+    assert all(finding.kind == "not a number" for finding in check(log(entropy=math.nan, reward=math.nan)))
