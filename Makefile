@@ -19,7 +19,7 @@ demo: setup
 	$(BIN)/aepo demo
 
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses=auto
 
 # The report's page in a headless Chromium: the machine's own, or else one that playwright puts into .venv.
 test-report: export PLAYWRIGHT_BROWSERS_PATH := $(CURDIR)/.venv/browsers

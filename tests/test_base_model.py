@@ -181,7 +181,7 @@ def test_what_shapes_the_weights_shapes_the_name_and_nothing_else_does(tmp_path)
 
 
 def test_unknown_names_and_tasks_without_data_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="no task 'path'; there are countdown, paths"):
+    with pytest.raises(ValueError, match="no task 'path'; there are countdown, data, gym, paths"):
         base_model("path", cache=tmp_path)
     with pytest.raises(TypeError, match="object has no pre-training data"):
         base_model(object(), cache=tmp_path)
