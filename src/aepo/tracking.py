@@ -41,7 +41,7 @@ def tracking(rows: Sequence[Mapping[str, Any]], target: float | None = None) -> 
         last_third_entropy=_mean([row["entropy"] for row in last]),
         last_third_rmse=_rms(errors[2 * len(rows) // 3 :]),
         extra_share=sum(row["extra_completions"] for row in rows) / ordinary,
-        saturated=_mean([row["saturated"] for row in rows]),
+        saturated=_mean([row["saturated"] or 0.0 for row in rows]),
     )
 
 

@@ -75,8 +75,7 @@ def measured(run: Path) -> Result:
     if not found:
         raise InvalidValue("run", str(run), f"a finished run with an evaluation in {EVALUATIONS}")
     last = found[-1]
-    # Without a control `saturated` is null, which `tracking` does not sum.
-    rows = [{**row, "saturated": row["saturated"] or 0.0} for row in read_rows(run / METRICS)]
+    rows = read_rows(run / METRICS)
     return Result(tuple(last["problems"]), tuple(last["correct"]), last["samples"], rows)
 
 
