@@ -4,9 +4,10 @@
     python benchmarks/vllm_sampling.py --write 2026-11-22   # also write it to benchmarks/results
 
 Run it with the environment that `make test-vllm` makes. Float32, random weights, no end-of-sequence token, two
-temperatures mixed in one call. `HFSampler` has one thread, vLLM what it takes (its settings untouched). The rounds alternate between the two sides, so that both see the same load of the
-machine; a figure is the median of the rounds, in elapsed time, because vLLM works in another process. The first call
-of each side is not counted. `refresh` is the time from a changed policy to an engine that has its weights.
+temperatures mixed in one call. `HFSampler` has one thread, vLLM what it takes (its settings untouched). The rounds
+alternate between the two sides, so that both see the same load of the machine; a figure is the median of the rounds, in
+elapsed time, because vLLM works in another process. The first call of each side is not counted. `refresh` is the time
+from a changed policy to an engine that has its weights.
 """
 
 from __future__ import annotations
