@@ -4,10 +4,10 @@
     python benchmarks/vllm_sampling.py --write 2026-11-22   # also write it to benchmarks/results
 
 Run it with the environment that `make test-vllm` makes. Float32, random weights, no end-of-sequence token, two
-temperatures mixed in one call. `HFSampler` has one thread, vLLM what it takes (its settings untouched). The rounds
-alternate between the two sides, so that both see the same load of the machine; a figure is the median of the rounds, in
-elapsed time, because vLLM works in another process. The first call of each side is not counted. `refresh` is the time
-from a changed policy to an engine that has its weights.
+temperatures mixed in one call. `HFSampler` has one thread (with two it is slower on shared cores), vLLM what it takes.
+The rounds alternate between the two sides, so that both see the same load of the machine; a figure is the median of
+the rounds, in elapsed time, because vLLM works in another process. The first call of each side is not counted.
+`refresh` is the time from a changed policy to an engine that has its weights.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Weights:
 
     model: Any
 
-    def save(self, folder: Path) -> None:
+    def save_merged(self, folder: Path) -> None:
         self.model.save_pretrained(folder)
 
 
@@ -82,7 +82,7 @@ def measure(repeats: int) -> list[str]:
     weights = Weights(model())
     engine = LocalEngine(max_num_seqs=512)
     with tempfile.TemporaryDirectory() as folder:
-        weights.save(Path(folder))
+        weights.save_merged(Path(folder))
         engine.update(Path(folder))
         began = time.perf_counter()
         limit = engine.max_model_len

@@ -26,7 +26,7 @@ class Tiny:
 
     model: Any
 
-    def save(self, folder: Path) -> None:
+    def save_merged(self, folder: Path) -> None:
         self.model.save_pretrained(folder)
         words = WordLevel({str(token): token for token in range(VOCAB)}, unk_token="0")
         PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words)).save_pretrained(folder)  # the server wants one

@@ -16,7 +16,7 @@ KIND = "qwen2 tied"
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
     folder = tmp_path_factory.mktemp("server")
-    tiny(KIND, seed=0).save(folder / "model")
+    tiny(KIND, seed=0).save_merged(folder / "model")
     with serving(folder / "model", folder / "log") as url:
         yield ServerEngine(url, scratch=folder)
 

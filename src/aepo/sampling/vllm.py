@@ -30,8 +30,8 @@ class Saved(Protocol):
 
     model: Any
 
-    def save(self, folder: Path) -> None:
-        """Weights and configuration in Hugging Face format (safetensors)."""
+    def save_merged(self, folder: Path) -> None:
+        """A whole model in Hugging Face format (safetensors), an adapter added to its weights."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Engine(ABC):
     def refresh(self, policy: Saved) -> None:
         """Take the policy's weights, by way of a temporary folder."""
         old, self._scratch = self._scratch, self._new_scratch(policy.model)
-        policy.save(Path(self._scratch.name))
+        policy.save_merged(Path(self._scratch.name))
         self.update(Path(self._scratch.name))
         if old is not None:
             old.cleanup()
