@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 import signal
@@ -95,11 +96,22 @@ def test_text_that_utf8_cannot_hold_is_graded():
 
 
 def test_a_grader_that_cannot_start_is_one_line():
+    before = children()
     with pytest.raises(InvalidValue, match="got 'unready'.*RuntimeError: no library"), GradingPool(Unready()) as pool:
         pool.grade([("a", "a")])
     with pytest.raises(InvalidValue, match="exit status 7"), GradingPool(Stillborn()) as pool:
         pool.grade([("a", "a")])
-    assert not children()
+    assert children() == before
+
+
+def test_a_pool_that_is_dropped_leaves_no_process():
+    before = children()
+    pool = GradingPool(Obedient(), processes=1)
+    pool.grade([("a", "a")])
+    assert len(children()) == len(before) + 1
+    del pool
+    gc.collect()
+    assert children() == before
 
 
 def test_an_interrupted_call_leaves_no_stale_reply():

@@ -195,7 +195,9 @@ def test_in_a_terminal_it_follows_the_run_until_its_end_or_q(tmp_path, end):
 
     run = folder(tmp_path / "r", [row(0, 0.7)], steps=3)
     outer, inner = pty.openpty()
-    code = f"from pathlib import Path; from aepo.watch import watch; watch(Path({str(run)!r}), False, 0.1)"
+    # A job started in the background inherits a Ctrl-C that is ignored.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += f"from pathlib import Path; from aepo.watch import watch; watch(Path({str(run)!r}), False, 0.1)"
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "60", "LINES": "24", "PYTHONIOENCODING": "utf-8"}
     process = subprocess.Popen([sys.executable, "-c", code], stdin=inner, stdout=inner, stderr=inner, env=environment)
     os.close(inner)

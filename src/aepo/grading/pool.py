@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -77,6 +78,8 @@ class GradingPool:
         self._grader, self._processes, self._seconds = grader, processes, seconds
         self._max_chars, self._memory_mb = max_chars, memory_mb
         self._workers: list[_Worker] = []
+        # Also when the pool is dropped without a word, and when the program ends.
+        self._finalizer = weakref.finalize(self, _stop, self._workers)
         self._closed = False
 
     def __enter__(self) -> GradingPool:
@@ -199,8 +202,12 @@ class GradingPool:
         return worker.stop()
 
     def _stop_all(self) -> None:
-        while self._workers:
-            self._workers.pop().stop()
+        _stop(self._workers)
+
+
+def _stop(workers: list[_Worker]) -> None:
+    while workers:
+        workers.pop().stop()
 
 
 def _ending(status: int) -> str:
