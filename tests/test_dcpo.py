@@ -3,23 +3,12 @@
 import pytest
 import torch
 
-from aepo.control import AEPO
-from aepo.control.distributions import Temperature
-from aepo.laws import Proportional
 from aepo.losses import Clip, policy_loss, token_mean
-from aepo.schedules import Target
+from aepo.methods import METHODS
 
 from . import builders as b
 
-DCPO = AEPO(
-    target=Target("0.5"),
-    positives="reweighted",
-    join="replace",
-    weighting="odds",
-    weight=0.1,
-    law=Proportional(gain=10.0),
-    distribution=Temperature(high=1.2, low=0.8),
-)
+DCPO = METHODS["dcpo"].algorithm.control
 LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0])
 CORRECT = torch.tensor([1.0, 1.0, 0.0, 0.0])
 
