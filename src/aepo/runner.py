@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -122,6 +123,7 @@ def _finish(run: Run, state: TrainState, out: Path, quiet: bool) -> None:
     """The remaining steps, then the plot."""
     config = run.config
     with (
+        closing(run.sampler),
         RunLog(out, config, state.step, quiet) as log,
         Forward(config.tracker, out, to_dict(config), state.step, log.say) as tracker,
     ):

@@ -29,3 +29,6 @@ class Sampler(ABC):
 
     def refresh(self, policy: Any) -> None:  # noqa: B027
         """Take the policy's present weights; nothing to do where the sampler runs on the policy's own."""
+
+    def close(self) -> None:  # noqa: B027
+        """End what the sampler started; it is not used again."""

@@ -116,6 +116,10 @@ class VLLMSampler(Sampler):
         """Give the engine the policy's present weights."""
         self.engine.refresh(policy)
 
+    def close(self) -> None:
+        """End the engine, for all samplers that share it."""
+        self.engine.close()
+
     def at_top_p(self, top_p: float) -> VLLMSampler:
         """The same sampler, on the same engine, with another top-p cut."""
         return VLLMSampler(self.engine, eos_token_ids=self.eos_token_ids, top_p=top_p)
