@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-import logging
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -316,7 +316,7 @@ UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES
 def main() -> None:
     """Parse, run; bad input is one line on standard error and exit code 2."""
     # The hub's retries say nothing that our one line at the end does not.
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     try:
         tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="aepo").run()
     except InvalidValue as error:
