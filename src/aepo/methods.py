@@ -35,7 +35,6 @@ from aepo.control import (
     ForkingTokens,
     KLCov,
     MovingBound,
-    NoControl,
     OverlongShaping,
     PositiveReweight,
     SACDual,
@@ -444,6 +443,3 @@ def control_of(control: Control, kind: type[Control]) -> Control | None:
     if isinstance(control, Both):
         return control_of(control.first, kind) or control_of(control.second, kind)
     return control if isinstance(control, kind) else None
-
-
-__all__ = ["GRPO", "METHODS", "Method", "NoControl", "control_of", "preset"]
