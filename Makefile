@@ -3,7 +3,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: setup demo test test-report test-vllm check wheel clean
+.PHONY: setup demo test test-report test-triton test-vllm check wheel clean
 
 setup: .venv/.ready
 
@@ -50,6 +50,20 @@ $(VLLM)/.ready: pyproject.toml
 	$(VLLM)/bin/pip install --quiet --requirement $(VLLM)/requirements.txt --editable ".[train]" "pytest>=8"
 	touch $@
 
+# The Triton kernels in Triton's interpreter, on the CPU; an environment of its own, since Triton is 600 MB.
+TRITON := .venv-triton
+
+test-triton: $(TRITON)/.ready
+	$(TRITON)/bin/pytest tests/test_triton.py
+
+$(TRITON)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(TRITON)
+	$(TRITON)/bin/pip install --quiet --upgrade pip
+	$(TRITON)/bin/pip install --quiet "$(TORCH)"
+	$(TRITON)/bin/pip install --quiet --editable ".[dev]"
+	$(TRITON)/bin/pip install --quiet --no-deps triton==3.7.1
+	touch $@
+
 # Style, strict types, and who may import whom.
 check: setup
 	$(BIN)/ruff check .
@@ -61,4 +75,4 @@ wheel: setup
 	$(BIN)/python -m build --wheel --outdir dist .
 
 clean:
-	rm -rf .venv $(VLLM) dist build
+	rm -rf .venv $(VLLM) $(TRITON) dist build
