@@ -50,7 +50,7 @@ $(VLLM)/.ready: pyproject.toml
 	$(VLLM)/bin/pip install --quiet --requirement $(VLLM)/requirements.txt --editable ".[train]" "pytest>=8"
 	touch $@
 
-# The Triton kernels in Triton's interpreter, on the CPU; an environment of its own, since Triton is 600 MB.
+# The Triton kernels in Triton's interpreter, on the CPU; an environment of its own, since Triton is 700 MB.
 TRITON := .venv-triton
 
 test-triton: $(TRITON)/.ready
