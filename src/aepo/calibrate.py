@@ -16,10 +16,11 @@ import torch
 
 from aepo.checks import require
 from aepo.collate import collate
-from aepo.config import Config, make_config, parse_setting, to_dict
+from aepo.config import Config, make_config, to_dict
 from aepo.control.base import Needs, generator
 from aepo.policy import Policy
 from aepo.runner import make_sampler, model_folder
+from aepo.settings import parse_setting
 from aepo.tasks import TASKS, Task
 from aepo.train import Run, make_optimizer, prompt_tokens, reward, take_prompts
 from aepo.types import Completion, Prompt, Request, Rollout, Sample

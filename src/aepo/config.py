@@ -2,47 +2,29 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import math
 import tomllib
-import types
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import tomli_w
 
-from aepo.advantages import ADVANTAGES, Advantage
+from aepo.advantages import Advantage
 from aepo.algorithm import Algorithm
 from aepo.checks import InvalidValue, require
-from aepo.control import CONTROLS, Both, Control
+from aepo.control import Control
 from aepo.control.base import moments
-from aepo.control.distributions import DISTRIBUTIONS, TargetDistribution
 from aepo.grading.base import Grader
 from aepo.grading.table import GRADERS
-from aepo.laws import LAWS, Law
-from aepo.losses import SURROGATES, Surrogate
+from aepo.losses import Surrogate
 from aepo.methods import preset
-from aepo.schedules import Schedule
+from aepo.settings import SETTINGS, Settings, parse_setting, tree
 from aepo.tasks import TASKS, Task
 from aepo.verifiers import VERIFIERS, Verifier
 
-T = TypeVar("T")
-
-# The open choices: a table in TOML whose `name` says which class the other keys belong to.
-TABLES: dict[type, Mapping[str, type]] = {
-    Advantage: ADVANTAGES,
-    Control: CONTROLS,
-    Law: LAWS,
-    TargetDistribution: DISTRIBUTIONS,
-    Surrogate: SURROGATES,
-    Task: TASKS,
-    Verifier: VERIFIERS,
-    Grader: GRADERS,
-}
+RUN_SETTINGS = Settings({**SETTINGS.tables, Task: TASKS, Verifier: VERIFIERS, Grader: GRADERS})
+override, to_dict = RUN_SETTINGS.override, RUN_SETTINGS.to_dict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,10 +219,8 @@ def make_config(
     data = read_toml(file) if file else {}
     config = default_config(method or data.pop("method", "aepo"))
     data.pop("method", None)
-    given: dict[str, Any] = {}
-    for name, value in {**(overrides or {}), **dict(map(parse_setting, settings))}.items():
-        _put(given, name.split("."), value)
-    config = override(override(config, data), given)
+    given = {**(overrides or {}), **dict(map(parse_setting, settings))}
+    config = override(override(config, data), tree(given))
     config.task.eval_problems(config.evaluation.prompts)
     return config
 
@@ -274,157 +254,6 @@ def _read_one(file: Path) -> dict[str, Any]:
         raise InvalidValue("config", str(file), f"valid TOML ({error})") from None
 
 
-def parse_setting(text: str) -> tuple[str, Any]:
-    """`a.b=c` -> ("a.b", value): a TOML value where c is one, else the string itself."""
-    name, equals, value = text.partition("=")
-    if not equals or not name.strip():
-        raise InvalidValue("--set", text, "written as name=value, such as optimizer.lr=1e-4")
-    try:
-        return name.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return name.strip(), value.strip()
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """Plain TOML data; `override(default_config(), to_dict(config))` gives the config back."""
-    names = {"name": _NAMES[type(config)]} if type(config) in _NAMES else {}
-    fields = {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config) if f.init}
-    return {**names, **fields}
-
-
 def to_toml(config: Config) -> str:
     """The whole configuration, resolved."""
     return tomli_w.dumps(to_dict(config))
-
-
-def override(base: T, data: Mapping[str, Any], path: str = "") -> T:
-    """`base` with the fields that `data` names; nested tables are merged, types are checked."""
-    hints = typing.get_type_hints(type(base))
-    fields = {f.name for f in dataclasses.fields(base) if f.init}  # type: ignore[arg-type]
-    changes: dict[str, Any] = {}
-    for key, value in data.items():
-        if key not in fields:
-            raise InvalidValue(f"{path}{key}", value, _suggest(key, fields))
-        changes[key] = _convert(getattr(base, key), hints[key], value, f"{path}{key}")
-    return dataclasses.replace(base, **changes)  # type: ignore[type-var]
-
-
-def _convert(current: Any, hint: Any, value: Any, path: str) -> Any:
-    if hint in TABLES:
-        return _choose(current, TABLES[hint], value, path)
-    if isinstance(hint, type) and issubclass(hint, Schedule):
-        return _schedule(hint, str(_leaf(str | int | float, value, path)), path)
-    if dataclasses.is_dataclass(hint):
-        if not isinstance(value, Mapping):
-            raise InvalidValue(path, value, "a table of settings")
-        return override(current, value, f"{path}.")
-    return _leaf(hint, value, path)
-
-
-def _schedule(hint: type[Schedule], spec: str, path: str) -> Schedule:
-    try:
-        return hint(spec)
-    except InvalidValue as error:
-        raise InvalidValue(path, error.got, error.wanted) from None
-
-
-def _choose(current: Any, table: Mapping[str, type], value: Any, path: str) -> Any:
-    """A class by name, with its other settings; without a name, the current one is changed."""
-    settings = {"name": value} if isinstance(value, str) else dict(value) if isinstance(value, Mapping) else None
-    if settings is None:
-        raise InvalidValue(path, value, f"a name ({', '.join(table)}) or a table of settings")
-    name = settings.pop("name", _NAMES[type(current)])
-    if name not in table:
-        raise InvalidValue(f"{path}.name", name, f"one of {', '.join(table)}")
-    base = current if type(current) is table[name] else table[name]()
-    if isinstance(base, Both):
-        settings = _routed(base, settings)
-    return override(base, settings, f"{path}.")
-
-
-def _routed(both: Both, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A setting that is not the pair's own goes to the part that has it: control.target to control.first.target."""
-    parts = {name: {f.name for f in dataclasses.fields(getattr(both, name))} for name in ("first", "second")}
-    routed: dict[str, Any] = {}
-    for key, value in settings.items():
-        owners = [name for name, fields in parts.items() if key in fields]
-        _put(routed, [owners[0], key] if len(owners) == 1 else [key], value)
-    return routed
-
-
-def _leaf(hint: Any, value: Any, path: str) -> Any:
-    """Check a plain value against its type; integers pass for floats, nothing else is bent."""
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if types.NoneType in options and value in (None, "none"):
-        return None
-    for option in options:
-        if typing.get_origin(option) is Literal and value in typing.get_args(option):
-            return value
-        if typing.get_origin(option) is tuple and isinstance(value, list | tuple):
-            return _tuple(option, value, path)
-        if isinstance(option, type) and type(value) is option:
-            return _finite(value, path)
-    if float in options and type(value) is int:
-        return float(value)
-    raise InvalidValue(path, value, _describe(options))
-
-
-def _tuple(hint: Any, value: Sequence[Any], path: str) -> tuple[Any, ...]:
-    items = typing.get_args(hint)
-    if items[-1] is Ellipsis:
-        items = (items[0],) * len(value)
-    if len(items) != len(value):
-        raise InvalidValue(path, value, f"a list of {len(items)}")
-    return tuple(_leaf(item, element, path) for item, element in zip(items, value, strict=True))
-
-
-def _finite(value: Any, path: str) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise InvalidValue(path, value, "a finite number")
-    return value
-
-
-def _describe(options: Sequence[Any]) -> str:
-    words = {int: "an integer", float: "a number", str: "text", bool: "true or false", types.NoneType: "none"}
-    parts = []
-    for option in options:
-        if typing.get_origin(option) is Literal:
-            parts.append(f"one of {', '.join(map(str, typing.get_args(option)))}")
-        else:
-            parts.append(words.get(option, "a list"))
-    return " or ".join(parts)
-
-
-def _suggest(key: str, fields: set[str]) -> str:
-    if not fields:
-        return "left out: what is chosen here has no settings"
-    close = difflib.get_close_matches(key, fields, n=1)
-    known = f"a setting that exists here: {', '.join(sorted(fields))}"
-    return f"{known}; did you mean {close[0]}?" if close else known
-
-
-def _put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
-    """Set tree[a][b]... = value; a name that stands where a table is needed becomes the table's name."""
-    for part in path[:-1]:
-        if not isinstance(tree.get(part), dict):
-            tree[part] = {"name": tree[part]} if part in tree else {}
-        tree = tree[part]
-    if isinstance(tree.get(path[-1]), dict) and isinstance(value, str):
-        tree[path[-1]]["name"] = value
-    else:
-        tree[path[-1]] = value
-
-
-_NAMES = {cls: name for table in TABLES.values() for name, cls in table.items()}
-
-
-def _plain(value: Any) -> Any:
-    if value is None:
-        return "none"
-    if isinstance(value, Schedule):
-        return value.spec
-    if dataclasses.is_dataclass(value):
-        return to_dict(value)
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return value

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aepo import stages
 from aepo.algorithm import Algorithm
 from aepo.checkpoint import TrainState
-from aepo.checks import InvalidValue
 from aepo.collate import collate
 from aepo.config import Config, OptimizerConfig
 from aepo.control.base import FollowUp, Measured, Needs, NoControl, Scored, Step, generator
-from aepo.losses import AGGREGATES, LossOutput, k3, policy_loss
+from aepo.losses import AGGREGATES, LossOutput, k3
 from aepo.policy import Policy, by_length
 from aepo.positions import means_by_position
 from aepo.sampling.base import Sampler
@@ -57,7 +57,7 @@ def train_step(run: Run, state: TrainState) -> tuple[TrainState, Row, list[Sampl
     drawn = draw(run, state, step)
     clock.lap("sampling")
 
-    ordinary, extra = compare(run, drawn, state, step)
+    ordinary, extra = stages.compare(run.algorithm, drawn.rollouts, drawn.extra, state.control, step)
     samples = control.mix(ordinary, extra, state.control, step)
     scored = score(run, samples, state, step)
     clock.lap("scoring")
@@ -172,21 +172,6 @@ def reward(run: Run, completions: Sequence[Completion]) -> tuple[list[Rollout], 
     return rollouts, sum(verdict.failed for verdict in verdicts)
 
 
-def compare(run: Run, drawn: Drawn, state: TrainState, step: Step) -> tuple[list[Sample], list[Sample]]:
-    """Ordinary and extra samples, each with the advantage within its own group."""
-    rollouts = drawn.rollouts
-    if all(rollout.completion.group in drawn.extra for rollout in rollouts):
-        raise InvalidValue("reward", "an error or NaN for every completion of a step", "a finite number")
-    rewards = torch.tensor(run.algorithm.control.reward(rollouts, state.control, step))
-    groups = torch.tensor([rollout.completion.group for rollout in rollouts])
-    advantages = run.algorithm.advantage(rewards, groups).tolist()
-    samples = [
-        Sample(rollout, advantage, extra=rollout.completion.group in drawn.extra)
-        for rollout, advantage in zip(rollouts, advantages, strict=True)
-    ]
-    return [s for s in samples if not s.extra], [s for s in samples if s.extra]
-
-
 def score(run: Run, samples: Sequence[Sample], state: TrainState, step: Step) -> Scored:
     """The batch with its statistics under the present weights, the base model's log-probabilities, and marks."""
     control = run.algorithm.control
@@ -282,27 +267,18 @@ def accumulate(run: Run, scored: Scored, rows: Tensor, state: TrainState) -> lis
     for micro, weight in zip(rows.split(size), weights.split(size), strict=True):
         part = scored.select(micro)
         new = run.policy.statistics(part.batch, needs, entropy=needs.entropy_gradient)
-        output = policy_loss(
-            new.logprobs,
-            part.old.logprobs,
-            control.reshape(part.batch.advantages, part, new, state.control),
-            weight,
-            run.algorithm.surrogate,
-            penalty(run, part, new, state),
-            control.bounds(part, state.control),
-        )
+        pull = towards_reference(run, part, new)
+        output = stages.loss(run.algorithm, part, new, weight, state.control, pull)
         output.loss.backward()
         outputs.append((output, Metric.of(-new.logprobs.detach(), part.batch.mask)))
     return outputs
 
 
-def penalty(run: Run, part: Scored, new: TokenStats, state: TrainState) -> Tensor | None:
-    """The control's own, and the configured pull towards the reference on rows that were scored with it; [B, T]."""
-    of_control = run.algorithm.control.penalty(part, new, state.control)
+def towards_reference(run: Run, part: Scored, new: TokenStats) -> Tensor | None:
+    """The configured pull towards the base model, [B, T], on rows that were scored with it."""
     if run.config.kl_coefficient == 0 or part.ref_logprobs is None:
-        return of_control
-    pull = run.config.kl_coefficient * k3(new.logprobs, part.ref_logprobs)
-    return pull if of_control is None else of_control + pull
+        return None
+    return run.config.kl_coefficient * k3(new.logprobs, part.ref_logprobs)
 
 
 def optimizer_step(policy: Policy, optimizer: torch.optim.Optimizer, config: OptimizerConfig) -> float:
