@@ -6,31 +6,39 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from aepo.algorithm import Algorithm
-from aepo.control.base import MOMENTS, moments
+from aepo.control import RPO, Both
+from aepo.control.base import MOMENTS, Control, moments
 
 
 @dataclass(frozen=True)
 class Engine:
-    """moments: those it calls. entropy_gradient, kept, reference: whether it can serve `Needs` of that kind."""
+    """moments: those it calls. entropy_gradient, kept, reference: whether it can serve `Needs` of that kind.
+
+    solutions: whether its prompts carry reference solutions.
+    """
 
     name: str
     moments: frozenset[str] = frozenset(MOMENTS)
     entropy_gradient: bool = True
     kept: bool = True
     reference: bool = True
+    solutions: bool = True
 
     def lacks(self, algorithm: Algorithm) -> list[str]:
         """A sentence for each thing that the algorithm's control needs and this engine has not."""
         control = algorithm.control
         needs = control.needs(control.initial_state())
-        missing = [moment for moment in moments(control) if moment not in self.moments]
         sentences = [
-            f"the engine {self.name} has no moment {moment!r}, which {control.name} acts at" for moment in missing
+            f"the engine {self.name} has no moment {moment!r}, which {part.name} acts at"
+            for part in parts(control)
+            for moment in moments(part)
+            if moment not in self.moments
         ]
         served = {
             "a gradient through the entropy": (needs.entropy_gradient, self.entropy_gradient),
             "the entropy over a part of the vocabulary": (needs.kept is not None, self.kept),
             "log-probabilities of the base model": (needs.reference, self.reference),
+            "reference solutions": (any(isinstance(part, RPO) for part in parts(control)), self.solutions),
         }
         for what, (wanted, offered) in served.items():
             if wanted and not offered:
@@ -38,9 +46,23 @@ class Engine:
         return sentences
 
 
+def parts(control: Control) -> tuple[Control, ...]:
+    """The single controls in `control`, which may be `Both`."""
+    if isinstance(control, Both):
+        return parts(control.first) + parts(control.second)
+    return (control,)
+
+
 # This package's own loop (train.py) offers everything.
 LOOP = Engine("loop")
-ENGINES: Mapping[str, Engine] = {LOOP.name: LOOP}
+# Hugging Face's TRL (integrations/trl): one round of sampling for a step, with as many rows as prompts x group size.
+TRL = Engine(
+    "trl",
+    moments=frozenset(MOMENTS) - {"token_temperature", "follow_up", "replay"},
+    reference=False,
+    solutions=False,
+)
+ENGINES: Mapping[str, Engine] = {engine.name: engine for engine in (LOOP, TRL)}
 
 
 def runs_on(algorithm: Algorithm) -> tuple[str, ...]:
