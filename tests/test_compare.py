@@ -1,6 +1,10 @@
 import json
 import math
 import shutil
+import subprocess
+import sys
+import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +20,7 @@ from aepo.compare.study import read_study
 from aepo.compare.table import caption, markdown
 from aepo.config import make_config
 from aepo.launch import Job
+from aepo.log import being_written, sole_writer
 
 from .test_train import metrics, small
 
@@ -249,3 +254,50 @@ def test_a_comparison_runs_goes_on_and_does_not_repeat(quick_model, tmp_path, ca
     write(file, quick_model, drop=drop, one=one, other=("minibatches = 2", "minibatches = 3"))
     with pytest.raises(InvalidValue, match=r"optimizer.minibatches: got 3; must be as the run .* has begun"):
         compare(file, out)
+
+
+def test_killed_at_any_moment_a_comparison_ends_as_if_it_never_was(quick_model, tmp_path):
+    """SIGKILL of the program alone, so that its runs may outlive it; what counts is equal to an undisturbed one's."""
+    drop = ('{method = "aepo", label = "switch", set = {control.law = "switch"}}, ', "")
+    fewer = ('targets = [0.4, "0.5x"]\nseeds = [3, 4]', "targets = [0.4]\nseeds = [3]")
+    file = write(tmp_path / "c.toml", quick_model, drop=drop, fewer=fewer, longer=("budget = 60", "budget = 240"))
+    command = [sys.executable, "-m", "aepo", "compare", str(file), "--out"]
+    out, quiet = tmp_path / "killed", subprocess.DEVNULL
+    for rows in (1, 4):
+        program = subprocess.Popen([*command, str(out)], stdout=quiet)
+        log = out / "aepo-0.4-seed3" / "metrics.jsonl"
+        while program.poll() is None and (not log.exists() or len(log.read_text().splitlines()) < rows):
+            time.sleep(0.01)
+        assert program.poll() is None
+        program.kill()
+        program.wait()
+    subprocess.run([*command, str(out)], stdout=quiet, check=True)
+    whole = compare(file, tmp_path / "whole")
+    assert whole is not None
+    for arm in whole.arms:
+        folder = f"{arm.replace(' ', '-')}-seed3"
+        assert metrics(out / folder) == metrics(tmp_path / "whole" / folder)
+    found = json.loads((out / "comparison.json").read_text())["arms"]
+    assert found["aepo 0.4"]["pass@1"] == asdict(whole.arms["aepo 0.4"]["pass@1"])
+
+
+def test_a_run_has_one_writer(quick_model, tmp_path):
+    runner.start(small(quick_model, "grpo", 2), tmp_path / "run", quiet=True)
+    with sole_writer(tmp_path / "run"):
+        assert being_written(tmp_path / "run")
+        with pytest.raises(InvalidValue, match="no other process is writing"):
+            runner.resume(tmp_path / "run", quiet=True)
+    assert not being_written(tmp_path / "run")
+    runner.resume(tmp_path / "run", quiet=True)
+
+
+def test_the_table_in_a_terminal_of_80_columns(quick_model, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    drop = ('{method = "aepo", label = "switch", set = {control.law = "switch"}}, ', "")
+    file = write(tmp_path / "c.toml", quick_model, drop=drop)
+    monkeypatch.setattr("aepo.compare.run.launch", here)
+    compare(file, tmp_path / "out")
+    said = capsys.readouterr().out
+    table = said[said.index("run ") : said.index("Equal cost")]
+    assert "…" not in table and "tracking error" in table
+    assert all(len(line) <= 80 for line in table.splitlines())

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
 from aepo.checkpoint import FOLDER, steps_saved
-from aepo.log import METRICS, cpu_count, read_rows
+from aepo.log import METRICS, being_written, cpu_count, read_rows
 
 # Seconds between two lines of progress.
 SAY_EVERY = 15.0
@@ -68,6 +69,11 @@ def _say(jobs: Sequence[Job]) -> None:
 
 
 def _run(job: Job) -> None:
+    # A process that outlived the program that started it goes on; it is not disturbed.
+    while being_written(job.out):
+        time.sleep(1.0)
+    if job.finished:
+        return
     result = subprocess.run(job.command(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if result.returncode:
         last = (result.stdout.strip().splitlines() or ["no output"])[-1]

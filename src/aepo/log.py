@@ -12,7 +12,8 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
@@ -28,8 +29,15 @@ from aepo.control.base import ALARM_AFTER
 from aepo.evaluate import Evaluation
 from aepo.types import Sample
 
+try:
+    import fcntl
+except ImportError:  # Windows has no such lock.
+    fcntl = None  # type: ignore[assignment]
+
 METRICS, SAMPLES, EVALUATIONS = "metrics.jsonl", "samples.jsonl", "evaluations.jsonl"
 FILES = (METRICS, SAMPLES, EVALUATIONS)
+# Locked while a process writes the run.
+WRITER = ".writer"
 SAMPLES_PER_STEP = 4
 # A sample (and, without a terminal, a line) appears at most this often, in seconds.
 LINE_EVERY = 5.0
@@ -40,6 +48,29 @@ def write_atomically(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text)
     partial.replace(path)
+
+
+@contextmanager
+def sole_writer(run: Path) -> Iterator[None]:
+    """Hold the run folder; `InvalidValue` while another process does. The system lets go however this one ends."""
+    with (run / WRITER).open("a") as handle:
+        if fcntl is not None:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise InvalidValue("out", str(run), "a run that no other process is writing") from None
+        yield
+
+
+def being_written(run: Path) -> bool:
+    """Whether a process holds the run folder."""
+    if not (run / WRITER).exists():
+        return False
+    try:
+        with sole_writer(run):
+            return False
+    except InvalidValue:
+        return True
 
 
 def environment(device: torch.device) -> dict[str, Any]:

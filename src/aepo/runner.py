@@ -15,7 +15,7 @@ from aepo.checks import InvalidValue
 from aepo.config import Config, make_config, to_dict
 from aepo.control.base import generator
 from aepo.evaluate import Evaluation, evaluate
-from aepo.log import SAMPLES_PER_STEP, RunLog, cut_back, start_folder
+from aepo.log import SAMPLES_PER_STEP, RunLog, cut_back, sole_writer, start_folder
 from aepo.plot import plot_run
 from aepo.policy import Policy
 from aepo.preflight import implausible_targets, preflight, targets
@@ -36,7 +36,8 @@ def start(config: Config, out: Path, quiet: bool = False, strict: bool = False) 
         run.sampler.refresh(run.policy)
         _say_preflight(implausible_targets(config, sampled_batch_entropy(run).mean), quiet, strict)
     start_folder(out, config, run.policy.device)
-    _finish(run, state, out, quiet)
+    with sole_writer(out):
+        _finish(run, state, out, quiet)
 
 
 def resume(out: Path, quiet: bool = False) -> None:
@@ -44,10 +45,11 @@ def resume(out: Path, quiet: bool = False) -> None:
     if not (out / "config.toml").exists():
         raise InvalidValue("resume", str(out), "a run folder (it holds no config.toml)")
     config = make_config(out / "config.toml")
-    saved = steps_saved(out)
-    run, state = _prepare(config, out / FOLDER / f"step-{saved[-1]}" if saved else None, quiet)
-    cut_back(out, state.step)
-    _finish(run, state, out, quiet)
+    with sole_writer(out):
+        saved = steps_saved(out)
+        run, state = _prepare(config, out / FOLDER / f"step-{saved[-1]}" if saved else None, quiet)
+        cut_back(out, state.step)
+        _finish(run, state, out, quiet)
 
 
 def _say_preflight(sentences: Sequence[str], quiet: bool, strict: bool) -> None:

@@ -8,13 +8,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
 from aepo.checks import require
 from aepo.compare.results import Comparison, compared, measured
 from aepo.compare.study import Study, read_study
-from aepo.compare.table import COLUMNS, caption, cells, markdown
+from aepo.compare.table import COLUMNS, REACHED, caption, cells, markdown
 from aepo.config import Config
 from aepo.dryrun import GIB, architecture, on_paper
 from aepo.launch import launch
@@ -84,7 +85,11 @@ def _held(config: Config) -> int:
 
 
 def _print(found: Comparison, study: Study) -> None:
-    table = Table(*COLUMNS, caption=caption(found, study.unit, study.budget, study.seeds))
-    for line in cells(found):
-        table.add_row(*line)
-    Console().print(table)
+    """Two tables, so that each fits 80 columns: what the runs reached, and what they cost."""
+    console, lines = Console(), cells(found, short=True)
+    for columns in (range(1, REACHED), range(REACHED, len(COLUMNS))):
+        table = Table(COLUMNS[0], *(COLUMNS[column] for column in columns), box=SIMPLE, padding=(0, 1))
+        for line in lines:
+            table.add_row(line[0], *(line[column] for column in columns))
+        console.print(table)
+    console.print(caption(found, study.unit, study.budget, study.seeds))

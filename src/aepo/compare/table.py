@@ -8,6 +8,8 @@ from aepo.compare.results import Comparison, Measure
 from aepo.compare.statistics import Interval, most_covered
 
 COLUMNS = ("run", "pass@1", "pass@k", "entropy", "tracking error", "steps", "completions", "tokens", "CPU s")
+# The first of the columns that say what a run cost.
+REACHED = COLUMNS.index("steps")
 FORMS = {
     "pass@1": ".3f",
     "pass@k": ".3f",
@@ -20,12 +22,12 @@ FORMS = {
 }
 
 
-def cells(found: Comparison) -> list[tuple[str, ...]]:
-    """A line for each arm; the baseline's differences are empty."""
+def cells(found: Comparison, short: bool = False) -> list[tuple[str, ...]]:
+    """A line for each arm; the baseline's differences are empty. short: on lines of their own, for a terminal."""
     lines = []
     for label, measures in found.arms.items():
         named = {**measures, "pass@k": measures[f"pass@{found.k}"]}
-        lines.append((label, *(_cell(named.get(name), form) for name, form in FORMS.items())))
+        lines.append((label, *(_cell(named.get(name), form, short) for name, form in FORMS.items())))
     return lines
 
 
@@ -62,14 +64,15 @@ def markdown(found: Comparison, unit: str, budget: int, seeds: Sequence[int]) ->
     return "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{caption(found, unit, budget, seeds)}\n"
 
 
-def _cell(measure: Measure | None, form: str) -> str:
+def _cell(measure: Measure | None, form: str, short: bool) -> str:
     if measure is None:
         return ""
-    return f"{measure.value.mean:{form}}{_difference(measure.difference, form)}"
+    return f"{measure.value.mean:{form}}{_difference(measure.difference, form, short)}"
 
 
-def _difference(difference: Interval | None, form: str) -> str:
+def _difference(difference: Interval | None, form: str, short: bool) -> str:
     if difference is None:
         return ""
-    span = "" if difference.low is None else f", {difference.low:+{form}} to {difference.high:+{form}}"
-    return f" ({difference.mean:+{form}}{span})"
+    first, between, to, last = ("\n", "\n", "\nto ", "") if short else (" (", ", ", " to ", ")")
+    span = "" if difference.low is None else f"{between}{difference.low:+{form}}{to}{difference.high:+{form}}"
+    return f"{first}{difference.mean:+{form}}{span}{last}"
