@@ -3,7 +3,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: setup demo test test-report test-triton test-vllm check wheel clean
+.PHONY: setup demo test test-report test-triton test-vllm test-trl check wheel clean
 
 setup: .venv/.ready
 
@@ -50,6 +50,20 @@ $(VLLM)/.ready: pyproject.toml
 	$(VLLM)/bin/pip install --quiet --requirement $(VLLM)/requirements.txt --editable ".[train]" "pytest>=8"
 	touch $@
 
+# TRL's newest tested version; others with `make test-trl TRL=1.9.0`, each in an environment of its own.
+TRL ?= 1.16.0
+TRL_ENV := .venv-trl-$(TRL)
+
+test-trl: $(TRL_ENV)/.ready
+	$(TRL_ENV)/bin/python -m pytest tests_trl
+
+$(TRL_ENV)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(TRL_ENV)
+	$(TRL_ENV)/bin/pip install --quiet --upgrade pip
+	$(TRL_ENV)/bin/pip install --quiet "$(TORCH)"
+	$(TRL_ENV)/bin/pip install --quiet trl==$(TRL) --editable ".[lora]" "pytest>=8"
+	touch $@
+
 # The Triton kernels in Triton's interpreter, on the CPU; an environment of its own, since Triton is 700 MB.
 TRITON := .venv-triton
 
@@ -75,4 +89,4 @@ wheel: setup
 	$(BIN)/python -m build --wheel --outdir dist .
 
 clean:
-	rm -rf .venv $(VLLM) $(TRITON) dist build
+	rm -rf .venv $(VLLM) $(TRITON) .venv-trl-* dist build

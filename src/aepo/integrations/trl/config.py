@@ -1,0 +1,202 @@
+"""`GRPOConfig` with a method. What TRL cannot do for it is refused here in one line, before a model is loaded."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from typing import Any, ClassVar
+
+from packaging.version import Version
+from trl import GRPOConfig
+
+from aepo.algorithm import Algorithm
+from aepo.checks import InvalidValue, require
+from aepo.control import AEPO
+from aepo.control.base import moments
+from aepo.engines import TRL, parts
+from aepo.losses import Clip
+from aepo.methods import GRPO
+from aepo.settings import make_algorithm
+
+OLDEST, NEWEST = Version("1.5"), Version("1.17.dev0")
+# From here on Liger yields log-probabilities and entropies to TRL's own loss instead of replacing the loss.
+LIGER_SCORES = Version("1.14")
+LOSS_TYPES = {"token-mean": "dapo", "sequence-mean-token-mean": "grpo", "fixed-length": "dr_grpo"}
+# Loss types whose token weights this package's own loss can take.
+WEIGHTED = ("dapo", "grpo", "bnpo", "dr_grpo")
+
+# TRL's settings that every method leaves alone: the value that must stay, and why.
+_UNTOUCHED: Mapping[str, tuple[Any, str]] = {
+    "temperature": (1.0, "1.0, where entropy is measured; control.distribution says where extra completions come from"),
+    "scale_rewards": ("group", "'group': the method chooses the advantage (dr-grpo does not scale)"),
+    "multi_objective_aggregation": ("sum_then_normalize", "'sum_then_normalize': the method chooses the advantage"),
+    "mask_truncated_completions": (
+        False,
+        "False; the method overlong with control.filter_truncated=true leaves them out and still measures them",
+    ),
+    "entropy_coef": (0.0, "0.0; the method entropy-reg is that bonus"),
+    "use_adaptive_entropy": (False, "False; the method trl-adaptive is that"),
+}
+# And those that the methods with a loss of this package cannot honour.
+_OWN_LOSS: Mapping[str, Any] = {
+    "beta": 0.0,
+    "delta": None,
+    "top_entropy_quantile": 1.0,
+    "off_policy_mask_threshold": None,
+    "importance_sampling_level": "token",
+    "use_liger_kernel": False,
+}
+_CUTS: Mapping[str, tuple[Any, ...]] = {
+    "top_p": (1.0,),
+    "top_k": (0, None),
+    "min_p": (None,),
+    "repetition_penalty": (1.0,),
+}
+
+
+@dataclass
+class EntropyControlConfig(GRPOConfig):  # type: ignore[misc]
+    """TRL's settings, and which method acts at which target.
+
+    method: a preset of this package (`aepo methods`), or two joined by `+`. target: the entropy to hold, nats per
+    token, as `control.target` of a recipe: `0.5`, `0.6x` (of the first measured entropy), `cosine(0.8,0.4,100)`; its
+    step is a round of generation. law: how the error becomes a command, a name or a table. settings: anything else by
+    its name, dotted or nested, such as {"control.distribution.high": 1.3}.
+
+    A method that departs from GRPO in the surrogate or the aggregate sets `loss_type`, `epsilon` and `epsilon_high`;
+    otherwise these are yours. AEPO's positives replace ordinary rows (`control.join`), since TRL keeps the number of
+    rows of a rank.
+
+    Raises `InvalidValue`, one line that names the field.
+    """
+
+    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*GRPOConfig._VALID_DICT_FIELDS, "law", "settings"]
+
+    method: str = field(default="aepo", metadata={"help": "Preset of `aepo methods`, or two joined by `+`."})
+    target: str | None = field(default=None, metadata={"help": "Entropy to hold, nats per token, such as 0.5 or 0.6x."})
+    law: dict[str, Any] | str | None = field(default=None, metadata={"help": "How the error becomes a command."})
+    settings: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Further settings of the method by dotted name."}
+    )
+
+    def __post_init__(self) -> None:
+        _check_version()
+        algorithm = self._chosen()
+        for sentence in TRL.lacks(algorithm):
+            raise InvalidValue("method", self.method, f"one that TRL can run: {sentence}")
+        self._set_loss(algorithm)
+        super().__post_init__()
+        self._check(self.algorithm)
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """The four choices, with the clip bounds of this configuration."""
+        chosen = self._chosen()
+        if chosen.surrogate != GRPO.surrogate:
+            return chosen
+        high = self.epsilon if self.epsilon_high is None else self.epsilon_high
+        return replace(chosen, surrogate=Clip(self.epsilon, high)) if own_loss(chosen) else chosen
+
+    def _chosen(self) -> Algorithm:
+        """The method with its settings; AEPO's positives in the place of ordinary rows."""
+        require(
+            self.settings is None or isinstance(self.settings, dict),
+            "settings",
+            self.settings,
+            'a table such as {"control.distribution.high": 1.3}',
+        )
+        settings = copy.deepcopy(self.settings) if isinstance(self.settings, dict) else {}
+        for name in ("target", "law"):
+            if getattr(self, name) is not None:
+                settings[f"control.{name}"] = getattr(self, name)
+        algorithm = make_algorithm(self.method, copy.deepcopy(settings))
+        if not any(_appends(part) for part in parts(algorithm.control)):
+            return algorithm
+        if _names(settings, "join"):
+            raise InvalidValue("control.join", "append", "replace: TRL keeps the number of rows of a rank")
+        return make_algorithm(self.method, {**settings, "control.join": "replace"})
+
+    def _set_loss(self, algorithm: Algorithm) -> None:
+        """TRL's fields for what the method chooses; a field that was given another value is refused."""
+        surrogate, aggregate = algorithm.surrogate, algorithm.aggregate
+        if aggregate != GRPO.aggregate:
+            require(aggregate in LOSS_TYPES, "aggregate", aggregate, f"one of {', '.join(LOSS_TYPES)}")
+            self._set("loss_type", LOSS_TYPES[aggregate])
+        if isinstance(surrogate, Clip) and surrogate != GRPO.surrogate:
+            self._set("epsilon", surrogate.low)
+            self._set("epsilon_high", surrogate.high)
+
+    def _set(self, name: str, value: Any) -> None:
+        left = {f.name: f.default for f in dataclasses.fields(self)}[name]
+        given = getattr(self, name)
+        require(given in (left, value), name, given, f"{value!r} or left out: the method {self.method} chooses it")
+        setattr(self, name, value)
+
+    def _check(self, algorithm: Algorithm) -> None:
+        for name, (value, wanted) in _UNTOUCHED.items():
+            require(getattr(self, name, value) == value, name, getattr(self, name, None), wanted)
+        heated = (self.generation_kwargs or {}).get("temperature", 1.0)
+        require(heated == 1.0, "generation_kwargs", self.generation_kwargs, "without a temperature")
+        least, size = algorithm.advantage.least_group, self.num_generations
+        require(
+            size >= least, "num_generations", size, f"at least {least} with the advantage {algorithm.advantage.name}"
+        )
+        for part in parts(algorithm.control):
+            if isinstance(part, AEPO):
+                require(part.per_prompt is None, "control.per_prompt", part.per_prompt, "none: TRL draws whole groups")
+        if own_loss(algorithm):
+            self._check_own_loss()
+        elif self.use_liger_kernel and _installed() < LIGER_SCORES:
+            raise InvalidValue("use_liger_kernel", True, f"False with TRL below {LIGER_SCORES}")
+        self._warn(algorithm)
+
+    def _check_own_loss(self) -> None:
+        why = f"the loss of the method {self.method} is not TRL's"
+        for name, value in _OWN_LOSS.items():
+            require(getattr(self, name, value) == value, name, getattr(self, name, None), f"{value!r}: {why}")
+        require(self.loss_type in WEIGHTED, "loss_type", self.loss_type, f"one of {', '.join(WEIGHTED)}: {why}")
+
+    def _warn(self, algorithm: Algorithm) -> None:
+        for name, values in _CUTS.items():
+            if getattr(self, name, values[0]) not in values:
+                warnings.warn(f"{name} cuts the distribution whose entropy is measured", stacklevel=4)
+        on_policy = self.gradient_accumulation_steps % (self.steps_per_generation * self.num_iterations) == 0
+        if on_policy and any(p.acts_off_policy or "bounds" in moments(p) for p in parts(algorithm.control)):
+            warnings.warn(
+                f"one update for each round of generation: the ratio is 1 and {self.method} never acts", stacklevel=4
+            )
+        if not algorithm.control.shuffle:
+            warnings.warn(f"TRL shuffles the rows of a round, which {self.method} would leave in place", stacklevel=4)
+
+
+def own_loss(algorithm: Algorithm) -> bool:
+    """Whether something acts in every pass, or on the ratio, that TRL's loss has no place for."""
+    in_pass = {"reshape", "bounds", "penalty"}
+    acts = any(in_pass & set(moments(part)) for part in parts(algorithm.control))
+    return acts or not isinstance(algorithm.surrogate, Clip) or algorithm.surrogate.dual is not None
+
+
+def _appends(control: Any) -> bool:
+    return isinstance(control, AEPO) and control.positives == "sampled" and control.join == "append"
+
+
+def _names(settings: Mapping[str, Any], name: str) -> bool:
+    """Whether `settings` sets this name somewhere."""
+    return any(
+        key.split(".")[-1] == name or (isinstance(value, Mapping) and _names(value, name))
+        for key, value in settings.items()
+    )
+
+
+def _installed() -> Version:
+    return Version(version("trl"))
+
+
+def _check_version() -> None:
+    found = _installed()
+    wanted = "from 1.5 to 1.16, and not 1.15.0, which crashes where Triton is not installed"
+    require(OLDEST <= found < NEWEST and found != Version("1.15.0"), "trl", str(found), wanted)

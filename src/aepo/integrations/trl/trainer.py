@@ -1,0 +1,260 @@
+"""`GRPOTrainer` with a control's moments called around one round of generation.
+
+The one seam is `_generate_and_score_completions`: TRL draws and scores the ordinary rows, and once more the tempered
+ones; what the control makes of both goes back in TRL's own form, with as many rows as before. A loss of this package
+stands in for TRL's only where a control acts in every pass.
+
+Rows are numbered over all ranks, rank by rank, as TRL gathers them. What decides about them is gathered, and every rank
+decides the same.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aepo import stages
+from aepo.checks import InvalidValue
+from aepo.collate import collate
+from aepo.control import AEPO
+from aepo.control.base import Measured, Scored, State, Step
+from aepo.engines import parts
+from aepo.integrations.trl import rows as table
+from aepo.integrations.trl.config import EntropyControlConfig, own_loss
+from aepo.integrations.trl.rows import Rows
+from aepo.integrations.trl.sampling import SamplingTrainer
+from aepo.integrations.trl.statistics import beyond_trl, check_model, statistics
+from aepo.losses import LossOutput
+from aepo.types import Metric, Rollout, Sample, TokenStats
+
+STATE_FILE = "aepo_state.json"
+
+
+@dataclass(frozen=True)
+class Round:
+    """The mixed batch of all ranks as it is trained on, and the state that the control was in."""
+
+    scored: Scored
+    state: State
+
+
+class EntropyControlTrainer(SamplingTrainer):
+    """TRL's trainer at an entropy that you set; `args` is an `EntropyControlConfig`.
+
+    Raises `InvalidValue`, one line, for what the method cannot do here.
+    """
+
+    def __init__(self, model: Any, reward_funcs: Any = None, args: Any = None, *rest: Any, **named: Any) -> None:
+        if not isinstance(args, EntropyControlConfig):
+            raise InvalidValue("args", type(args).__name__, "an EntropyControlConfig")
+        for name in ("tools", "rollout_func", "environment_factory"):
+            if named.get(name) is not None:
+                raise InvalidValue(name, "a value", "left out: one completion has one prompt and one temperature here")
+        self._algorithm = args.algorithm
+        self._acts = self._algorithm.control
+        self._own_loss = own_loss(self._algorithm)
+        self.entropy_state: State = self._acts.initial_state()
+        self.rounds = 0
+        self._round: Round | None = None
+        super().__init__(model, reward_funcs, args, *rest, **named)
+        self._check_model()
+
+    # --- one round of generation --------------------------------------------------------------------------------
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Rows:
+        if not self.model.training:
+            return super()._generate_and_score_completions(inputs)  # type: ignore[no-any-return]
+        control, state, step = self._acts, self.entropy_state, self._step_facts(len(inputs))
+        needs = replace(control.needs(state), entropy_gradient=False)
+        ordinary = self._draw(inputs, range(step.prompts))
+        stats = None if beyond_trl(needs) else ordinary.stats
+        stats = self._ranks.stats(stats or self._stats(ordinary.rows, needs))
+        extra = self._draw_extra(inputs, control.plan(state, step), step.prompts)
+
+        some, more = self._compare(ordinary.rollouts, extra.rollouts, state, step)
+        samples = control.mix(some, more, state, step)
+        sources = _sources(samples, [*ordinary.rollouts, *extra.rollouts])
+        used = [source - len(ordinary.rollouts) for source in sources if source >= len(ordinary.rollouts)]
+        known = [stats, *self._stats_of_some(extra.rows, used, needs)]
+        scored = self._scored(samples, _order(sources, len(ordinary.rollouts)), known, step)
+        scored = replace(scored, marks=control.mark(scored, state))
+        shaped = control.shape(scored.batch.advantages, scored, state)
+        self._round = Round(replace(scored, batch=replace(scored.batch, advantages=shaped)), state)
+
+        measured = _measured(scored, some, more)
+        self.entropy_state = self._ranks.agree(control.update(state, measured))
+        self.rounds += 1
+        self._log_round(state, measured, len(used))
+        placed = table.placement(sources, scored.batch.trained.tolist(), len(ordinary.rollouts))
+        return self._output(ordinary.rows, extra.rows, placed, shaped)
+
+    def _step_facts(self, rows: int) -> Step:
+        """Where in the run this round is, over all ranks; `rows` are one rank's."""
+        updates = self.state.max_steps * self.args.gradient_accumulation_steps
+        return Step(
+            number=self.rounds,
+            steps=math.ceil(updates / (self.args.steps_per_generation * self.num_iterations)),
+            prompts=rows * self._ranks.number // self.num_generations,
+            group_size=self.num_generations,
+            max_tokens=self.max_completion_length,
+            seed=self.args.seed,
+        )
+
+    def _compare(
+        self, ordinary: list[Rollout], extra: list[Rollout], state: State, step: Step
+    ) -> tuple[list[Sample], list[Sample]]:
+        """A completion without a finite reward is left out."""
+        finite = [rollout for rollout in [*ordinary, *extra] if math.isfinite(rollout.reward)]
+        return stages.compare(self._algorithm, finite, {r.completion.group for r in extra}, state, step)
+
+    def _scored(
+        self, samples: Sequence[Sample], order: Sequence[int], stats: Sequence[TokenStats], step: Step
+    ) -> Scored:
+        """stats: of all ordinary rows, and of the extra rows that are used; order: the row in them of each sample."""
+        batch = collate(samples, self._ranks.pad_token_id).to(self.accelerator.device)
+        old = table.joined(stats, batch.mask.shape[1]).select(torch.tensor(order, device=batch.mask.device))
+        return Scored(batch, table.inside(old, batch.mask), step)
+
+    def _check_model(self) -> None:
+        """What the passes of this package need of the model and of how it is spread."""
+        reweighted = any(isinstance(p, AEPO) and p.positives == "reweighted" for p in parts(self._acts))
+        if not reweighted and not beyond_trl(self._acts.needs(self.entropy_state)):
+            return
+        for name in ("fsdp", "deepspeed"):
+            if getattr(self, f"is_{name}_enabled", False):
+                raise InvalidValue(name, "on", f"off: the method {self.args.method} reads the output layer itself")
+        check_model(self._inner)
+
+    # --- back to TRL ----------------------------------------------------------------------------------------------
+
+    def _output(self, ordinary: Rows, extra: Rows, placed: table.Placement, shaped: Tensor) -> Rows:
+        """The rank's rows with extra ones in the places they take, advantages [B, T], and the new number of tokens."""
+        count = len(ordinary["advantages"])
+        first = self.accelerator.process_index * count
+        taken = {place - first: number for place, number in placed.taken if first <= place < first + count}
+        out = table.place(ordinary, extra, [*taken], [*taken.values()], self._ranks.pad_token_id)
+        row = torch.tensor(placed.row[first : first + count], device=shaped.device)
+        trained, row = (row >= 0)[:, None], row.clamp(min=0)
+        out["completion_mask"] = out["completion_mask"] * trained
+        out["advantages"] = table.fit(shaped, out["completion_mask"].shape[1])[row] * trained
+        if self._own_loss:
+            out["aepo_row"] = row
+        out["num_items_in_batch"] = self.accelerator.gather(out["completion_mask"].sum()).sum()
+        return out
+
+    # --- the loss, where a control acts in every pass --------------------------------------------------------------
+
+    def _compute_loss(self, model: Any, inputs: Rows) -> Tensor:
+        if not self._own_loss or not self.model.training:
+            return super()._compute_loss(model, inputs)  # type: ignore[no-any-return]
+        assert self._round is not None
+        mask = inputs["completion_mask"].float()
+        part = table.narrowed(self._round.scored.select(inputs["aepo_row"]), mask.shape[1])
+        new = self._present(model, inputs, mask, self._round.state)
+        weights = self._weights(mask, inputs)
+        output = stages.loss(self._algorithm, part, new, weights, self._round.state)
+        self._log_loss(output, new, mask)
+        return output.loss
+
+    def _present(self, model: Any, inputs: Rows, mask: Tensor, state: State) -> TokenStats:
+        """Statistics of the present policy, with gradient."""
+        ids, attention = table.inputs(inputs)
+        needs = self._acts.needs(state).in_update
+        if beyond_trl(needs):
+            return statistics(model, self._inner, ids, attention, mask, needs)
+        scores = self._get_per_token_logps_and_entropies(model, ids, attention, mask.shape[1], compute_entropy=True)
+        return table.inside(TokenStats(scores[0], scores[1].detach()), mask)
+
+    def _weights(self, mask: Tensor, inputs: Rows) -> Tensor:
+        """TRL's weight of each token in this backward pass, with its correction of the sampler's probabilities."""
+        accumulated = self.current_gradient_accumulation_steps
+        # The count is the whole round's over all ranks, and gradients are averaged over ranks.
+        share = accumulated / self.args.steps_per_generation / self._ranks.number
+        tokens = inputs["num_items_in_batch"].clamp(min=1) * share
+        weights = table.token_weights(
+            self.loss_type,
+            mask,
+            window_tokens=tokens,
+            longest=self.max_completion_length,
+            accumulated=accumulated,
+        )
+        return weights * inputs["importance_sampling_ratio"] if "importance_sampling_ratio" in inputs else weights
+
+    # --- log and checkpoint -------------------------------------------------------------------------------------------
+
+    def _log_round(self, before: State, measured: Measured, used: int) -> None:
+        """As docs/metrics.md has them, under `aepo/`."""
+        extra = measured.extra
+        values = {
+            "entropy": measured.entropy.mean,
+            **self._acts.report(before, self.entropy_state),
+            "extra_completions": len(extra),
+            "extra_used": used,
+            "extra_temperature": extra[0].rollout.completion.temperature if extra else None,
+        }
+        for name, value in values.items():
+            if value is not None:
+                self._metrics["train"][f"aepo/{name}"].append(float(value))
+
+    def _log_loss(self, output: LossOutput, new: TokenStats, mask: Tensor) -> None:
+        """Under TRL's names, and the ratio."""
+        metrics = {
+            "entropy": Metric.of(new.entropy.detach(), mask),
+            "clip_ratio/region_mean": output.clipped,
+            "aepo/ratio": output.ratio,
+        }
+        sums = torch.tensor([[m.total, m.count] for m in metrics.values()], device=mask.device)
+        for name, (total, count) in zip(metrics, self.accelerator.reduce(sums, "sum").tolist(), strict=True):
+            self._metrics["train"][name].append(Metric(total, count).mean)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+            data = {"method": self.args.method, "rounds": self.rounds, "state": self.entropy_state}
+            (folder / STATE_FILE).write_text(json.dumps(data))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        file = Path(checkpoint) / STATE_FILE
+        if not file.exists():
+            raise InvalidValue("resume_from_checkpoint", checkpoint, f"a checkpoint of this trainer, with {STATE_FILE}")
+        data = json.loads(file.read_text())
+        if data["method"] != self.args.method:
+            raise InvalidValue("method", self.args.method, f"{data['method']!r}, which the checkpoint was made with")
+        self.rounds, self.entropy_state = data["rounds"], data["state"]
+
+
+class AEPOTrainer(EntropyControlTrainer):
+    """The same under the name of its default method."""
+
+
+def _sources(samples: Sequence[Sample], rollouts: Sequence[Rollout]) -> list[int]:
+    """The number of each sample's rollout."""
+    numbers = {id(rollout): number for number, rollout in enumerate(rollouts)}
+    return [numbers[id(sample.rollout)] for sample in samples]
+
+
+def _order(sources: Sequence[int], ordinary: int) -> list[int]:
+    """Of each sample its row in: all ordinary rows, then the extra ones that are used."""
+    extra = iter(range(ordinary, ordinary + len(sources)))
+    return [source if source < ordinary else next(extra) for source in sources]
+
+
+def _measured(scored: Scored, ordinary: Sequence[Sample], extra: Sequence[Sample]) -> Measured:
+    return Measured(
+        entropy=Metric.of(scored.old.entropy, scored.ordinary),
+        mixed_sampled_entropy=Metric.of(-scored.old.logprobs, scored.trained),
+        reward=Metric(math.fsum(sample.rollout.reward for sample in ordinary), len(ordinary)),
+        extra=extra,
+        scored=scored,
+    )
