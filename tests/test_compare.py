@@ -15,7 +15,7 @@ from aepo.checkpoint import steps_saved
 from aepo.checks import InvalidValue
 from aepo.compare.results import Result, compared, measured
 from aepo.compare.run import compare
-from aepo.compare.statistics import interval, most_covered
+from aepo.compare.statistics import Interval, interval, most_covered
 from aepo.compare.study import read_study
 from aepo.compare.table import caption, markdown
 from aepo.config import make_config
@@ -140,7 +140,7 @@ def test_methods_times_targets_times_seeds(tmp_path):
     study = read_study(write(tmp_path / "c.toml", "builtin"), tmp_path / "out")
     assert [arm.label for arm in study.arms] == ["grpo", "switch 0.4", "switch 0.5x", "aepo 0.4", "aepo 0.5x"]
     assert [run.out.name for run in study.runs[4:6]] == ["aepo-0.5x-seed3", "grpo-seed4"]
-    assert study.baseline.label == "grpo" and len(study.runs) == 10
+    assert study.baseline == "grpo" and len(study.runs) == 10
     for run in study.runs:
         config = run.config
         # 60 completions at 24 a step are three steps.
@@ -233,7 +233,7 @@ def test_a_comparison_runs_goes_on_and_does_not_repeat(quick_model, tmp_path, ca
         patched.setattr("aepo.compare.run.launch", here)
         first = compare(file, out)
     table = (out / "comparison.md").read_text()
-    assert table.startswith("| run | pass@1") and "| aepo 0.5x |" in table
+    assert table.startswith("| run | pass@1") and "| base model |" in table and "| aepo 0.5x |" in table
     before = json.loads((out / "comparison.json").read_text())["arms"]
     assert before["grpo"]["completions"]["value"]["mean"] == 72
     # Same prompts in the same order: the first step of both is the same draw from the same weights.
@@ -274,11 +274,32 @@ def test_killed_at_any_moment_a_comparison_ends_as_if_it_never_was(quick_model, 
     subprocess.run([*command, str(out)], stdout=quiet, check=True)
     whole = compare(file, tmp_path / "whole")
     assert whole is not None
-    for arm in whole.arms:
+    for arm in ("grpo", "aepo 0.4"):
         folder = f"{arm.replace(' ', '-')}-seed3"
         assert metrics(out / folder) == metrics(tmp_path / "whole" / folder)
     found = json.loads((out / "comparison.json").read_text())["arms"]
     assert found["aepo 0.4"]["pass@1"] == asdict(whole.arms["aepo 0.4"]["pass@1"])
+
+
+def test_the_base_model_is_a_row_and_may_be_the_baseline(quick_model, tmp_path, monkeypatch):
+    drop = ('{method = "aepo", label = "switch", set = {control.law = "switch"}}, ', "")
+    one = ('targets = [0.4, "0.5x"]\nseeds = [3, 4]', "targets = [0.4]\nseeds = [3, 4]")
+    more = ("prompts = 4\nsamples = 4", "prompts = 16\nsamples = 64")
+    own = ("[base]\n", "[base]\noptimizer.lr = 1e-30\n")
+    file = write(
+        tmp_path / "c.toml", quick_model, 'baseline = "base model"', drop=drop, one=one, own=own, more_of_it=more
+    )
+    monkeypatch.setattr("aepo.compare.run.launch", here)
+    found = compare(file, tmp_path / "out")
+    assert found.baseline == "base model" and set(found.arms["base model"]) == {"pass@1", "pass@64"}
+    # With next to no learning rate the policy stays the base model, and is evaluated with the same draws.
+    for arm in ("grpo", "aepo 0.4"):
+        assert found.arms[arm]["pass@64"].difference == Interval(0.0, 0.0, 0.0)
+        assert found.arms[arm]["pass@64"].value.mean == found.arms["base model"]["pass@64"].value.mean > 0
+        assert found.arms[arm]["entropy"].difference is None
+    kept = (tmp_path / "out" / "base.json").stat().st_mtime_ns
+    compare(file, tmp_path / "out")
+    assert (tmp_path / "out" / "base.json").stat().st_mtime_ns == kept
 
 
 def test_a_run_has_one_writer(quick_model, tmp_path):

@@ -162,6 +162,11 @@ def _logged_step(run: Run, state: TrainState, out: Path, log: RunLog, tracker: F
     return state
 
 
+def evaluate_base(config: Config) -> Evaluation:
+    """The base model as a run with `config` evaluates its policy: same problems, same draws."""
+    return _evaluate(_prepare(config, None, quiet=True)[0])
+
+
 def _shown(samples: Sequence[Sample], draw: torch.Generator) -> list[Sample]:
     """A few at random; one of them extra, if there is one."""
     order = [samples[i] for i in torch.randperm(len(samples), generator=draw).tolist()]

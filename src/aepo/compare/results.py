@@ -15,6 +15,8 @@ from aepo.evaluate import pass_at_k
 from aepo.log import EVALUATIONS, METRICS, read_rows
 from aepo.tracking import tracking
 
+# The arm without training: the same for every seed.
+BASE = "base model"
 COSTS = ("completions", "tokens", "seconds_cpu")
 
 
@@ -22,7 +24,7 @@ COSTS = ("completions", "tokens", "seconds_cpu")
 class Result:
     """One run. problems: ids of the last evaluation's; correct: right completions of each, of `samples`.
 
-    rows: of metrics.jsonl.
+    rows: of metrics.jsonl; none of the base model.
     """
 
     problems: tuple[str, ...]
@@ -97,15 +99,16 @@ def compared(baseline: str, results: Mapping[str, Sequence[Result]]) -> Comparis
 def _measures(runs: Sequence[Result], others: Sequence[Result] | None, k: int) -> dict[str, Measure]:
     ks = {"pass@1": 1, f"pass@{k}": k}
     found = {name: _measure(*(_passes(some, at) for some in (runs, others))) for name, at in ks.items()}
-    numbers = [run.numbers() for run in runs]
-    base = None if others is None else [other.numbers() for other in others]
-    for name in numbers[0]:
+    numbers = [run.numbers() for run in runs if run.rows]
+    trained = others is not None and all(other.rows for other in others)
+    base = [other.numbers() for other in others] if others is not None and trained else None
+    for name in numbers[0] if numbers else ():
         mine, theirs = (None if some is None else _column([n[name] for n in some]) for some in (numbers, base))
         found[name] = _measure(mine, theirs)
-    own = _column([run.tracking_error(None) for run in runs])
-    if np.isfinite(own).all():
+    own = _column([run.tracking_error(None) for run in runs if run.rows])
+    if numbers and np.isfinite(own).all():
         against = None
-        if others is not None:
+        if others is not None and trained:
             pairs = zip(runs, others, strict=True)
             against = _column([other.tracking_error(run.target()) for run, other in pairs])
         found["tracking_error"] = _measure(own, against)

@@ -13,15 +13,15 @@ from rich.console import Console
 from rich.table import Table
 
 from aepo.checks import require
-from aepo.compare.results import Comparison, compared, measured
+from aepo.compare.results import BASE, Comparison, Result, compared, measured
 from aepo.compare.study import Study, read_study
 from aepo.compare.table import COLUMNS, REACHED, caption, cells, markdown
-from aepo.config import Config
+from aepo.config import Config, to_dict
 from aepo.dryrun import GIB, architecture, on_paper
 from aepo.launch import launch
 from aepo.log import METRICS, cpu_count, read_rows, write_atomically
 from aepo.preflight import preflight
-from aepo.runner import model_folder
+from aepo.runner import evaluate_base, model_folder
 
 # What a process takes before any weights, and how much more than the bounds on paper a run is given: activations.
 PROCESS, ROOM = 1 * GIB, 1.5
@@ -43,15 +43,27 @@ def compare(file: Path, out: Path, *, dry_run: bool = False, at_once: int | None
     # Trained once, not by every run at the same time.
     model_folder(study.runs[0].config)
     launch(study.jobs(), together)
-    found = compared(
-        study.baseline.label, {arm.label: [measured(run.out) for run in study.of(arm)] for arm in study.arms}
-    )
+    results = {arm.label: [measured(run.out) for run in study.of(arm)] for arm in study.arms}
+    base = _base(study.runs[0].config, out)
+    found = compared(study.baseline, {BASE: [base] * len(study.seeds), **results})
     text = markdown(found, study.unit, study.budget, study.seeds)
     write_atomically(out / "comparison.json", json.dumps(asdict(found), indent=2))
     write_atomically(out / "comparison.md", text)
     _print(found, study)
     print(f"written: {out / 'comparison.md'}, {out / 'comparison.json'}")
     return found
+
+
+def _base(config: Config, out: Path) -> Result:
+    """The base model's evaluation, kept in `out` with the settings that it was made with."""
+    file = out / "base.json"
+    settings = {name: to_dict(config)[name] for name in ("model", "task", "evaluation", "sampling", "policy")}
+    kept = json.loads(file.read_text()) if file.exists() else {}
+    if kept.get("settings") != settings:
+        found = evaluate_base(config)
+        kept = {"settings": settings, "problems": found.problems, "correct": found.correct, "samples": found.samples}
+        write_atomically(file, json.dumps(kept))
+    return Result(tuple(kept["problems"]), tuple(kept["correct"]), kept["samples"], ())
 
 
 def plan(study: Study, together: int) -> list[str]:

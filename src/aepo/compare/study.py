@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from aepo.checks import require
+from aepo.compare.results import BASE
 from aepo.config import Config, make_config, read_toml, to_dict, to_toml
 from aepo.launch import Job
 from aepo.log import write_atomically
@@ -58,11 +59,11 @@ class Planned:
 
 @dataclass(frozen=True)
 class Study:
-    """A whole comparison. budget: of each run, in `unit`; baseline: the arm that the others are compared with."""
+    """A whole comparison. budget: of each run, in `unit`; baseline: label of what the others are compared with."""
 
     unit: Literal["completions", "tokens"]
     budget: int
-    baseline: Arm
+    baseline: str
     arms: Sequence[Arm]
     seeds: Sequence[int]
     runs: Sequence[Planned]
@@ -98,14 +99,16 @@ def read_study(file: Path, out: Path) -> Study:
     slugs = [arm.slug for arm in arms]
     for label, slug in zip(labels, slugs, strict=True):
         require(slugs.count(slug) == 1, "methods", label, "labels that differ: there are two of this one")
+    require(BASE not in labels, "methods.label", BASE, "another label: this is the row of the model before training")
     chosen = data.get("baseline", labels[0])
-    require(chosen in labels, "baseline", chosen, f"one of the runs' labels: {', '.join(labels)}")
+    known = [*labels, BASE]
+    require(chosen in known, "baseline", chosen, f"one of the runs' labels: {', '.join(known)}")
     runs = [
         Planned(arm, _config(data, arm, seed, unit, budget), out / f"{arm.slug}-seed{seed}")
         for seed in seeds
         for arm in arms
     ]
-    return Study(unit, budget, arms[labels.index(chosen)], arms, seeds, runs)
+    return Study(unit, budget, chosen, arms, seeds, runs)
 
 
 def _cost(data: Mapping[str, Any]) -> tuple[Literal["completions", "tokens"], int]:
