@@ -281,22 +281,23 @@ def test_killed_at_any_moment_a_comparison_ends_as_if_it_never_was(quick_model, 
     assert found["aepo 0.4"]["pass@1"] == asdict(whole.arms["aepo 0.4"]["pass@1"])
 
 
+def test_golden_the_base_model_is_the_same_for_every_seed():
+    base = Result(("a", "b"), (1, 3), 4, ())
+    better = [result((2, 3), [0.5]), result((4, 3), [0.5])]
+    found = compared("base model", {"base model": [base] * 2, "x": better})
+    assert set(found.arms["base model"]) == {"pass@1", "pass@4"}
+    assert found.arms["base model"]["pass@1"].value.mean == 0.5
+    assert found.arms["x"]["pass@1"].difference.mean == pytest.approx((0.25 + 0.75) / 4)
+    assert found.arms["x"]["entropy"].difference is None
+
+
 def test_the_base_model_is_a_row_and_may_be_the_baseline(quick_model, tmp_path, monkeypatch):
     drop = ('{method = "aepo", label = "switch", set = {control.law = "switch"}}, ', "")
     one = ('targets = [0.4, "0.5x"]\nseeds = [3, 4]', "targets = [0.4]\nseeds = [3, 4]")
-    more = ("prompts = 4\nsamples = 4", "prompts = 16\nsamples = 64")
-    own = ("[base]\n", "[base]\noptimizer.lr = 1e-30\n")
-    file = write(
-        tmp_path / "c.toml", quick_model, 'baseline = "base model"', drop=drop, one=one, own=own, more_of_it=more
-    )
+    file = write(tmp_path / "c.toml", quick_model, 'baseline = "base model"', drop=drop, one=one)
     monkeypatch.setattr("aepo.compare.run.launch", here)
     found = compare(file, tmp_path / "out")
-    assert found.baseline == "base model" and set(found.arms["base model"]) == {"pass@1", "pass@64"}
-    # With next to no learning rate the policy stays the base model, and is evaluated with the same draws.
-    for arm in ("grpo", "aepo 0.4"):
-        assert found.arms[arm]["pass@64"].difference == Interval(0.0, 0.0, 0.0)
-        assert found.arms[arm]["pass@64"].value.mean == found.arms["base model"]["pass@64"].value.mean > 0
-        assert found.arms[arm]["entropy"].difference is None
+    assert found.baseline == "base model" and list(found.arms) == ["base model", "grpo", "aepo 0.4"]
     kept = (tmp_path / "out" / "base.json").stat().st_mtime_ns
     compare(file, tmp_path / "out")
     assert (tmp_path / "out" / "base.json").stat().st_mtime_ns == kept
