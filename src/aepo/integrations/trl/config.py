@@ -85,11 +85,11 @@ class EntropyControlConfig(GRPOConfig):  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         _check_version()
+        super().__post_init__()
         algorithm = self._chosen()
         for sentence in TRL.lacks(algorithm):
             raise InvalidValue("method", self.method, f"one that TRL can run: {sentence}")
         self._set_loss(algorithm)
-        super().__post_init__()
         self._check(self.algorithm)
 
     @property

@@ -53,7 +53,8 @@ def check_model(inner: Any) -> None:
     head, kind = inner.get_output_embeddings(), type(inner).__name__
     if type(head) is not nn.Linear:
         raise InvalidValue("model", kind, "one whose output layer is plain and without an adapter, for this method")
-    ids = torch.zeros(1, 1, dtype=torch.long, device=head.weight.device)
+    # Several tokens: that of padding has an embedding of zeros in some models.
+    ids = torch.arange(min(8, len(head.weight)), device=head.weight.device)[None]
     with torch.no_grad():
         logits = inner(input_ids=ids).logits.float()
         linear = head(inner.base_model(input_ids=ids)[0]).float()

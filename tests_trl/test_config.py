@@ -1,0 +1,154 @@
+"""What cannot work is refused in one line that names the field, before a model is loaded."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from transformers import HfArgumentParser
+
+from aepo.checks import InvalidValue
+from aepo.integrations.trl import AEPOTrainer, EntropyControlConfig
+from aepo.integrations.trl import config as under_test
+from aepo.laws import Switch
+from aepo.losses import Clip
+from aepo.methods import METHODS
+
+from .tiny import config, even_start, model, prompts, tokenizer, trainer
+
+NEVER = {"target": None}
+REFUSED = {
+    "method": [
+        ({"method": "apeo"}, "one of grpo"),
+        ({"method": "hapo", **NEVER}, "'token_temperature', which hapo"),
+        ({"method": "dapo", **NEVER}, "'follow_up', which dynamic-sampling"),
+        ({"method": "eframe", **NEVER}, "'follow_up', which eframe"),
+        ({"method": "archer", **NEVER}, "base model"),
+        ({"method": "rpo", **NEVER}, "reference solutions"),
+        ({"method": "aepo+rpo"}, "reference solutions"),
+    ],
+    "control.target": [({"target": "high"}, "target"), ({"method": "grpo", "target": "0.5"}, "no settings")],
+    "control.law.name": [({"law": "pid"}, "one of")],
+    "control.join": [
+        ({"settings": {"control.join": "append"}}, "replace"),
+        ({"settings": {"control": {"join": "append"}}}, "replace"),
+    ],
+    "control.per_prompt": [({"settings": {"control.per_prompt": 4}}, "none")],
+    "control.weigth": [({"settings": {"control.weigth": 2.0}}, "did you mean weight")],
+    "settings": [({"settings": "control.weight=2"}, "a table")],
+    "aggregate": [({"settings": {"aggregate": "sequence-mean-token-sum"}}, "token-mean")],
+    "temperature": [({"temperature": 0.9}, "1.0")],
+    "generation_kwargs": [({"generation_kwargs": {"temperature": 0.9}}, "without a temperature")],
+    "scale_rewards": [({"scale_rewards": "none"}, "dr-grpo"), ({"scale_rewards": False}, "dr-grpo")],
+    "mask_truncated_completions": [({"mask_truncated_completions": True}, "overlong")],
+    "num_generations": [({"method": "pass-at-k", "num_generations": 2, **NEVER}, "at least")],
+    "loss_type": [
+        ({"method": "dr-grpo", "loss_type": "grpo", **NEVER}, "'dr_grpo' or left out"),
+        ({"method": "entropy-reg", "loss_type": "cispo", **NEVER}, "dapo"),
+    ],
+    "epsilon_high": [({"method": "clip-higher", "epsilon_high": 0.3, **NEVER}, "0.28 or left out")],
+    "beta": [({"method": "entropy-reg", "beta": 0.04, **NEVER}, "0.0: the loss of the method entropy-reg")],
+    "use_liger_kernel": [({"method": "entropy-reg", "use_liger_kernel": True, **NEVER}, "False: the loss")],
+}
+
+
+@pytest.mark.parametrize(
+    "field, changes, says",
+    [(field, changes, says) for field, cases in REFUSED.items() for changes, says in cases],
+    ids=lambda value: str(value)[:40],
+)
+def test_bad_values_give_one_line(tmp_path, field, changes, says):
+    with pytest.raises(InvalidValue) as refused:
+        config(tmp_path, **changes)
+    assert refused.value.field == field and says in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("found", ["1.4.0", "1.15.0", "1.17.0", "2.0.0"])
+def test_other_versions_of_trl(tmp_path, monkeypatch, found):
+    monkeypatch.setattr(under_test, "version", lambda name: found)
+    with pytest.raises(InvalidValue, match=f"trl: got '{found}'; must be from 1.5 to 1.16, and not 1.15.0, which"):
+        config(tmp_path)
+
+
+@pytest.mark.parametrize("found, refused", [("1.13.0", True), ("1.14.0", False), ("1.16.0", False)])
+def test_liger_where_it_only_scores(tmp_path, monkeypatch, found, refused):
+    monkeypatch.setattr(under_test, "version", lambda name: found)
+    monkeypatch.setattr(EntropyControlConfig, "use_liger_kernel", True)
+    if not refused:
+        config(tmp_path, use_liger_kernel=True)
+        return
+    with pytest.raises(InvalidValue, match="use_liger_kernel"):
+        config(tmp_path, use_liger_kernel=True)
+
+
+def test_a_recipe_carries_over(tmp_path):
+    table = {"control": {"law": {"name": "switch"}, "distribution": {"high": 1.2, "low": 0.8}, "weight": 1.0}}
+    made = config(tmp_path, target="cosine(0.8,0.4,100)", settings=table).algorithm.control
+    assert (made.law, made.distribution.high, made.weight) == (Switch(), 1.2, 1.0)
+    assert made.target.spec == "cosine(0.8,0.4,100)" and made.join == "replace"
+    assert table["control"]["weight"] == 1.0 and "target" not in table["control"]
+
+
+def test_methods_set_what_they_choose_of_the_loss(tmp_path):
+    assert config(tmp_path, method="dr-grpo", target=None).loss_type == "dr_grpo"
+    assert config(tmp_path, method="aepo+clip-higher").epsilon_high == 0.28
+    assert config(tmp_path, loss_type="cispo", epsilon_high=5.0).loss_type == "cispo"
+
+
+def test_own_loss_clips_where_trl_would(tmp_path):
+    made = config(tmp_path, method="entropy-reg", target=None, epsilon=0.1, epsilon_high=0.3)
+    assert made.algorithm.surrogate == Clip(0.1, 0.3)
+
+
+def test_from_a_command_line(tmp_path):
+    line = ["--output_dir", str(tmp_path), "--target", "0.6x", "--law", json.dumps({"name": "switch"})]
+    line += ["--settings", json.dumps({"control.weight": 1.5}), "--use_cpu", "--bf16", "false"]
+    (parsed,) = HfArgumentParser(EntropyControlConfig).parse_args_into_dataclasses(line)
+    assert parsed.algorithm.control.weight == 1.5 and parsed.algorithm.control.law == Switch()
+
+
+def test_what_trl_would_do_in_silence_is_warned_of(tmp_path):
+    with pytest.warns(UserWarning, match="top_p cuts"):
+        config(tmp_path, top_p=0.9)
+    with pytest.warns(UserWarning, match="moving-bound never acts"):
+        config(tmp_path, method="moving-bound", target=None)
+    with pytest.warns(UserWarning, match="shuffles"):
+        config(tmp_path, method="aepo-reference", target=None)
+
+
+def test_the_trainer_wants_its_own_arguments(tmp_path):
+    from trl import GRPOConfig
+
+    plain = GRPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False)
+    with pytest.raises(InvalidValue, match="args: got 'GRPOConfig'; must be an EntropyControlConfig"):
+        AEPOTrainer(model(), even_start, plain, train_dataset=prompts(), processing_class=tokenizer())
+
+
+def test_tools_are_refused(tmp_path):
+    with pytest.raises(InvalidValue, match="tools"):
+        AEPOTrainer(model(), even_start, config(tmp_path), train_dataset=prompts(), tools=[print])
+
+
+def test_a_head_that_is_not_linear_is_refused_where_it_is_read(tmp_path):
+    capped = model()
+    plain = capped.forward
+    capped.forward = lambda *given, **named: _capped(plain(*given, **named))
+    with pytest.raises(InvalidValue, match="soft-capping"):
+        trainer(tmp_path, policy=capped, method="entropy-reg", target=None)
+
+
+def _capped(output):
+    output.logits = (output.logits / 2).tanh()
+    return output
+
+
+def test_every_method_is_offered_or_refused_as_the_table_says(tmp_path):
+    from aepo.engines import runs_on
+
+    for name, method in METHODS.items():
+        offered = "trl" in runs_on(method.algorithm)
+        if offered:
+            config(tmp_path, method=name, target=None)
+        else:
+            with pytest.raises(InvalidValue, match="method"):
+                config(tmp_path, method=name, target=None)
