@@ -211,6 +211,22 @@ def test_alarms_of_our_loop():
     assert finding.step == 20 and "2 alarms" in finding.evidence
 
 
+def test_a_target_that_is_missed():
+    """0.245 nats below (1.05 - 1.3 + 0.495) and no nearer; silent while the gap closes, around the target, and with an alarm of our own."""
+    missed = {"entropy": lambda step: 1.3 - 0.01 * step, "target_entropy": 1.05, "coefficient": 0.03}
+    (finding,) = signal.target_missed(log(60, **missed))
+    assert finding.step == 40 and finding.confidence == "likely" and finding.serious
+    assert "0.245 nats below" in finding.evidence and "coefficient is at 0.03" in finding.evidence
+    assert signal.target_missed(log(60, **missed, alarm=lambda step: float(step == 40))) == []
+    assert signal.target_missed(log(60, entropy=lambda step: 1.3 - 0.01 * step, target_entropy=0.6)) == []
+    assert signal.target_missed(log(60, entropy=lambda step: 0.8 + 0.2 * (-1) ** step, target_entropy=0.65)) == []
+    assert signal.target_missed(log(60, entropy=0.85, target_entropy=0.8)) == []
+    assert signal.target_missed(log(20, **missed)) == []
+    above = log(120, entropy=0.9, target_entropy=0.6)
+    assert "0.3 nats above" in signal.target_missed(above)[0].evidence
+    assert signal.target_missed(above)[0].confidence == "sure"
+
+
 @pytest.mark.parametrize(
     ("name", "value", "confidence"),
     [

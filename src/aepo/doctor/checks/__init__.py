@@ -22,6 +22,7 @@ CHECKS: tuple[Check, ...] = (
     sampler.mismatch,
     signal.idle,
     signal.beyond_authority,
+    signal.target_missed,
     stability.after_resume,
     entropy.impossible,
     entropy.meaning,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import Any
 
 from aepo.doctor.checks.base import decimals, end, finite, onset, percent, start
@@ -11,6 +12,8 @@ from aepo.doctor.types import Confidence, Finding, Log, Series
 DEAD: tuple[tuple[float, Confidence], ...] = ((0.5, "sure"), (0.35, "possible"))
 CUT: tuple[tuple[float, Confidence], ...] = ((0.3, "sure"), (0.15, "likely"), (0.08, "possible"))
 FEWEST = 3
+# Steps in a third of the run, and nats; a gap that is this much smaller than in the third before is closing.
+FEWEST_FOR_TARGET, SURE_OF_TARGET, MISSED, CLOSING = 10, 30, 0.1, 0.8
 # Means of a ratio that never moved differ from 1 by rounding only; so does a KL of nothing from 0.
 STILL = 1e-6
 AT_REST = {"approximate_kl": 0.0, "ratio": 1.0, "clip_fraction": 0.0, "clip_fraction_low": 0.0}
@@ -159,6 +162,40 @@ def beyond_authority(log: Log) -> list[Finding]:
             advice="a target nearer to the entropy that the run has, or a control with more authority (docs/theory.md)",
         )
     ]
+
+
+def target_missed(log: Log) -> list[Finding]:
+    """The entropy stays on one side of its target over the last third of the run, and the gap does not close."""
+    target = dict(finite(log.get("target_entropy")))
+    gaps = tuple((step, value - target[step]) for step, value in finite(log.get("entropy")) if step in target)
+    third = len(gaps) // 3
+    if third < FEWEST_FOR_TARGET or (log.get("alarm") and any(value == 1 for _, value in log.get("alarm"))):
+        return []
+    before, last = (fmean(value for _, value in part) for part in (gaps[third : 2 * third], gaps[-third:]))
+    one_side = len({value > 0 for _, value in gaps[-third:]}) == 1
+    if not one_side or abs(last) <= MISSED or (abs(last) < CLOSING * abs(before) and last * before > 0):
+        return []
+    where = "above" if last > 0 else "below"
+    return [
+        Finding(
+            kind="target missed",
+            step=gaps[-third][0],
+            evidence=f"entropy is {decimals(abs(last))} nats {where} its target over the last {third} steps and does "
+            f"not come nearer{_command(log)}",
+            confidence="sure" if third >= SURE_OF_TARGET else "likely",
+            advice="a control with more authority (its gain, its limit, heavier or hotter extra samples), or a target "
+            "nearer to what the run has",
+        )
+    ]
+
+
+def _command(log: Log) -> str:
+    """What the control did at the end."""
+    for name in ("command", "coefficient"):
+        acted = finite(log.get(name))
+        if acted:
+            return f"; the control's {name} is at {decimals(end(acted))}"
+    return ""
 
 
 def _level(series: Series, limits: tuple[tuple[float, Confidence], ...]) -> Confidence | None:
