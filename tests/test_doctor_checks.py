@@ -212,7 +212,7 @@ def test_alarms_of_our_loop():
 
 
 def test_a_target_that_is_missed():
-    """0.245 nats below (1.05 - 1.3 + 0.495) and no nearer; silent while the gap closes, around the target, and with an alarm of our own."""
+    """0.245 nats below (1.05 - 1.3 + 0.495) and no nearer; silent while it closes, around the target, with an alarm."""
     missed = {"entropy": lambda step: 1.3 - 0.01 * step, "target_entropy": 1.05, "coefficient": 0.03}
     (finding,) = signal.target_missed(log(60, **missed))
     assert finding.step == 40 and finding.confidence == "likely" and finding.serious
