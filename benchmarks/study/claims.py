@@ -1,8 +1,8 @@
 """The papers' claims against the study's runs: figure and verdict for each, by criteria written before its seeds ran.
 
 aepo compare benchmarks/study/study.toml --out runs/study
-aepo compare benchmarks/study/without_target.toml --out runs/without-target
-python benchmarks/study/claims.py runs/study runs/without-target [--report claims.md]
+aepo compare benchmarks/study/rivals.toml --out runs/rivals
+python benchmarks/study/claims.py runs/study runs/rivals [--report claims.md]
 
 A verdict is `holds` or `does not hold` where every seed (or the whole 95 % interval over seeds and problems, see
 docs/compare.md) says so, else `not decidable here`. Entropy in nats per token; the end is the mean of the last ten
@@ -288,10 +288,10 @@ def report(studies: Sequence[Runs]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", type=Path, nargs="+", help="of study.toml, and perhaps of without_target.toml")
+    parser.add_argument("folders", type=Path, nargs="+", help="of study.toml, and perhaps of rivals.toml")
     parser.add_argument("--report", type=Path)
     options = parser.parse_args()
-    files = (HERE / "study.toml", HERE / "without_target.toml")
+    files = (HERE / "study.toml", HERE / "rivals.toml")
     text = report([Runs(file, folder) for file, folder in zip(files, options.folders, strict=False)])
     print(text)
     if options.report:
