@@ -66,7 +66,8 @@ class Forward:
     def step(self, row: Mapping[str, Any]) -> None:
         """One row of metrics.jsonl, after it was written there."""
         if self._backend is not None:
-            log, values = self._backend.log, numbers(row)
+            # The step goes beside its numbers; trackio warns about a number of that name.
+            log, values = self._backend.log, numbers({name: row[name] for name in row if name != "step"})
             self._guarded(lambda: log(row["step"], values))
 
     def _start(self) -> None:
