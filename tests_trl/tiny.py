@@ -36,6 +36,12 @@ def model(seed: int = 0, kind: str = "qwen2") -> Any:
     return cls(config(vocab_size=len(WORDS) + 2, tie_word_embeddings=tied, **sizes, **ids)).eval()
 
 
+def lora(rank: int) -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
 def prompts(count: int = 64) -> Dataset:
     """Prompts of one to three words, so that some are padded."""
     texts = [
