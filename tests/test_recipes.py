@@ -13,7 +13,8 @@ from aepo import runner
 from aepo.checks import InvalidValue
 from aepo.config import make_config, read_toml
 from aepo.control import AEPO
-from aepo.dryrun import architecture, dry_run, on_paper
+from aepo.cost import H100, seconds
+from aepo.dryrun import Assumed, architecture, dry_run, on_paper, work_of
 
 from .tiny_models import byte_tokenizer, make_model
 
@@ -105,15 +106,18 @@ def test_golden_the_cost_on_paper_by_hand(quick_model):
     paper = on_paper(config, model)
     tokens, read = 4 * 8 * 9, 4 * 8 * (64 + 9)  # the paths task samples at most 9 tokens
     assert (paper.completions, paper.extra, paper.sampled_tokens) == (32, 0, tokens)
-    assert paper.step_flops == {
-        "sampling": 2 * model.parameters * tokens,
-        "scoring": 2 * model.parameters * read,
-        "update": 6 * model.parameters * 2 * read,
-    }
+    body, head = model.parameters - 104 * 32, 104 * 32  # 101 words, 3 special tokens, 32 wide; the head is tied
+    forward = 2 * body * read + 2 * head * tokens + 32 * (2 * 2 * 32 * 73**2)  # attention: 2 layers, 2 heads of 16
+    prompts = 2 * body * 64 + 2 * 2 * 32 * 64**2
+    assert paper.step_flops == pytest.approx(
+        {
+            "sampling": forward - 32 * prompts + 4 * prompts,  # a prompt is read once for its eight completions
+            "scoring": forward,
+            "update": 3 * 2 * forward,
+        }
+    )
     assert paper.memory["gradients and AdamW"] == 12 * model.parameters and paper.memory["reference"] == 0
-    seconds = paper.step_flops["sampling"] / 990e12 / 0.10
-    seconds += (paper.step_flops["scoring"] + paper.step_flops["update"]) / 990e12 / 0.35
-    assert paper.hours == pytest.approx(10 * seconds / 3600)
+    assert paper.hours == pytest.approx(10 * seconds(work_of(config, model), H100).total / 3600)
 
 
 def test_the_parameters_on_paper_are_the_models(quick_model, models):
@@ -129,13 +133,27 @@ def test_the_parameters_on_paper_are_the_models(quick_model, models):
 
 def test_aepos_extra_completions_are_counted(quick_model):
     config = make_config(settings=[f"model='{quick_model}'"])
-    assert on_paper(config, architecture(config)).extra == 128  # a quarter of 512, at a pass rate of 1
+    model = architecture(config)
+    assert on_paper(config, model).extra == 128  # a quarter of 512, at a pass rate of 1
+    work = work_of(config, model, Assumed(extra_accuracy=0.5))
+    assert (work.ordinary, work.extra, work.scored, work.trained) == (512, 256, 640, 640)
+    replacing = make_config(settings=[f"model='{quick_model}'", "control.join=replace"])
+    work = work_of(replacing, model, Assumed(extra_accuracy=0.5, command=0.5))
+    assert (work.ordinary, work.extra, work.scored, work.trained) == (512, 128, 576, 512)
+    reweighted = work_of(make_config(method="aepo-reweighted", settings=[f"model='{quick_model}'"]), model)
+    assert (reweighted.extra, reweighted.scored, reweighted.temperatures) == (0, 512, 1)
+    both = work_of(make_config(method="aepo+entropy-reg", settings=[f"model='{quick_model}'"]), model)
+    assert (both.extra, both.kept) == (128, 1)
 
 
 def test_a_dry_run_prints_and_writes_nothing(quick_model, tmp_path, capsys):
     dry_run(make_config(settings=[f"model='{quick_model}'"]))
     shown = capsys.readouterr().out
     assert all(word in shown for word in ("parameters", "GiB", "GPU time", "sampled tokens"))
+    assert "step (s)" not in shown
+    dry_run(make_config(settings=[f"model='{quick_model}'"]), gpus=(1, 8), length=5)
+    shown = capsys.readouterr().out
+    assert "step (s)" in shown and "\n| 8 |" in shown and "of at most 640 x 9" in shown
 
 
 def test_a_dry_run_of_a_model_that_is_not_there_is_one_line(tmp_path):

@@ -38,6 +38,10 @@ class Train:
     """Refuse to start where preflight has something to say."""
     dry_run: bool = False
     """Check model and data, print memory and cost on paper, and stop."""
+    gpus: Annotated[tuple[int, ...], tyro.conf.UseAppendAction] = field(default=())
+    """With --dry-run: a step's seconds on as many H100s, as often as needed (docs/scale.md)."""
+    length: float | None = None
+    """With --dry-run: mean tokens of a completion (default: all as long as the limit)."""
     resume: Path | None = None
     """Go on with a run folder instead; its own settings hold."""
 
@@ -58,7 +62,7 @@ class Train:
         if self.dry_run:
             from aepo.dryrun import dry_run
 
-            dry_run(config)
+            dry_run(config, self.gpus, self.length)
             return
         name = "-".join(map(str, filter(None, (config.method, target, f"seed{config.seed}"))))
         runner.start(config, self.out or Path("runs") / name, strict=self.strict)

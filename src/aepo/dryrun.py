@@ -4,39 +4,31 @@ Counted for one optimizer over all weights (or the adapter), on one device:
 
     memory   = 4 P weights + (4 + 8) P_trained gradients and AdamW + 2 P bfloat16 copies + 4 P again for a reference
                + KV cache of `sampling.max_rows` completions + activations (not counted: they follow the microbatch)
-    work     = 2 P per sampled token + 2 P per scored token + 6 P per trained token (8 P with gradient checkpointing)
-    GPU time = work / (peak * utilisation)
 
-P: parameters of the model, P_trained: those that are trained. Tokens are an upper bound: every completion is as long as
-the limit. Sampling is bound by memory more than by arithmetic, so it has a utilisation of its own.
+P: parameters of the model, P_trained: those that are trained. Operations and seconds are `aepo.cost`'s, at full
+command of the control. Unless a mean length is given, tokens are an upper bound: all completions are at the limit.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from aepo.checks import InvalidValue
+from aepo.checks import InvalidValue, require
 from aepo.config import Config
-from aepo.control.base import Step
+from aepo.control.base import State, Step
+from aepo.cost import H100, Lengths, Model, Work, operations, seconds, table
+from aepo.policy import SCORING_TOKENS
 from aepo.preflight import preflight
+from aepo.types import Completion, Prompt, Rollout, Sample
 
-# One H100 in bfloat16; shares of it that trainers and samplers of this size are known to reach.
-PEAK, TRAINING_SHARE, SAMPLING_SHARE = 990e12, 0.35, 0.10
 GIB = 2**30
-
-
-@dataclass(frozen=True)
-class Model:
-    """What the architecture says. kv_bytes: per token of the cache, in bfloat16."""
-
-    kind: str
-    parameters: int
-    trained: int
-    kv_bytes: int
+# Tokens of a prompt where the task does not say.
+PROMPT = 64
 
 
 @dataclass(frozen=True)
@@ -51,16 +43,43 @@ class Paper:
     hours: float
 
 
-def dry_run(config: Config) -> None:
-    """Print what is known; `InvalidValue` where something cannot work."""
+@dataclass(frozen=True)
+class Assumed:
+    """What only a run shows. length: mean tokens of a completion, None for the limit. prompt: of a prompt, None for
+
+    the most allowed. accuracy: share of right ones among ordinary completions, extra_accuracy: among the extra ones.
+    command: of the control, 1 is as much as it may do.
+    """
+
+    length: float | None = None
+    prompt: float | None = None
+    accuracy: float = 1.0
+    extra_accuracy: float = 1.0
+    command: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("accuracy", "extra_accuracy"):
+            value = getattr(self, name)
+            require(0 < value <= 1, name, value, "a share in (0, 1]")
+
+
+def dry_run(config: Config, gpus: Sequence[int] = (), length: float | None = None) -> None:
+    """Print what is known; `InvalidValue` where something cannot work.
+
+    gpus: also a table of a step's seconds on as many H100. length: mean tokens of a completion, None for the limit.
+    """
     for sentence in preflight(config):
         print(f"preflight: {sentence}")
     problem = config.task.train_problem(config.seed, 0)
     print(f"data: the first prompt is {problem.text.strip()[:120]!r}")
     model = architecture(config)
     print(f"model: {config.model}, {model.kind}, {model.parameters:,} parameters, {model.trained:,} of them trained")
-    for line in lines(config, on_paper(config, model)):
+    assumed = Assumed(length)
+    for line in lines(config, on_paper(config, model, assumed)):
         print(line)
+    if gpus:
+        print("a step on H100s, by the model of docs/scale.md, not measured:")
+        print(*table(work_of(config, model, assumed), H100, gpus), sep="\n")
 
 
 def architecture(config: Config) -> Model:
@@ -83,8 +102,23 @@ def architecture(config: Config) -> Model:
     parameters = sum(p.numel() for p in model.parameters())
     heads = getattr(known, "num_key_value_heads", known.num_attention_heads)
     width = getattr(known, "head_dim", None) or known.hidden_size // known.num_attention_heads
-    kv_bytes = 2 * 2 * known.num_hidden_layers * heads * width
-    return Model(type(model).__name__, parameters, _trained(model, config), kv_bytes)
+    half = config.policy.dtype == "bfloat16"
+    head = model.get_output_embeddings().weight
+    tied = head is model.get_input_embeddings().weight
+    return Model(
+        kind=type(model).__name__,
+        parameters=parameters,
+        trained=_trained(model, config),
+        body=parameters - head.numel() * (1 if tied else 2),
+        head=head.numel(),
+        layers=known.num_hidden_layers,
+        hidden=known.hidden_size,
+        feed_forward=known.intermediate_size,
+        attention=known.num_attention_heads * width,
+        vocabulary=known.vocab_size,
+        kv_bytes=2 * (2 if half else 4) * known.num_hidden_layers * heads * width,
+        width=2 if half else 4,
+    )
 
 
 def _trained(model: Any, config: Config) -> int:
@@ -100,34 +134,76 @@ def _trained(model: Any, config: Config) -> int:
     return sum(rank * (m.in_features + m.out_features) for m in chosen)
 
 
-def on_paper(config: Config, model: Model) -> Paper:
-    """The bounds, from the settings and the model's size."""
-    sampling, control = config.sampling, config.control
-    ordinary = sampling.prompts * sampling.group_size
+def work_of(config: Config, model: Model, assumed: Assumed = Assumed()) -> Work:
+    """A step of this run, after its first: what is drawn, scored and trained. Follow-up rounds are not counted."""
+    control, sampling, optimizer = config.control, config.sampling, config.optimizer
     step = Step(1, config.steps, sampling.prompts, sampling.group_size, config.task.max_tokens, config.seed)
-    extra = sum(group.count for group in control.plan({**control.initial_state(), "command": 1.0}, step))
-    longest = config.task.max_tokens
-    prompt = getattr(config.task, "max_prompt", 64)
-    sampled, read = (ordinary + extra) * longest, (ordinary + extra) * (prompt + longest)
-    trained = config.optimizer.epochs * read
-    recomputed = 2 * model.parameters * config.policy.gradient_checkpointing
-    references = 1 + (config.kl_coefficient > 0 or control.needs(control.initial_state()).reference)
-    flops = {
-        "sampling": 2.0 * model.parameters * sampled,
-        "scoring": 2.0 * model.parameters * read * references,
-        "update": (6.0 * model.parameters + recomputed) * trained,
-    }
-    seconds = flops["sampling"] / (PEAK * SAMPLING_SHARE)
-    seconds += (flops["scoring"] + flops["update"]) / (PEAK * TRAINING_SHARE)
+    state = _commanded(control.initial_state(), assumed)
+    planned = control.plan(state, step)
+    ordinary = [s for group in range(step.prompts) for s in _made_up(group, step.group_size, assumed.accuracy)]
+    extra = [
+        replace(sample, extra=True)
+        for number, group in enumerate(planned)
+        for sample in _made_up(step.prompts + number, group.count, assumed.extra_accuracy)
+    ]
+    mixed = control.mix(ordinary, extra, state, step)
+    needs = control.needs(state)
+    prompt = assumed.prompt or float(getattr(config.task, "max_prompt", PROMPT))
+    length = assumed.length or float(step.max_tokens)
+    return Work(
+        model=model,
+        lengths=Lengths(length, step.max_tokens),
+        prompts=step.prompts,
+        prompt_tokens=prompt,
+        ordinary=step.prompts * step.group_size,
+        extra=len(extra),
+        scored=len(mixed),
+        trained=sum(sample.trained for sample in mixed),
+        minibatches=optimizer.minibatches,
+        epochs=optimizer.epochs,
+        microbatch=optimizer.microbatch,
+        scored_at_once=max(1, int(SCORING_TOKENS / (prompt + length))),
+        checkpointing=config.policy.gradient_checkpointing,
+        passes=1 + (config.kl_coefficient > 0 or needs.reference),
+        temperatures=len(needs.temperatures),
+        kept=int(needs.entropy_gradient) + (needs.kept is not None),
+    )
+
+
+def _commanded(state: State, assumed: Assumed) -> State:
+    """A control's state in the middle of a run, also of the two in `Both`."""
+    rates = {"1": assumed.extra_accuracy, "-1": assumed.extra_accuracy}
+    known = {"command": assumed.command, "pass_rate": rates}
+    parts = {name: _commanded(state[name], assumed) for name in ("first", "second") if name in state}
+    return {**state, **{name: value for name, value in known.items() if name in state}, **parts}
+
+
+def _made_up(group: int, count: int, accuracy: float) -> list[Sample]:
+    """A group of which this share is right, to ask a control what it would train on."""
+    prompt = Prompt(str(group), (0,), {})
+    # Of all groups together the share is exact.
+    right = round((group + 1) * count * accuracy) - round(group * count * accuracy)
+    rewards = [1.0] * right + [0.0] * (count - right)
+    answer = Completion(prompt, group, 1.0, tokens=(0,), logprobs=(0.0,), truncated=False)
+    return [Sample(Rollout(answer, reward), 2 * reward - 1) for reward in rewards]
+
+
+def on_paper(config: Config, model: Model, assumed: Assumed = Assumed()) -> Paper:
+    """The bounds, from the settings and the model's size."""
+    work = work_of(config, model, assumed)
+    drawn = work.ordinary + work.extra
     half = config.policy.dtype == "bfloat16"
+    # For memory the cache is in 16 bits and as long as it may become.
+    longest = getattr(config.task, "max_prompt", PROMPT) + config.task.max_tokens
     memory = {
         "weights": 4.0 * model.parameters,
         "gradients and AdamW": 12.0 * model.trained,
         "bfloat16 copies": 2.0 * model.parameters * half,
-        "reference": 4.0 * model.parameters * (references - 1) * (config.policy.lora_rank is None),
-        "KV cache": float(model.kv_bytes * (prompt + longest) * (sampling.max_rows or ordinary + extra)),
+        "reference": 4.0 * model.parameters * (work.passes - 1) * (config.policy.lora_rank is None),
+        "KV cache": float(model.kv_bytes * longest * (config.sampling.max_rows or drawn)),
     }
-    return Paper(ordinary + extra, extra, sampled, memory, flops, config.steps * seconds / 3600)
+    hours = config.steps * seconds(work, H100).total / 3600
+    return Paper(drawn, work.extra, round(drawn * work.lengths.mean), memory, operations(work), hours)
 
 
 def lines(config: Config, paper: Paper) -> list[str]:
@@ -137,9 +213,8 @@ def lines(config: Config, paper: Paper) -> list[str]:
     work = ", ".join(f"{name} {flops:.2e}" for name, flops in paper.step_flops.items())
     return [
         f"step: {sampling.prompts} prompts x {sampling.group_size} completions, up to {paper.extra} extra, "
-        f"at most {paper.sampled_tokens:,} sampled tokens ({paper.completions} x {config.task.max_tokens})",
+        f"{paper.sampled_tokens:,} sampled tokens of at most {paper.completions} x {config.task.max_tokens}",
         f"memory: at least {sum(paper.memory.values()) / GIB:.1f} GiB ({parts}), and activations",
-        f"work: at most {sum(paper.step_flops.values()):.2e} operations a step ({work})",
-        f"GPU time: at most {paper.hours:.1f} hours of one GPU for {config.steps} steps = steps x (sampling / "
-        f"({PEAK:.2e} x {SAMPLING_SHARE}) + (scoring + update) / ({PEAK:.2e} x {TRAINING_SHARE})) / 3600",
+        f"work: {sum(paper.step_flops.values()):.2e} operations a step ({work})",
+        f"GPU time: about {paper.hours:.1f} hours of one H100 for {config.steps} steps, at the rates of aepo.cost.H100",
     ]
