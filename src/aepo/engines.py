@@ -62,7 +62,14 @@ TRL = Engine(
     reference=False,
     solutions=False,
 )
-ENGINES: Mapping[str, Engine] = {engine.name: engine for engine in (LOOP, TRL)}
+# verl's V1 trainer (integrations/verl): one round of sampling for a step, and no reference solutions in its data.
+VERL = Engine(
+    "verl",
+    moments=frozenset(MOMENTS) - {"token_temperature", "follow_up", "replay"},
+    kept=False,
+    solutions=False,
+)
+ENGINES: Mapping[str, Engine] = {engine.name: engine for engine in (LOOP, TRL, VERL)}
 
 
 def runs_on(algorithm: Algorithm) -> tuple[str, ...]:

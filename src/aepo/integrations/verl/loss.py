@@ -1,0 +1,86 @@
+"""The loss that verl's workers call in the place of `verl.workers.utils.losses.ppo_loss`: the core's, nothing else.
+
+Weights of a token come with it, made over the whole minibatch by the driver, so the sum over all ranks and
+microbatches is the loss of the minibatch, however it was split.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+from torch import Tensor
+from verl.utils import tensordict_utils as tu
+from verl.utils.metric import AggregationType, Metric
+from verl.workers.utils.padding import no_padding_2_padding
+
+from aepo import stages
+from aepo.algorithm import Algorithm
+from aepo.control.base import Scored
+from aepo.integrations.verl import rows
+from aepo.losses import LossOutput, k3
+from aepo.types import TokenStats
+
+FIELDS = ("response_mask", "old_log_probs", "entropy", "advantages", "aepo_weights")
+# Sums that the workers return, as `aepo/NAME_total` and `aepo/NAME_count`.
+SUMS = ("ratio", "clip_fraction", "approximate_kl", "mixed_sampled_entropy")
+
+
+def policy_loss(
+    model_output: dict[str, Tensor],
+    data: Any,
+    dp_group: Any = None,
+    *,
+    algorithm: Algorithm,
+    kl_coefficient: float = 0.0,
+) -> tuple[Tensor, dict[str, Metric]]:
+    """A microbatch's share of the loss, times the number of data-parallel ranks, whose gradients verl averages."""
+    state = json.loads(tu.get_non_tensor_data(data, "aepo_state", None))
+    step = rows.step_from_json(tu.get_non_tensor_data(data, "aepo_step", None))
+    fields = padded(data)
+    part = rows.microbatch(fields, step)
+    new = TokenStats(
+        logprobs=no_padding_2_padding(model_output["log_probs"], data).float(),
+        entropy=_entropy(model_output, data, part),
+    )
+    penalty = None
+    if kl_coefficient > 0 and part.ref_logprobs is not None:
+        penalty = kl_coefficient * k3(new.logprobs, part.ref_logprobs)
+    output = stages.loss(algorithm, part, new, fields["aepo_weights"], state, penalty)
+    return output.loss * data["dp_size"], _sums(output, new, fields["aepo_weights"] > 0)
+
+
+def padded(data: Any) -> dict[str, Tensor]:
+    """verl's ragged fields as padded ones, by name."""
+    optional = [name for name in set(data.keys()) if name.startswith(rows.MARK) or name == "ref_log_prob"]
+    tensors = data.select("prompts", "responses", *FIELDS, "aepo_rows", *optional).to_padded_tensor()
+    fields: dict[str, Tensor] = dict(tensors.items())
+    lengths = data["prompts"].offsets().diff()
+    columns = torch.arange(fields["prompts"].shape[1], device=lengths.device)
+    fields["prompt_mask"] = columns[None] < lengths[:, None]
+    return fields
+
+
+def _entropy(model_output: dict[str, Tensor], data: Any, part: Scored) -> Tensor:
+    """With its gradient where the update asked for it, else zeros that nothing reads."""
+    if "entropy" not in model_output:
+        return torch.zeros_like(part.batch.mask)
+    entropy: Tensor = no_padding_2_padding(model_output["entropy"], data).float()
+    return entropy
+
+
+def _sums(output: LossOutput, new: TokenStats, trained: Tensor) -> dict[str, Metric]:
+    """Totals and counts, so that a mean over tokens stays one, whatever verl averages."""
+    surprise = -new.logprobs.detach()[trained].double().sum().item()
+    totals = {
+        "ratio": (output.ratio.total, output.ratio.count),
+        "clip_fraction": (output.clipped.total, output.clipped.count),
+        "approximate_kl": (output.approximate_kl.total, output.approximate_kl.count),
+        "mixed_sampled_entropy": (surprise, trained.sum().item()),
+    }
+    return {
+        f"aepo/{name}_{part}": Metric(value=value, aggregation=AggregationType.SUM)
+        for name, pair in totals.items()
+        for part, value in zip(("total", "count"), pair, strict=True)
+    }

@@ -1,0 +1,149 @@
+"""From verl's configuration to an algorithm. What verl cannot do for it is refused in one line, before Ray starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from aepo.algorithm import Algorithm
+from aepo.checks import InvalidValue, require
+from aepo.control.base import moments
+from aepo.engines import VERL
+from aepo.settings import make_algorithm
+
+# The trainer's interface changed with every version so far.
+TESTED = ("0.9.1",)
+TRAINER, AGENT_LOOP = "aepo", "aepo_single_turn"
+# Of `aepo.NAME`: not settings of the algorithm, or shorter names for one.
+_SHORT = {"target": "control.target", "law": "control.law"}
+
+_ROLLOUT, _ACTOR = "actor_rollout_ref.rollout", "actor_rollout_ref.actor"
+# verl's settings that the method decides or that would undo it: the values that may stand, and why.
+_UNTOUCHED: Mapping[str, tuple[tuple[Any, ...], str]] = {
+    "trainer.use_v1": ((True,), "true: only the V1 trainer is supported"),
+    "trainer.v1.trainer_mode": ((TRAINER,), f"{TRAINER}: this trainer, which is synchronous"),
+    "trainer.critic_warmup": ((0,), "0: there is no critic"),
+    "critic.enable": ((None, False), "false: there is no critic"),
+    "distillation.enabled": ((None, False), "false"),
+    "algorithm.adv_estimator": (("grpo",), "grpo; aepo.advantage chooses the advantage"),
+    "algorithm.norm_adv_by_std_in_grpo": ((True,), "true; aepo.advantage=group-mean does not scale"),
+    "algorithm.use_kl_in_reward": ((False,), f"false; {_ACTOR}.use_kl_loss=true is a penalty"),
+    "algorithm.filter_groups.enable": ((None, False), "false: entropy is measured on all completions of a step"),
+    "algorithm.rollout_correction.bypass_mode": ((None, False), "false: log-probabilities are recomputed at T = 1"),
+    "algorithm.rollout_correction.rollout_is": ((None,), "null: tempered rows would lose their weight"),
+    "algorithm.rollout_correction.rollout_rs": ((None,), "null: tempered rows would be rejected"),
+    f"{_ROLLOUT}.temperature": ((1,), "1, where entropy is measured; aepo.control.distribution tempers extra rows"),
+    f"{_ACTOR}.strategy": (("fsdp", "fsdp2"), "fsdp or fsdp2"),
+    f"{_ACTOR}.entropy_coeff": ((0,), "0; aepo.method=entropy-reg is that bonus"),
+    f"{_ACTOR}.loss_agg_mode": (("token-mean",), "token-mean; aepo.aggregate chooses the aggregate"),
+    f"{_ACTOR}.policy_loss.loss_mode": (("vanilla",), "vanilla; aepo.method chooses the loss"),
+    f"{_ACTOR}.clip_ratio": ((0.2,), "0.2; aepo.surrogate.low and .high are the bounds"),
+    f"{_ACTOR}.clip_ratio_low": ((0.2,), "0.2; aepo.surrogate.low is the bound"),
+    f"{_ACTOR}.clip_ratio_high": ((0.2,), "0.2; aepo.surrogate.high is the bound"),
+    f"{_ACTOR}.clip_ratio_c": ((3.0,), "3.0; aepo.surrogate.dual is the bound"),
+    f"{_ACTOR}.kl_loss_type": (("low_var_kl", "k3"), "low_var_kl or k3"),
+    f"{_ACTOR}.shuffle": ((False,), "false: rows are spread over the minibatches before they are sent"),
+}
+_CUTS: Mapping[str, float] = {f"{_ROLLOUT}.top_p": 1, f"{_ROLLOUT}.top_k": -1}
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What `aepo.*` and verl's settings say together.
+
+    seed: of the control's own choices. kl_coefficient: of k3(pi, pi_ref) on every trained token, from verl's
+    `use_kl_loss` and `kl_loss_coef`. new_state: a checkpoint without a control's state may be gone on from.
+    """
+
+    method: str
+    algorithm: Algorithm
+    seed: int
+    kl_coefficient: float
+    new_state: bool = False
+
+
+def read(config: Any) -> Chosen:
+    """verl's whole configuration (nested mappings) -> `Chosen`; `InvalidValue` for the first thing that cannot work."""
+    given = _plain(get(config, "aepo") or {})
+    method, seed = str(given.pop("method", "aepo")), given.pop("seed", 0)
+    new_state = given.pop("new_state", False)
+    require(type(seed) is int and seed >= 0, "aepo.seed", seed, "an integer, 0 or more")
+    require(type(new_state) is bool, "aepo.new_state", new_state, "true or false")
+    algorithm = make_algorithm(method, _named(given))
+    for sentence in VERL.lacks(algorithm):
+        raise InvalidValue("aepo.method", method, f"one that verl can run: {sentence}")
+    _check(config, algorithm)
+    kl = get(config, f"{_ACTOR}.use_kl_loss")
+    coefficient = float(get(config, f"{_ACTOR}.kl_loss_coef")) if kl else 0.0
+    return Chosen(method, algorithm, seed, coefficient, new_state)
+
+
+def check_version(found: str | None = None) -> None:
+    """Refuse a verl that was not tested; `found` stands in for the installed one."""
+    wanted = f"one of {', '.join(TESTED)}: its trainer changes with every version"
+    try:
+        found = found or version("verl")
+    except PackageNotFoundError:
+        raise InvalidValue("verl", "no package", f"installed; {wanted}") from None
+    require(found in TESTED, "verl", found, wanted)
+
+
+def remarks(config: Any) -> list[str]:
+    """What will work, and may not be meant."""
+    sentences = [
+        f"{name} = {get(config, name)} cuts the distribution whose entropy is measured"
+        for name, whole in _CUTS.items()
+        if get(config, name) not in (whole, None)
+    ]
+    control = read(config).algorithm.control
+    updates = get(config, "data.train_batch_size") // get(config, f"{_ACTOR}.ppo_mini_batch_size")
+    if updates * get(config, f"{_ACTOR}.ppo_epochs") == 1 and (control.acts_off_policy or "bounds" in moments(control)):
+        sentences.append(f"one update for each step: the ratio is always 1 and {control.name} never acts")
+    return sentences
+
+
+def get(config: Any, name: str) -> Any:
+    """config[a][b]... for a.b; None where there is no such key."""
+    for part in name.split("."):
+        if config is None or part not in config:
+            return None
+        config = config[part]
+    return config
+
+
+def _check(config: Any, algorithm: Algorithm) -> None:
+    for name, (values, wanted) in _UNTOUCHED.items():
+        found = get(config, name)
+        require(found in values, name, found, wanted)
+    size, least = get(config, f"{_ROLLOUT}.n"), algorithm.advantage.least_group
+    require(size >= least, f"{_ROLLOUT}.n", size, f"at least {least} with the advantage {algorithm.advantage.name}")
+    prompts, mini = get(config, "data.train_batch_size"), get(config, f"{_ACTOR}.ppo_mini_batch_size")
+    require(
+        prompts % mini == 0, f"{_ACTOR}.ppo_mini_batch_size", mini, f"a divisor of data.train_batch_size ({prompts})"
+    )
+    control = algorithm.control
+    if "plan" in moments(control):
+        loop = get(config, f"{_ROLLOUT}.agent.default_agent_loop")
+        require(
+            loop == AGENT_LOOP, f"{_ROLLOUT}.agent.default_agent_loop", loop, f"{AGENT_LOOP}, which tempers extra rows"
+        )
+    if control.needs(control.initial_state()).reference:
+        wanted = f"true, for {control.name}'s reference model (kl_loss_coef=0 adds no penalty of verl's)"
+        require(bool(get(config, f"{_ACTOR}.use_kl_loss")), f"{_ACTOR}.use_kl_loss", False, wanted)
+
+
+def _named(given: Mapping[str, Any]) -> dict[str, Any]:
+    """`target` and `law` under the control, after the table of the control's other settings."""
+    long = {name: value for name, value in given.items() if name not in _SHORT}
+    return {**long, **{_SHORT[name]: value for name, value in given.items() if name in _SHORT}}
+
+
+def _plain(value: Any) -> Any:
+    """Mappings of any kind as dicts, sequences as lists."""
+    if hasattr(value, "items"):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if hasattr(value, "__iter__") and not isinstance(value, str):
+        return [_plain(item) for item in value]
+    return value

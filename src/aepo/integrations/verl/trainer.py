@@ -1,0 +1,366 @@
+"""verl's synchronous V1 trainer with a control's moments called at the driver.
+
+verl's own step stays as it is (`PPOTrainer._step_once`); overridden are its parts: what is submitted for sampling, the
+rows before they are scored, the advantages, the update of the actor, and the checkpoint. Which rows are trained on is
+decided here, over all of them, never on a rank.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import transfer_queue as tq
+from tensordict import TensorDict
+from torch import Tensor
+from verl.trainer.ppo.v1.trainer_base import register_trainer
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.utils import tensordict_utils as tu
+from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
+from verl.utils.metric import reduce_metrics
+from verl.utils.py_functional import rename_dict
+from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_partitions
+from verl.workers.utils.padding import response_from_nested, response_to_nested
+
+from aepo import stages
+from aepo.checks import InvalidValue
+from aepo.control.base import ExtraGroup, Measured, Scored, State, Step
+from aepo.integrations.verl import metrics as log
+from aepo.integrations.verl import rows as table
+from aepo.integrations.verl.agent import TEMPERATURE
+from aepo.integrations.verl.loss import policy_loss
+from aepo.integrations.verl.rows import Row
+from aepo.integrations.verl.settings import TRAINER, get, read
+from aepo.types import Metric, Rollout, Sample, TokenStats
+
+STATE_FILE = "aepo.json"
+SCORES = ("old_log_probs", "entropy", "response_mask")
+
+
+@register_trainer(TRAINER)
+class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
+    """`trainer.v1.trainer_mode=aepo`; its settings are `aepo.*`. `InvalidValue` for what cannot work."""
+
+    def __init__(self, config: Any) -> None:
+        self._chosen = read(config)
+        self._algorithm = self._chosen.algorithm
+        self._control = self._algorithm.control
+        self.control_state: State = self._control.initial_state()
+        self._groups: dict[str, int] = {}
+        self._extra_groups: frozenset[int] = frozenset()
+        super().__init__(config)
+
+    def _build_replay_buffer(self) -> Any:
+        # By any other name verl takes this trainer for an asynchronous one.
+        self.trainer_mode = "sync"
+        return super()._build_replay_buffer()
+
+    def on_init_end(self) -> None:
+        """The workers get the core's loss in the place of verl's."""
+        loss = partial(policy_loss, algorithm=self._algorithm, kl_coefficient=self._chosen.kl_coefficient)
+        self.actor_rollout_wg.set_loss_fn(loss)
+        super().on_init_end()
+
+    # --- sampling ---------------------------------------------------------------------------------------------------
+
+    def prepare_step(self) -> dict[str, Any]:
+        """Submit the step's prompts, and in the same round what the control plans beside them."""
+        self._step = self._place()
+        ordinary = self._next_train_batch()
+        planned = self._control.plan(self.control_state, self._step)
+        self._groups, everything = {}, list(range(len(ordinary)))
+        self._submit(ordinary, everything, self._step.group_size, 1.0)
+        first = len(self._groups)
+        for kind in sorted({(extra.count, extra.temperature) for extra in planned}):
+            self._submit(ordinary, _prompts(planned, kind), *kind)
+        self._extra_groups = frozenset(range(first, len(self._groups)))
+        self._asked = len(ordinary) * self._step.group_size + sum(extra.count for extra in planned)
+        return {}
+
+    def _place(self) -> Step:
+        config = self.config
+        return Step(
+            number=self.global_steps - 1,
+            steps=self.total_training_steps,
+            prompts=config.data.train_batch_size,
+            group_size=config.actor_rollout_ref.rollout.n,
+            max_tokens=config.data.max_response_length,
+            seed=self._chosen.seed,
+        )
+
+    def _submit(self, prompts: TensorDict, chosen: Sequence[int], count: int, temperature: float) -> None:
+        """A group of `count` completions of each chosen prompt; groups are numbered in the order of submission."""
+        batch = tu.index_select_tensor_dict(prompts, list(chosen))
+        names = [uuid.uuid4().hex for _ in chosen]
+        tu.assign_non_tensor_stack(batch, "uid", names)
+        batch["__rollout_n__"] = torch.full((len(names),), count)
+        batch[TEMPERATURE] = torch.full((len(names),), temperature, dtype=torch.float64)
+        self._groups |= {name: len(self._groups) + place for place, name in enumerate(names)}
+        self._submit_batch_to_rollout(batch)
+
+    def _step_once(self, metrics: dict[str, Any], timing_raw: dict[str, float], sample_batch_size: int) -> Any:
+        """verl's step, which waits for the extra groups, too."""
+        return super()._step_once(metrics, timing_raw, len(self._groups))
+
+    # --- what is trained on -----------------------------------------------------------------------------------------
+
+    def _balance_batch(self, batch: Any, metrics: dict[str, Any], *rest: Any, **named: Any) -> Any:
+        """Before the rows are scored: compare, mix, and forget the rows that nobody needs."""
+        read_rows = self._rows(batch)
+        ends = frozenset({self.tokenizer.eos_token_id})
+        made = [table.rollout(row, ends, self._step.max_tokens) for row in read_rows]
+        kept = self._mixed(read_rows, made)
+        _forget(batch, set(batch.keys) - set(kept))
+        return super()._balance_batch(_select(batch, kept), metrics, *rest, **named)
+
+    def _rows(self, batch: Any) -> list[Row]:
+        """All trajectories, ordered by group and by number in the group, whenever they were finished."""
+        names = ["prompts", "responses", "response_mask", "rm_scores", TEMPERATURE]
+        with_logprobs = bool(get(self.config, "actor_rollout_ref.rollout.calculate_log_probs"))
+        data = tq.kv_batch_get(
+            keys=batch.keys,
+            partition_id=batch.partition_id,
+            select_fields=[*names, *(["rollout_log_probs"] if with_logprobs else [])],
+        )
+        columns = {name: list(data[name].unbind()) for name in set(data.keys())}
+        made = []
+        for place, key in enumerate(batch.keys):
+            uid, session, _ = key.rsplit("_", 2)
+            tokens = columns["responses"][place].tolist()
+            logprobs = columns["rollout_log_probs"][place].tolist() if with_logprobs else [0.0] * len(tokens)
+            made.append(
+                Row(
+                    key=key,
+                    group=self._groups[uid],
+                    session=int(session),
+                    prompt=tuple(columns["prompts"][place].tolist()),
+                    tokens=tuple(tokens),
+                    mask=tuple(columns["response_mask"][place].tolist()),
+                    logprobs=tuple(logprobs),
+                    reward=columns["rm_scores"][place].double().sum().item(),
+                    temperature=float(columns[TEMPERATURE][place]),
+                )
+            )
+        return sorted(made, key=lambda row: (row.group, row.session))
+
+    def _mixed(self, read_rows: Sequence[Row], made: Sequence[Rollout]) -> list[str]:
+        """The keys of the mixed batch's rows, in its order; rows without a finite reward are left out."""
+        finite = [rollout for rollout in made if math.isfinite(rollout.reward)]
+        state, step = self.control_state, self._step
+        ordinary, self._extra = stages.compare(self._algorithm, finite, self._extra_groups, state, step)
+        samples = self._control.mix(ordinary, self._extra, state, step)
+        origin = {id(rollout): row for rollout, row in zip(made, read_rows, strict=True)}
+        chosen = [origin[id(sample.rollout)] for sample in samples]
+        self._samples: dict[str, Sample] = {row.key: sample for row, sample in zip(chosen, samples, strict=True)}
+        self._masks = {row.key: row.mask for row in chosen}
+        self._failures = self._asked - len(finite)
+        return [row.key for row in chosen]
+
+    def _get_required_batch_multiple(self, dp_size: int) -> int:
+        """Equal minibatches for every rank, and whole microbatches where their size is fixed."""
+        self._ranks = dp_size
+        return self._minibatches * self._rank_multiple
+
+    @property
+    def _minibatches(self) -> int:
+        actor = self.config.actor_rollout_ref.actor
+        return int(self.config.data.train_batch_size // actor.ppo_mini_batch_size)
+
+    @property
+    def _rank_multiple(self) -> int:
+        """A minibatch has a multiple of this many rows."""
+        actor, rollout = self.config.actor_rollout_ref.actor, self.config.actor_rollout_ref.rollout
+        update = 1 if actor.use_dynamic_bsz else actor.ppo_micro_batch_size_per_gpu or 1
+        score = 1 if rollout.log_prob_use_dynamic_bsz else rollout.log_prob_micro_batch_size_per_gpu or 1
+        return self._ranks * math.lcm(update, score)
+
+    # --- advantages -------------------------------------------------------------------------------------------------
+
+    def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
+        """After scoring, over the whole batch at once: mark, shape, and each token's weight in its minibatch."""
+        real = [key for key in self._samples if key in set(batch.keys)]
+        scored = self._scored(batch, real)
+        scored = replace(scored, marks=self._control.mark(scored, self.control_state))
+        self._scored_batch = scored
+        shaped = self._control.shape(scored.batch.advantages, scored, self.control_state)
+        padding = [key for key in batch.keys if key not in self._samples]
+        minibatches = self._arrange(batch, real, padding, scored)
+        fields = {
+            "advantages": shaped,
+            "returns": shaped,
+            "entropy": scored.old.entropy,
+            "aepo_weights": table.token_weights(scored.trained, minibatches, self._algorithm.aggregate),
+            **{table.MARK + name: values for name, values in scored.marks.items()},
+        }
+        self._put(batch, real, fields, table.facts(scored.batch))
+        if padding:
+            empty = {name: torch.zeros(len(padding), 1) for name in fields}
+            self._put(batch, padding, empty, torch.zeros(len(padding), 4, dtype=torch.float64))
+        if batch.fields is not None:  # else the workers would be sent what was there before
+            batch.fields = list(dict.fromkeys([*batch.fields, *fields, "aepo_rows"]))
+        return batch
+
+    def _scored(self, batch: Any, keys: Sequence[str]) -> Scored:
+        """The mixed batch under the policy that sampled it, at temperature 1."""
+        needs = self._control.needs(self.control_state)
+        tempered = {t: self._logprobs_at(batch, t, keys) for t in needs.temperatures}
+        wanted = [*SCORES, *(["ref_log_prob"] if self.use_reference_policy else [])]
+        data = tq.kv_batch_get(keys=list(keys), partition_id=batch.partition_id, select_fields=wanted)
+        values = {name: table.pad([row.float() for row in data[name].unbind()]) for name in wanted}
+        samples = [self._samples[key] for key in keys]
+        made = table.to_batch(samples, [self._masks[key] for key in keys], self.tokenizer.pad_token_id)
+        old = TokenStats(
+            logprobs=values["old_log_probs"] * made.mask, entropy=values["entropy"] * made.mask, tempered=tempered
+        )
+        return Scored(made, old, self._step, ref_logprobs=values.get("ref_log_prob"))
+
+    def _logprobs_at(self, batch: Any, temperature: float, keys: Sequence[str]) -> Tensor:
+        """log pi^T of the tokens, [B, T]: one more forward pass."""
+        batch.extra_info.update({"calculate_entropy": False, "compute_loss": False, "temperature": temperature})
+        self.actor_rollout_wg.compute_log_prob(batch)
+        batch.extra_info["temperature"] = 1.0
+        data = tq.kv_batch_get(
+            keys=list(keys), partition_id=batch.partition_id, select_fields=["log_probs", "response_mask"]
+        )
+        responses = response_from_nested(data["log_probs"], data["response_mask"])
+        return table.pad([row.float() for row in responses.unbind()])
+
+    def _arrange(self, batch: Any, real: Sequence[str], padding: Sequence[str], scored: Scored) -> list[list[int]]:
+        """Minibatches as rows of `scored`, and `self._order`, the keys as verl splits them: rank by rank."""
+        trained = scored.batch.trained.nonzero()[:, 0].tolist()
+        extra = (scored.batch.extra & scored.batch.trained).nonzero()[:, 0].tolist()
+        shuffle = self._step.generator("minibatches 0") if self._control.shuffle else None
+        minibatches = table.deal(trained, extra, self._minibatches, shuffle)
+        names = [*real, *padding]
+        spare = [*range(len(real), len(names)), *sorted(set(range(len(real))) - set(trained))]
+        filled = table.fill(minibatches, spare, self._rank_multiple)
+        lengths = dict(zip(batch.keys, (tag["seq_len"] for tag in batch.tags), strict=True))
+        parts: list[list[str]] = [[] for _ in range(self._ranks)]
+        for rows in filled:
+            work = calculate_workload(torch.tensor([lengths[names[row]] for row in rows]))
+            for rank, places in enumerate(get_seqlen_balanced_partitions(work, self._ranks, equal_size=True)):
+                parts[rank] += [names[rows[place]] for place in places]
+        self._order = [key for part in parts for key in part]
+        return minibatches
+
+    def _put(self, batch: Any, keys: Sequence[str], fields: dict[str, Tensor], row_facts: Tensor) -> None:
+        """Padded fields [B, T] and facts [B, 4] of these rows to verl's store."""
+        data = tq.kv_batch_get(keys=list(keys), partition_id=batch.partition_id, select_fields=["response_mask"])
+        ragged = {name: response_to_nested(value, data["response_mask"]) for name, value in fields.items()}
+        stored = TensorDict({**ragged, "aepo_rows": row_facts}, batch_size=len(keys))
+        tq.kv_batch_put(keys=list(keys), partition_id=batch.partition_id, fields=stored)
+
+    # --- update and measure -----------------------------------------------------------------------------------------
+
+    def _update_actor(self, batch: Any, metrics: dict[str, Any]) -> Any:
+        """One pass over the arranged rows; then the control measures. Extra rows leave verl's store here."""
+        actor = self.config.actor_rollout_ref.actor
+        part = _select(batch, self._order)
+        part.extra_info.update(
+            {
+                "calculate_entropy": self._control.needs(self.control_state).entropy_gradient,
+                "distillation_use_topk": False,
+                "distillation_only": False,
+                "global_batch_size": len(self._order) // self._minibatches,
+                "num_mini_batch": self._minibatches,
+                "epochs": actor.ppo_epochs,
+                "seed": actor.data_loader_seed,
+                "dataloader_kwargs": {"shuffle": False},
+                "temperature": 1.0,
+                "aepo_state": json.dumps(self.control_state),
+                "aepo_step": table.step_to_json(self._step),
+            }
+        )
+        output = rename_dict(self.actor_rollout_wg.update_actor(part)["metrics"], "actor/")
+        output["perf/mfu/actor"] = output.pop("actor/mfu")
+        found = reduce_metrics(output)
+        sums = log.take_sums(found)
+        metrics.update(found)
+        metrics.update(self._measure(sums))
+        ordinary = [key for key in batch.keys if key in self._samples and not self._samples[key].extra]
+        _forget(batch, set(batch.keys) - set(ordinary))
+        return _select(batch, ordinary)
+
+    def _measure(self, sums: dict[str, Metric]) -> dict[str, float]:
+        """The control's next state, and the step's row."""
+        scored, samples = self._scored_batch, list(self._samples.values())
+        rewards = [sample.rollout.reward for sample in samples if not sample.extra]
+        measured = Measured(
+            entropy=Metric.of(scored.old.entropy, scored.ordinary),
+            mixed_sampled_entropy=sums.pop("mixed_sampled_entropy"),
+            reward=Metric(math.fsum(rewards), len(rewards)),
+            extra=self._extra,
+            scored=scored,
+        )
+        before, self.control_state = self.control_state, self._control.update(self.control_state, measured)
+        row = {
+            **log.of_step(measured, samples, bool(get(self.config, "actor_rollout_ref.rollout.calculate_log_probs"))),
+            **self._control.report(before, self.control_state),
+            **{name: value.mean for name, value in sums.items()},
+            "reward_failures": self._failures,
+            "completions": self._asked,
+        }
+        return log.loggable(row)
+
+    # --- checkpoint -------------------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self) -> None:
+        """The control's state first: verl names a checkpoint the latest when all of it is there."""
+        folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
+        folder.mkdir(parents=True, exist_ok=True)
+        saved = {"control": self._control.name, "step": self.global_steps, "state": self.control_state}
+        partial_file = folder / f".{STATE_FILE}.partial"
+        partial_file.write_text(json.dumps(saved))
+        partial_file.replace(folder / STATE_FILE)
+        super()._save_checkpoint()
+
+    def _load_checkpoint(self) -> None:
+        super()._load_checkpoint()
+        if self.global_steps > 0:
+            self._load_state(self._resumed_folder())
+
+    def _resumed_folder(self) -> Path:
+        """Where verl just resumed from."""
+        trainer = self.config.trainer
+        if trainer.resume_mode == "resume_path":
+            return Path(trainer.resume_from_path).absolute()
+        return Path(find_latest_ckpt_path(str(Path(trainer.default_local_dir).absolute())))
+
+    def _load_state(self, folder: Path) -> None:
+        file = folder / STATE_FILE
+        if self._chosen.new_state:
+            return
+        if not file.exists():
+            wanted = f"a folder with {STATE_FILE}; aepo.new_state=true begins with a new state"
+            raise InvalidValue("trainer.resume_mode", str(folder), wanted)
+        saved = json.loads(file.read_text())
+        if saved["control"] != self._control.name:
+            wanted = (
+                f"one whose control is {saved['control']}, as in {file}; aepo.new_state=true begins with a new state"
+            )
+            raise InvalidValue("aepo.method", self._chosen.method, wanted)
+        self.control_state = saved["state"]
+
+
+def _prompts(planned: Sequence[ExtraGroup], kind: tuple[int, float]) -> list[int]:
+    return [extra.prompt for extra in planned if (extra.count, extra.temperature) == kind]
+
+
+def _select(batch: Any, keys: Sequence[str]) -> Any:
+    """These rows of verl's batch, in this order; `select_keys` shares what it should not."""
+    selected = batch.select_keys(list(keys))
+    selected.extra_info = dict(batch.extra_info)
+    return selected
+
+
+def _forget(batch: Any, keys: set[str]) -> None:
+    """Free them in verl's store, which otherwise keeps them for ever."""
+    if keys:
+        tq.kv_clear(keys=sorted(keys), partition_id=batch.partition_id)

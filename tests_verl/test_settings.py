@@ -1,0 +1,142 @@
+"""What is refused, in one line and before Ray; and that the command line and the scripts compose."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aepo.checks import InvalidValue
+from aepo.integrations.verl.__main__ import compose, overrides
+from aepo.integrations.verl.settings import TESTED, check_version, read, remarks
+from aepo.methods import METHODS
+from tests_verl.support.run import ROOT, settings
+
+LARGE = ["data.train_batch_size=8", "actor_rollout_ref.actor.ppo_mini_batch_size=8", "actor_rollout_ref.rollout.n=4"]
+REFERENCE = ["actor_rollout_ref.actor.use_kl_loss=true", "actor_rollout_ref.actor.kl_loss_coef=0"]
+
+
+def config(*given: str):
+    return compose(overrides([*LARGE, *given]))
+
+
+def test_settings_are_those_of_aepo_train():
+    chosen = read(
+        config(
+            *("aepo.method=aepo", "aepo.target=cosine(0.8,0.4,100)", "aepo.law=switch", "aepo.seed=3"),
+            *("aepo.control.distribution.high=1.5", "aepo.surrogate.dual=3", "aepo.aggregate=sequence-mean-token-sum"),
+        )
+    )
+    control = chosen.algorithm.control
+    assert (control.target.spec, control.law.name, control.distribution.high) == ("cosine(0.8,0.4,100)", "switch", 1.5)
+    assert (chosen.algorithm.surrogate.dual, chosen.algorithm.aggregate) == (3.0, "sequence-mean-token-sum")
+    assert (chosen.seed, chosen.kl_coefficient) == (3, 0.0)
+
+
+def test_a_share_of_the_first_entropy_is_text_for_hydra():
+    assert read(config("aepo.target=0.6x")).algorithm.control.target.spec == "0.6x"
+
+
+def test_the_kl_penalty_is_verls_setting():
+    assert read(config("actor_rollout_ref.actor.use_kl_loss=true")).kl_coefficient == 0.001
+
+
+REFUSED = {
+    "trainer.v1.trainer_mode": "sync",
+    "algorithm.adv_estimator": "gae",
+    "algorithm.use_kl_in_reward": "true",
+    "algorithm.filter_groups.enable": "true",
+    "algorithm.rollout_correction.rollout_is": "token",
+    "algorithm.rollout_correction.bypass_mode": "true",
+    "actor_rollout_ref.rollout.temperature": "0.7",
+    "actor_rollout_ref.rollout.agent.default_agent_loop": "single_turn_agent",
+    "actor_rollout_ref.rollout.n": "1",
+    "actor_rollout_ref.actor.entropy_coeff": "0.001",
+    "actor_rollout_ref.actor.loss_agg_mode": "seq-mean-token-mean",
+    "actor_rollout_ref.actor.policy_loss.loss_mode": "clip_cov",
+    "actor_rollout_ref.actor.clip_ratio_high": "0.28",
+    "actor_rollout_ref.actor.clip_ratio_c": "10",
+    "actor_rollout_ref.actor.strategy": "megatron",
+    "actor_rollout_ref.actor.shuffle": "true",
+    "actor_rollout_ref.actor.ppo_mini_batch_size": "3",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_setting_that_would_undo_the_method_is_refused_by_name(name):
+    read(config())
+    with pytest.raises(InvalidValue, match=f"^{re.escape(name)}: got") as caught:
+        read(config(f"{name}={REFUSED[name]}"))
+    assert "\n" not in str(caught.value)
+
+
+def runs(name: str) -> bool:
+    try:
+        read(config(f"aepo.method={name}", *REFERENCE))
+    except InvalidValue as error:
+        assert error.field == "aepo.method" and "the engine verl" in str(error)
+        return False
+    return True
+
+
+def test_exactly_these_methods_are_refused():
+    refused = {name for name in METHODS if not runs(name)}
+    assert refused == {"aent", "siren", "hapo", "dynamic-sampling", "dapo", "eframe", "rpo"}
+
+
+def test_a_method_with_a_reference_model_asks_for_verls():
+    with pytest.raises(InvalidValue, match="use_kl_loss"):
+        read(config("aepo.method=archer"))
+
+
+@pytest.mark.parametrize("wrong", ["aepo.targett=1", "aepo.seed=-1", "aepo.method=no-such", "aepo.control.weight=0"])
+def test_a_wrong_setting_of_ours_is_one_line(wrong):
+    with pytest.raises(InvalidValue, match=r"must be"):
+        read(config(wrong))
+
+
+def test_other_versions_are_refused_with_the_list():
+    check_version(TESTED[0])
+    with pytest.raises(InvalidValue, match=r"verl: got '0\.9\.0'; must be one of 0\.9\.1"):
+        check_version("0.9.0")
+
+
+def test_what_may_not_be_meant_is_said():
+    assert remarks(config()) == []
+    assert "top_p" in remarks(config("actor_rollout_ref.rollout.top_p=0.9"))[0]
+    assert "the ratio is always 1" in remarks(config("aepo.method=moving-bound"))[0]
+
+
+def test_the_launcher_refuses_before_ray_starts(tmp_path):
+    arguments = [*settings(tmp_path, tmp_path, 1), "aepo.method=aent"]
+    done = subprocess.run(
+        [sys.executable, "-m", "aepo.integrations.verl", *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1 and last.startswith("aepo: aepo.method: got 'aent'")
+    assert "ray" not in (done.stdout + done.stderr).lower()
+
+
+SCRIPTS = sorted((ROOT / "recipes/verl").glob("*.sh"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+def test_every_script_composes(script: Path, tmp_path):
+    """Run with a `python` that prints its arguments, and compose what it would have been given."""
+    fake = tmp_path / "python"
+    fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    fake.chmod(0o755)
+    variables = {"PATH": f"{tmp_path}:/usr/bin:/bin", "DATA": "/data", "NODES": "4"}
+    done = subprocess.run(["bash", str(script)], capture_output=True, text=True, env=variables, check=True)
+    module, *arguments = done.stdout.splitlines()[1:]
+    assert module == "aepo.integrations.verl"
+    composed = compose(overrides(arguments))
+    assert read(composed).method == re.search(r"aepo\.method=(\S+)", script.read_text())[1]
+    assert remarks(composed) == []
+
+
+def test_there_are_scripts():
+    assert len(SCRIPTS) >= 4
