@@ -30,7 +30,7 @@ from typing import Any
 import numpy
 import torch
 import transformers
-from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
+from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
 import aepo.train
 from aepo.base_model import base_model, make_tokenizer
@@ -54,7 +54,7 @@ CONSTANTS = ("decode", "score", "update", "elementwise", "bandwidth", "iteration
 
 @dataclass(frozen=True)
 class Shape:
-    """A random Qwen2 with tied embeddings; `ends`: how many of its tokens end a completion."""
+    """A random Qwen3 with tied embeddings; `ends`: how many of its tokens end a completion."""
 
     hidden: int
     layers: int
@@ -137,7 +137,8 @@ def random_model(shape: Shape, folder: Path) -> Path:
     ids = {"pad_token_id": 0, "eos_token_id": list(range(1, shape.ends + 1)), "bos_token_id": None}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": shape.vocabulary}
     torch.manual_seed(0)
-    model = Qwen2ForCausalLM(Qwen2Config(**sizes, **heads, **ids, tie_word_embeddings=True))
+    heads["head_dim"] = shape.hidden // 4
+    model = Qwen3ForCausalLM(Qwen3Config(**sizes, **heads, **ids, tie_word_embeddings=True))
     model.generation_config = GenerationConfig(**ids)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -11,6 +11,7 @@ import pytest
 
 from aepo import runner
 from aepo.checks import InvalidValue
+from aepo.cli import Train
 from aepo.config import make_config, read_toml
 from aepo.control import AEPO
 from aepo.cost import H100, seconds
@@ -154,6 +155,16 @@ def test_a_dry_run_prints_and_writes_nothing(quick_model, tmp_path, capsys):
     dry_run(make_config(settings=[f"model='{quick_model}'"]), gpus=(1, 8), length=5)
     shown = capsys.readouterr().out
     assert "step (s)" in shown and "\n| 8 |" in shown and "of at most 640 x 9" in shown
+
+
+def test_a_dry_run_refuses_what_cannot_be(quick_model):
+    config = make_config(settings=[f"model='{quick_model}'"])
+    with pytest.raises(InvalidValue, match=r"^lengths\.mean: got 10; must be from 1 to the limit \(9\)"):
+        dry_run(config, length=10)
+    with pytest.raises(InvalidValue, match="^gpus: got 0; must be at least 1"):
+        dry_run(config, gpus=(0,))
+    with pytest.raises(InvalidValue, match="^--gpus: got .*; must be together with --dry-run"):
+        Train(gpus=(8,)).run()
 
 
 def test_a_dry_run_of_a_model_that_is_not_there_is_one_line(tmp_path):

@@ -55,6 +55,9 @@ class Train:
                 raise InvalidValue("--resume", str(self.resume), "alone: a resumed run keeps its own settings")
             runner.resume(self.resume)
             return
+        for option, value in {"--gpus": self.gpus, "--length": self.length}.items():
+            if value and not self.dry_run:
+                raise InvalidValue(option, value, "together with --dry-run: a run takes the devices that there are")
         given = {"control.target": self.target, "steps": self.steps, "seed": self.seed}
         overrides = {name: value for name, value in given.items() if value is not None}
         config = make_config(self.recipe, self.method, overrides, self.set)
