@@ -73,9 +73,9 @@ def test_a_setting_that_would_undo_the_method_is_refused_by_name(name):
     assert "\n" not in str(caught.value)
 
 
-def runs(name: str) -> bool:
+def runs(name: str, base) -> bool:
     try:
-        read(config(f"aepo.method={name}", *REFERENCE))
+        read({**base, "aepo": {"method": name}})
     except InvalidValue as error:
         assert error.field == "aepo.method" and "the engine verl" in str(error)
         return False
@@ -83,7 +83,8 @@ def runs(name: str) -> bool:
 
 
 def test_exactly_these_methods_are_refused():
-    refused = {name for name in METHODS if not runs(name)}
+    base = config(*REFERENCE)
+    refused = {name for name in METHODS if not runs(name, base)}
     assert refused == {"aent", "siren", "hapo", "dynamic-sampling", "dapo", "eframe", "rpo"}
 
 
@@ -117,7 +118,7 @@ def test_the_launcher_refuses_before_ray_starts(tmp_path):
     )
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 1 and last.startswith("aepo: aepo.method: got 'aent'")
-    assert "ray" not in (done.stdout + done.stderr).lower()
+    assert "ray init" not in done.stdout and "Started a local Ray" not in done.stderr
 
 
 SCRIPTS = sorted((ROOT / "recipes/verl").glob("*.sh"))

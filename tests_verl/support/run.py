@@ -14,14 +14,23 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 STOCK = "verl.trainer.main_ppo"
 OURS = "aepo.integrations.verl"
+ONE_NODE = ("trainer.nnodes=1", "trainer.n_gpus_per_node=2")
+TWO_NODES = ("trainer.nnodes=2", "trainer.n_gpus_per_node=1")
+OWN_RAY = (
+    *("ray_kwargs.ray_init.num_cpus=32", "+ray_kwargs.ray_init.num_gpus=2"),
+    "+ray_kwargs.ray_init.include_dashboard=False",
+)
 
 
-def settings(work: Path, out: Path, steps: int) -> list[str]:
-    """The smallest job: 8 prompts, 4 completions each, two FSDP2 workers, two rollout replicas."""
+def settings(work: Path, out: Path, steps: int, cluster: str = "") -> list[str]:
+    """The smallest job: 8 prompts, 4 completions each, two FSDP2 workers, two rollout replicas.
+
+    cluster: the address of a Ray cluster of two nodes; without one, Ray starts on this node alone.
+    """
     actor, rollout = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
     reward = ROOT / "tests_verl/support/toy.py"
     return [
-        *("trainer.device=cpu", "trainer.n_gpus_per_node=2", "trainer.nnodes=1", 'trainer.logger=["console","file"]'),
+        *("trainer.device=cpu", 'trainer.logger=["console","file"]', *(TWO_NODES if cluster else ONE_NODE)),
         *("trainer.val_before_train=False", "trainer.test_freq=-1", "trainer.save_freq=-1"),
         *("trainer.total_epochs=100", f"trainer.total_training_steps={steps}", f"trainer.default_local_dir={out}/save"),
         *(f"data.train_files={work}/train.parquet", f"data.val_files={work}/test.parquet", "data.train_batch_size=8"),
@@ -39,8 +48,7 @@ def settings(work: Path, out: Path, steps: int) -> list[str]:
         *(f"{rollout}.log_prob_max_token_len_per_gpu=2048", f"{rollout}.calculate_log_probs=True"),
         *("reward.num_workers=1", f"reward.custom_reward_function.path={reward}"),
         *("reward.custom_reward_function.name=compute_score",),
-        *("+ray_kwargs.ray_init.num_gpus=2", "ray_kwargs.ray_init.num_cpus=32"),
-        "+ray_kwargs.ray_init.include_dashboard=False",
+        *([f"+ray_kwargs.ray_init.address={cluster}", "ray_kwargs.ray_init.num_cpus=null"] if cluster else OWN_RAY),
         "transfer_queue.backend.SimpleStorage.num_data_storage_units=2",
     ]
 

@@ -1,0 +1,199 @@
+"""verl for real: Ray, two FSDP2 workers over gloo, two rollout replicas, a tiny model. About two minutes a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from aepo.advantages import group_mean_std
+from aepo.control import AEPO
+from aepo.laws import Switch
+from aepo.methods import preset
+from aepo.schedules import Target
+from tests_verl.support import toy
+from tests_verl.support.parity import Minibatch, gradient_norm, model_at
+from tests_verl.support.run import OURS, STOCK, Finished, finish, rows, run, settings, start
+
+pytestmark = pytest.mark.minutes
+STEPS = 12
+# Above the target, below it, and above it again.
+TARGET = "piecewise(0:5.46,9:5.0)"
+AEPO_RUN = ["aepo.method=aepo", "aepo.law=switch", f"aepo.target={TARGET}", "actor_rollout_ref.actor.optim.lr=5e-3"]
+ALGORITHM = replace(preset("aepo"), control=AEPO(law=Switch(), target=Target(TARGET)))
+
+
+@pytest.fixture(scope="session")
+def work(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("verl")
+    toy.make(folder)
+    return folder
+
+
+def go(work: Path, name: str, module: str, extra: list[str], steps: int, cluster: str = "") -> Finished:
+    out = work / name
+    (out / "dump").mkdir(parents=True)
+    found = run(module, [*settings(work, out, steps, cluster), *extra], out, AEPO_TEST_DUMP=str(out / "dump"))
+    assert found.code == 0, found.text[-4000:]
+    return found
+
+
+@pytest.fixture(scope="session")
+def aepo(work) -> Finished:
+    return go(work, "aepo", OURS, AEPO_RUN, STEPS)
+
+
+# --- the trainer ----------------------------------------------------------------------------------------------------
+
+
+def test_grpo_is_verls_grpo_step_by_step(work):
+    stock = go(work, "stock", STOCK, [], 10)
+    ours = go(work, "grpo", OURS, ["aepo.method=grpo", "aepo.surrogate.dual=3"], 10)
+    for name in ("actor/grad_norm", "actor/entropy", "critic/score/mean", "response_length/mean"):
+        assert ours.series(name) == pytest.approx(stock.series(name), rel=1e-5), name
+    assert len(set(stock.series("critic/score/mean"))) > 3
+
+
+def test_temperature_switches_both_ways(aepo):
+    assert len(aepo.rows) == STEPS
+    temperatures = [aepo.rows[step].get("aepo/extra_temperature") for step in range(1, STEPS + 1)]
+    low, high = (ALGORITHM.control.distribution.temperature(direction) for direction in (-1, 1))
+    assert temperatures[0] is None
+    switches = [t for t, before in zip(temperatures[1:], temperatures, strict=False) if t != before]
+    assert switches == [low, high, low]
+    entropy, target = aepo.series("aepo/entropy"), aepo.series("aepo/target_entropy")
+    for place, temperature in enumerate(temperatures[1:], start=1):
+        assert temperature == (high if entropy[place - 1] < target[place - 1] else low)
+    assert aepo.series("aepo/ratio") == pytest.approx([1.0] * STEPS, abs=1e-6)
+
+
+def test_the_sensor_reads_the_ordinary_rows_alone(aepo, work):
+    """By plain transformers, from the rows of both ranks; verl's own number has the tempered rows in it."""
+    for step in (0, 4, STEPS - 1):
+        minibatch = Minibatch(work / "aepo/dump", step, 0)
+        with torch.no_grad():
+            stats = minibatch.statistics(model_at(work, work / "aepo/dump", step))
+        ordinary = minibatch.part.ordinary.bool()
+        measured = stats.entropy[ordinary].double().mean().item()
+        assert aepo.rows[step + 1]["aepo/entropy"] == pytest.approx(measured, abs=1e-5)
+        assert int(ordinary.any(1).sum()) == 32
+
+
+@pytest.mark.parametrize("step", [0, 1, 5, 8, STEPS - 1])
+def test_the_batch_gives_the_cores_loss_and_gradient(aepo, work, step):
+    minibatch, model = Minibatch(work / "aepo/dump", step, 0), model_at(work, work / "aepo/dump", step)
+    batch = minibatch.part.batch
+    minibatch.check_weights(ALGORITHM.aggregate)
+    expected = torch.zeros(len(batch))
+    real = batch.mask.any(1)
+    ordinary = real & ~batch.extra
+    expected[ordinary] = group_mean_std(batch.rewards[ordinary], batch.groups[ordinary])
+    expected[batch.extra] = ALGORITHM.control.weight
+    torch.testing.assert_close(batch.advantages, expected[:, None] * batch.mask, rtol=1e-6, atol=1e-6)
+    assert bool((batch.rewards[batch.extra] == 1).all())
+    assert int(batch.extra.sum()) == aepo.rows[step + 1]["aepo/extra_used"]
+
+    loss = minibatch.core_loss(ALGORITHM, model)
+    loss.backward()
+    assert minibatch.loss == pytest.approx(loss.item(), abs=1e-5)
+    assert aepo.rows[step + 1]["actor/grad_norm"] == pytest.approx(gradient_norm(model), rel=1e-4)
+
+
+REFERENCE = ["actor_rollout_ref.actor.use_kl_loss=true", "actor_rollout_ref.actor.kl_loss_coef=0"]
+METHODS = {
+    "entropy-reg+positive-reweight": ["aepo.method=entropy-reg+pos-adv-reweight"],
+    "archer": ["aepo.method=archer", *REFERENCE],
+    "kl-cov": ["aepo.method=kl-cov"],
+    "dcpo": ["aepo.method=dcpo"],
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_other_controls_two_updates_a_step(work, name):
+    """Both updates of the first step, replayed with the core's loss and torch's AdamW."""
+    found = go(work, name, OURS, [*METHODS[name], "actor_rollout_ref.actor.ppo_mini_batch_size=4"], 3)
+    algorithm = preset(METHODS[name][0].partition("=")[2])
+    model = model_at(work, work / name / "dump", 0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.999), weight_decay=0.01)
+    norms = []
+    for number in (0, 1):
+        minibatch = Minibatch(work / name / "dump", 0, number)
+        minibatch.check_weights(algorithm.aggregate)
+        loss = minibatch.core_loss(algorithm, model)
+        loss.backward()
+        assert minibatch.loss == pytest.approx(loss.item(), abs=1e-5)
+        norms.append(gradient_norm(model))
+        optimizer.step()
+        optimizer.zero_grad()
+    assert found.rows[1]["actor/grad_norm"] == pytest.approx(sum(norms) / 2, rel=1e-3)
+    assert found.rows[1]["aepo/ratio"] != 1.0
+
+
+# --- nodes, interruption --------------------------------------------------------------------------------------------
+
+
+def test_two_nodes_train_what_one_does(aepo, work):
+    from ray.cluster_utils import Cluster
+
+    from tests_verl.support.run import environment
+
+    before = dict(os.environ)
+    os.environ.update(environment(work))
+    cluster = Cluster()
+    try:
+        for _ in range(2):
+            cluster.add_node(num_cpus=16, num_gpus=1, include_dashboard=False)
+        found = go(work, "nodes", OURS, AEPO_RUN, STEPS, cluster.address)
+    finally:
+        cluster.shutdown()
+        os.environ.clear()
+        os.environ.update(before)
+    assert found.series("aepo/entropy") == pytest.approx(aepo.series("aepo/entropy"), abs=1e-4)
+    assert found.series("aepo/extra_used") == aepo.series("aepo/extra_used")
+
+
+def workers(process) -> list[psutil.Process]:
+    """The processes that train, among all that this run started."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    return [child for child in children if "WorkerDict" in " ".join(child.cmdline())]
+
+
+def test_a_killed_worker_ends_the_run_and_the_last_checkpoint_goes_on(aepo, work):
+    out = work / "killed"
+    arguments = [*settings(work, out, STEPS), *AEPO_RUN, "trainer.save_freq=2"]
+    process = start(OURS, arguments, out)
+    deadline = time.monotonic() + 400
+    while len(rows(out)) < 5 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+    workers(process)[0].send_signal(signal.SIGKILL)
+    killed = finish(process, out, 120)
+    assert killed.code not in (0, -signal.SIGKILL)
+    assert re.search(r"ActorDiedError|actor died|Worker.*died", killed.text)
+
+    saved = int((out / "save/latest_checkpointed_iteration.txt").read_text())
+    state = json.loads((out / f"save/global_step_{saved}/aepo.json").read_text())
+    assert saved in (4, 6, 8) and state["step"] == saved and state["state"]["command"] == -1.0
+    shutil.move(out / "metrics.jsonl", out / "before.jsonl")
+    resumed = run(OURS, arguments, out)
+    assert resumed.code == 0, resumed.text[-4000:]
+    assert sorted(resumed.rows) == list(range(saved + 1, STEPS + 1))
+    for name in ("aepo/entropy", "aepo/target_entropy", "aepo/reward", "aepo/extra_used", "actor/grad_norm"):
+        assert resumed.series(name) == pytest.approx(aepo.series(name)[saved:], rel=1e-3), name
+
+
+def test_a_checkpoint_of_another_control_is_refused(work):
+    """After `test_a_killed_worker...`, whose checkpoints these are."""
+    out = work / "killed"
+    if not (out / "save").exists():
+        pytest.skip("no checkpoint")
+    found = run(OURS, [*settings(work, out, STEPS), "aepo.method=entropic"], out)
+    assert found.code != 0 and "one with the control aepo" in found.text
