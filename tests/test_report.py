@@ -18,7 +18,7 @@ from aepo.report.markdown import markdown, plain
 from aepo.report.numbers import differences, group_table, groups, run_table
 from aepo.report.page import page
 from aepo.report.runs import base_curve, read_runs
-from aepo.train import measurements
+from aepo.stages import measurements
 
 from . import builders
 from .run_folders import folder, held, row, sample, scores
@@ -311,7 +311,7 @@ def test_the_row_has_the_ordinary_rows_entropy_by_position():
     ]
     entropy = torch.tensor([[0.5, 0.25, 1.0, 0], [1.5, 0, 0, 0], [8.0, 8, 8, 8]])
     batch = builders.scored(samples, entropy=entropy, logprobs=-1.0)
-    logged = measurements(builders.measured(0.8125, batch=batch), samples, by_token=False)
+    logged = measurements(builders.measured(0.8125, batch=batch), samples, sampler=True)
     assert logged["entropy_by_position"] == [1.0, 0.25, 1.0]
 
 

@@ -1,17 +1,19 @@
-"""Stages of a step that every engine shares: rollouts to samples, and the loss of some rows."""
+"""Stages of a step that every engine shares: rollouts to samples, the loss of some rows, what is logged."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from aepo.algorithm import Algorithm
 from aepo.checks import InvalidValue
-from aepo.control.base import Scored, State, Step
+from aepo.control.base import Measured, Scored, State, Step
 from aepo.losses import LossOutput, policy_loss
-from aepo.types import Rollout, Sample, TokenStats
+from aepo.positions import means_by_position
+from aepo.types import Metric, Rollout, Sample, TokenStats
 
 
 def compare(
@@ -62,3 +64,33 @@ def loss(
         sum(terms[1:], terms[0]) if terms else None,
         control.bounds(part, state),
     )
+
+
+def measurements(measured: Measured, samples: Sequence[Sample], sampler: bool) -> dict[str, Any]:
+    """What docs/metrics.md documents of a step's data; over the ordinary rows unless the name says extra.
+
+    samples: the mixed batch. sampler: whether the batch holds the sampler's own log-probabilities at temperature 1.
+    """
+    scored, extra = measured.scored, measured.extra
+    batch, ordinary = scored.batch, ~scored.batch.extra
+    rewards, groups = batch.rewards[ordinary], batch.groups[ordinary]
+    spread = [rewards[groups == group] for group in groups.unique()]
+    gap = (scored.old.logprobs - batch.sampling_logprobs).abs()
+    return {
+        "entropy": measured.entropy.mean,
+        "entropy_by_position": means_by_position(scored.old.entropy, scored.ordinary),
+        "sampled_entropy": Metric.of(-scored.old.logprobs, scored.ordinary).mean,
+        "reward": measured.reward.mean,
+        "dead_groups": sum(bool((r == r[0]).all()) for r in spread) / len(spread),
+        "length": batch.mask[ordinary].sum(1).mean().item(),
+        "truncated": Metric.of(_truncated(samples)[ordinary.cpu()]).mean,
+        "mismatch": Metric.of(gap, scored.ordinary).mean if sampler else None,
+        "trained": int(batch.trained.sum()),
+        "extra_completions": len(extra),
+        "extra_used": sum(sample.extra for sample in samples),
+        "extra_temperature": extra[0].rollout.completion.temperature if extra else None,
+    }
+
+
+def _truncated(samples: Sequence[Sample]) -> Tensor:
+    return torch.tensor([float(sample.rollout.completion.truncated) for sample in samples])

@@ -19,7 +19,6 @@ from aepo.config import Config, OptimizerConfig
 from aepo.control.base import FollowUp, Measured, Needs, NoControl, Scored, Step, generator
 from aepo.losses import AGGREGATES, LossOutput, k3
 from aepo.policy import Policy, by_length
-from aepo.positions import means_by_position
 from aepo.sampling.base import Sampler
 from aepo.tasks import Problem, Task
 from aepo.types import Batch, Completion, Metric, Prompt, Request, Rollout, Sample, TokenStats
@@ -77,7 +76,7 @@ def train_step(run: Run, state: TrainState) -> tuple[TrainState, Row, list[Sampl
     control_state = control.update(state.control, measured)
     row = {
         "step": step.number,
-        **measurements(measured, samples, by_token=control.token_temperature(state.control) is not None),
+        **stages.measurements(measured, samples, sampler=control.token_temperature(state.control) is None),
         **control.report(state.control, control_state),
         **updated.row(),
         "reward_failures": drawn.failures,
@@ -304,40 +303,9 @@ def make_optimizer(policy: Policy, config: OptimizerConfig) -> torch.optim.Optim
 # --- what is logged (docs/metrics.md) -----------------------------------------------------------------------
 
 
-def measurements(measured: Measured, samples: Sequence[Sample], by_token: bool) -> Row:
-    """Entropy, reward and the state of the data; over the ordinary rows unless the name says extra.
-
-    by_token: the ordinary completions were drawn at a temperature for each token, so the sampler's log-probabilities
-    are of another distribution.
-    """
-    scored, extra = measured.scored, measured.extra
-    batch, ordinary = scored.batch, ~scored.batch.extra
-    rewards, groups = batch.rewards[ordinary], batch.groups[ordinary]
-    spread = [rewards[groups == group] for group in groups.unique()]
-    gap = (scored.old.logprobs - batch.sampling_logprobs).abs()
-    return {
-        "entropy": measured.entropy.mean,
-        "entropy_by_position": means_by_position(scored.old.entropy, scored.ordinary),
-        "sampled_entropy": Metric.of(-scored.old.logprobs, scored.ordinary).mean,
-        "reward": measured.reward.mean,
-        "dead_groups": sum(bool((r == r[0]).all()) for r in spread) / len(spread),
-        "length": batch.mask[ordinary].sum(1).mean().item(),
-        "truncated": Metric.of(_truncated(samples)[ordinary.cpu()]).mean,
-        "mismatch": None if by_token else Metric.of(gap, scored.ordinary).mean,
-        "trained": int(batch.trained.sum()),
-        "extra_completions": len(extra),
-        "extra_used": sum(sample.extra for sample in samples),
-        "extra_temperature": extra[0].rollout.completion.temperature if extra else None,
-    }
-
-
 def mean_reward(samples: Sequence[Sample]) -> Metric:
     """Over rows."""
     return Metric(math.fsum(sample.rollout.reward for sample in samples), len(samples))
-
-
-def _truncated(samples: Sequence[Sample]) -> Tensor:
-    return torch.tensor([float(sample.rollout.completion.truncated) for sample in samples])
 
 
 class Clock:
