@@ -18,11 +18,12 @@ class Watched(EntropyControlTrainer):
     """Keeps what each round was made of and what came out."""
 
     def __init__(self, *given, **named):
-        self.drawn, self.out, self.exact = [], [], []
+        self.drawn, self.out, self.exact, self.surprise = [], [], [], []
         super().__init__(*given, **named)
 
     def _generate_and_score_completions(self, inputs):
         self.drawn.append([])
+        self.surprise.append({})
         out = super()._generate_and_score_completions(inputs)
         self.out.append({name: value.clone() for name, value in out.items()})
         return out
@@ -30,19 +31,22 @@ class Watched(EntropyControlTrainer):
     def _draw(self, inputs, groups, temperature=1.0):
         drawn = super()._draw(inputs, groups, temperature)
         self.drawn[-1].append((temperature, drawn))
+        entropy, surprise = from_logits(self.model, drawn.rows)
+        self.surprise[-1][temperature] = surprise
         if temperature == 1.0:
-            self.exact.append(exact_entropy(self.model, drawn.rows).mean)
+            self.exact.append(entropy)
         return drawn
 
 
-def exact_entropy(policy, rows):
-    """From all logits, at the weights of this moment."""
+def from_logits(policy, rows):
+    """Exact entropy and mean -log pi of the completions, from all logits, at the weights of this moment."""
     ids = torch.cat([rows["prompt_ids"], rows["completion_ids"]], dim=1)
     attention = torch.cat([rows["prompt_mask"], rows["completion_mask"]], dim=1)
     width = rows["completion_ids"].shape[1]
     with torch.no_grad():
         logits = policy(input_ids=ids, attention_mask=attention).logits[:, -width - 1 : -1]
-    return Metric.of(logits_statistics(logits, rows["completion_ids"]).entropy, rows["completion_mask"])
+    stats = logits_statistics(logits, rows["completion_ids"])
+    return tuple(Metric.of(values, rows["completion_mask"]).mean for values in (stats.entropy, -stats.logprobs))
 
 
 def texts(rows):
@@ -120,6 +124,14 @@ def test_hotter_under_the_target_and_colder_above(tmp_path, target, temperature)
     done = watched(tmp_path, target=target, max_steps=3)
     assert series(done, "aepo/extra_temperature") == [temperature] * 2
     assert done.generation_config.temperature == done.generation_kwargs["temperature"] == 1.0
+
+
+def test_extra_rows_really_come_from_a_hotter_policy(tmp_path):
+    """Their tokens are less likely at T = 1 than the policy's own, whose mean -log pi is its entropy."""
+    done = watched(tmp_path, settings={"control.distribution.high": 4.0, "control.draw": "all"}, max_steps=4)
+    for entropy, surprise in zip(done.exact[1:], done.surprise[1:], strict=True):
+        assert surprise[1.0] == pytest.approx(entropy, abs=0.25)
+        assert surprise[4.0] > entropy + 0.4
 
 
 @pytest.mark.parametrize("padded", [None, 8])
