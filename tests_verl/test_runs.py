@@ -26,8 +26,8 @@ from tests_verl.support.run import OURS, STOCK, Finished, finish, rows, run, set
 
 pytestmark = pytest.mark.minutes
 STEPS = 12
-# Above the target, below it, and above it again.
-TARGET = "piecewise(0:5.46,9:5.0)"
+# The entropy is above the target, soon below it, and above it again.
+TARGET = "piecewise(0:5.52,7:5.0)"
 AEPO_RUN = ["aepo.method=aepo", "aepo.law=switch", f"aepo.target={TARGET}", "actor_rollout_ref.actor.optim.lr=5e-3"]
 ALGORITHM = replace(preset("aepo"), control=AEPO(law=Switch(), target=Target(TARGET)))
 
@@ -69,11 +69,26 @@ def test_temperature_switches_both_ways(aepo):
     low, high = (ALGORITHM.control.distribution.temperature(direction) for direction in (-1, 1))
     assert temperatures[0] is None
     switches = [t for t, before in zip(temperatures[1:], temperatures, strict=False) if t != before]
-    assert switches == [low, high, low]
+    assert switches[:3] == [low, high, low]
     entropy, target = aepo.series("aepo/entropy"), aepo.series("aepo/target_entropy")
     for place, temperature in enumerate(temperatures[1:], start=1):
         assert temperature == (high if entropy[place - 1] < target[place - 1] else low)
     assert aepo.series("aepo/ratio") == pytest.approx([1.0] * STEPS, abs=1e-6)
+
+
+@pytest.mark.parametrize("step", [3, 8])
+def test_extra_rows_were_drawn_at_their_temperature(aepo, work, step):
+    """The engine's own log-probabilities are those of softmax(logits / T), and old ones those at T = 1."""
+    minibatch, model = Minibatch(work / "aepo/dump", step, 0), model_at(work, work / "aepo/dump", step)
+    batch, temperature = minibatch.part.batch, aepo.rows[step + 1]["aepo/extra_temperature"]
+    sampler = minibatch.fields["sampler"]
+    with torch.no_grad():
+        plain, tempered = (minibatch.statistics(model, t).logprobs for t in (None, temperature))
+    extra, ordinary = (rows.bool() for rows in (batch.mask * batch.extra[:, None], minibatch.part.ordinary))
+    torch.testing.assert_close(sampler[ordinary], plain[ordinary], rtol=0, atol=1e-5)
+    torch.testing.assert_close(sampler[extra], tempered[extra], rtol=0, atol=1e-5)
+    torch.testing.assert_close(minibatch.part.old.logprobs[extra], plain[extra], rtol=0, atol=1e-5)
+    assert (plain - tempered)[extra].abs().mean() > 0.02
 
 
 def test_the_sensor_reads_the_ordinary_rows_alone(aepo, work):
@@ -181,7 +196,8 @@ def test_a_killed_worker_ends_the_run_and_the_last_checkpoint_goes_on(aepo, work
 
     saved = int((out / "save/latest_checkpointed_iteration.txt").read_text())
     state = json.loads((out / f"save/global_step_{saved}/aepo.json").read_text())
-    assert saved in (4, 6, 8) and state["step"] == saved and state["state"]["command"] == -1.0
+    assert saved in (4, 6, 8) and state["step"] == saved
+    assert state["state"]["command"] == aepo.rows[saved + 1]["aepo/command"]
     shutil.move(out / "metrics.jsonl", out / "before.jsonl")
     resumed = run(OURS, arguments, out)
     assert resumed.code == 0, resumed.text[-4000:]

@@ -37,8 +37,8 @@ class Minibatch:
         expected = AGGREGATES[aggregate](mask)
         torch.testing.assert_close(self.weights, expected, rtol=1e-6, atol=1e-9)
 
-    def statistics(self, model) -> TokenStats:
-        """By a forward pass of plain transformers, one row at a time, without padding."""
+    def statistics(self, model, temperature: float | None = None) -> TokenStats:
+        """By a forward pass of plain transformers, one row at a time, without padding; logprobs at `temperature`."""
         batch, logprobs, entropies = self.part.batch, [], []
         for ids, attended in zip(batch.input_ids, batch.attention_mask.bool(), strict=True):
             length = int(attended[batch.prompt_width :].sum())
@@ -48,8 +48,8 @@ class Minibatch:
                 continue
             tokens = ids[attended]
             logits = model(input_ids=tokens[None], use_cache=False).logits[0, -length - 1 : -1]
-            stats = logits_statistics(logits, tokens[-length:])
-            logprobs.append(stats.logprobs)
+            stats = logits_statistics(logits, tokens[-length:], temperatures=[temperature or 1.0])
+            logprobs.append(stats.tempered[0] if temperature else stats.logprobs)
             entropies.append(stats.entropy)
         width = batch.mask.shape[1]
         made = [torch.nn.functional.pad(rows.pad(values), (0, width)) for values in (logprobs, entropies)]

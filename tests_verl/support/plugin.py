@@ -42,6 +42,7 @@ def dumping(policy_loss, folder: Path):
         new = no_padding_2_padding(model_output["log_probs"], data).detach()
         kept = {"fields": module.padded(data), "new": new, "loss": output.item(), "ranks": data["dp_size"]}
         kept |= {name: tu.get_non_tensor_data(data, f"aepo_{name}", None) for name in ("state", "step")}
+        kept["fields"]["sampler"] = data.select("rollout_log_probs").to_padded_tensor()["rollout_log_probs"]
         torch.save(kept, folder / f"loss-{step}-{torch.distributed.get_rank()}-{seen[step]}.pt")
         seen[step] += 1
         return output, metrics

@@ -101,7 +101,7 @@ def start(module: str, arguments: Sequence[str], out: Path, **variables: str) ->
     )
 
 
-def finish(process: subprocess.Popen, out: Path, seconds: float = 420) -> Finished:
+def finish(process: subprocess.Popen, out: Path, seconds: float = 900) -> Finished:
     """Wait; a run that takes longer is ended with all that it started."""
     try:
         code = process.wait(seconds)

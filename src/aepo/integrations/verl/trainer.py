@@ -30,17 +30,17 @@ from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_
 from verl.workers.utils.padding import response_from_nested, response_to_nested
 
 from aepo import stages
-from aepo.checks import InvalidValue
+from aepo.checks import InvalidValue, require
 from aepo.control.base import ExtraGroup, Measured, Scored, State, Step
 from aepo.integrations.verl import metrics as log
 from aepo.integrations.verl import rows as table
+from aepo.integrations.verl import state as saved
 from aepo.integrations.verl.agent import TEMPERATURE
 from aepo.integrations.verl.loss import policy_loss
 from aepo.integrations.verl.rows import Row
-from aepo.integrations.verl.settings import TRAINER, get, read
+from aepo.integrations.verl.settings import AGENT_LOOP, TRAINER, get, read
 from aepo.types import Metric, Rollout, Sample, TokenStats
 
-STATE_FILE = "aepo.json"
 SCORES = ("old_log_probs", "entropy", "response_mask")
 
 
@@ -75,6 +75,7 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
         self._step = self._place()
         ordinary = self._next_train_batch()
         planned = self._control.plan(self.control_state, self._step)
+        _check_loops(ordinary, bool(planned))
         self._groups, everything = {}, list(range(len(ordinary)))
         self._submit(ordinary, everything, self._step.group_size, 1.0)
         first = len(self._groups)
@@ -132,7 +133,8 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
         columns = {name: list(data[name].unbind()) for name in set(data.keys())}
         made = []
         for place, key in enumerate(batch.keys):
-            uid, session, _ = key.rsplit("_", 2)
+            uid, session, number = key.rsplit("_", 2)
+            require(number == "0", "agent loop", "several outputs of one completion", "a loop that returns one output")
             tokens = columns["responses"][place].tolist()
             logprobs = columns["rollout_log_probs"][place].tolist() if with_logprobs else [0.0] * len(tokens)
             made.append(
@@ -314,17 +316,13 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
     def _save_checkpoint(self) -> None:
         """The control's state first: verl names a checkpoint the latest when all of it is there."""
         folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
-        folder.mkdir(parents=True, exist_ok=True)
-        saved = {"control": self._control.name, "step": self.global_steps, "state": self.control_state}
-        partial_file = folder / f".{STATE_FILE}.partial"
-        partial_file.write_text(json.dumps(saved))
-        partial_file.replace(folder / STATE_FILE)
+        saved.save(folder, self._chosen, self.global_steps, self.control_state)
         super()._save_checkpoint()
 
     def _load_checkpoint(self) -> None:
         super()._load_checkpoint()
         if self.global_steps > 0:
-            self._load_state(self._resumed_folder())
+            self.control_state = saved.load(self._resumed_folder(), self._chosen)
 
     def _resumed_folder(self) -> Path:
         """Where verl just resumed from."""
@@ -333,20 +331,11 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
             return Path(trainer.resume_from_path).absolute()
         return Path(find_latest_ckpt_path(str(Path(trainer.default_local_dir).absolute())))
 
-    def _load_state(self, folder: Path) -> None:
-        file = folder / STATE_FILE
-        if self._chosen.new_state:
-            return
-        if not file.exists():
-            wanted = f"a folder with {STATE_FILE}; aepo.new_state=true begins with a new state"
-            raise InvalidValue("trainer.resume_mode", str(folder), wanted)
-        saved = json.loads(file.read_text())
-        if saved["control"] != self._control.name:
-            wanted = (
-                f"one whose control is {saved['control']}, as in {file}; aepo.new_state=true begins with a new state"
-            )
-            raise InvalidValue("aepo.method", self._chosen.method, wanted)
-        self.control_state = saved["state"]
+
+def _check_loops(prompts: TensorDict, tempered: bool) -> None:
+    """A loop that the data name would draw the extra completions at temperature 1, and nobody would see it."""
+    if tempered and "agent_name" in prompts and set(prompts["agent_name"]) != {AGENT_LOOP}:
+        raise InvalidValue("data", "a column agent_name", f"without it, or {AGENT_LOOP} in every row")
 
 
 def _prompts(planned: Sequence[ExtraGroup], kind: tuple[int, float]) -> list[int]:

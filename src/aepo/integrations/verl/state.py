@@ -1,0 +1,36 @@
+"""The control's state beside verl's checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from aepo.checks import InvalidValue
+from aepo.control.base import State
+from aepo.integrations.verl.settings import Chosen
+
+STATE_FILE = "aepo.json"
+
+
+def save(folder: Path, chosen: Chosen, step: int, state: State) -> None:
+    """The whole file or what was there before."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".{STATE_FILE}.partial"
+    partial.write_text(json.dumps({"control": chosen.algorithm.control.name, "step": step, "state": state}))
+    partial.replace(folder / STATE_FILE)
+
+
+def load(folder: Path, chosen: Chosen) -> State:
+    """The state in `folder`, or with `new_state` a new one; `InvalidValue` if there is none, or another control's."""
+    control = chosen.algorithm.control
+    if chosen.new_state:
+        return control.initial_state()
+    file, otherwise = folder / STATE_FILE, "aepo.new_state=true begins with a new state"
+    if not file.exists():
+        raise InvalidValue("trainer.resume_mode", str(folder), f"a folder with {STATE_FILE}; {otherwise}")
+    saved = json.loads(file.read_text())
+    if saved["control"] != control.name:
+        wanted = f"one with the control {saved['control']}, as in {file}; {otherwise}"
+        raise InvalidValue("aepo.method", chosen.method, wanted)
+    state: State = saved["state"]
+    return state
