@@ -91,7 +91,7 @@ class EntropyControlTrainer(SamplingTrainer):
         measured = _measured(scored, some, more)
         self.entropy_state = self._ranks.agree(control.update(state, measured))
         self.rounds += 1
-        self._log_round(state, measured, len(used))
+        self._log_round(state, measured, samples)
         placed = table.placement(sources, scored.batch.trained.tolist(), len(ordinary.rollouts))
         return self._output(ordinary.rows, extra.rows, placed, shaped)
 
@@ -189,18 +189,11 @@ class EntropyControlTrainer(SamplingTrainer):
 
     # --- log and checkpoint -------------------------------------------------------------------------------------------
 
-    def _log_round(self, before: State, measured: Measured, used: int) -> None:
-        """As docs/metrics.md has them, under `aepo/`."""
-        extra = measured.extra
-        values = {
-            "entropy": measured.entropy.mean,
-            **self._acts.report(before, self.entropy_state),
-            "extra_completions": len(extra),
-            "extra_used": used,
-            "extra_temperature": extra[0].rollout.completion.temperature if extra else None,
-        }
-        for name, value in values.items():
-            if value is not None:
+    def _log_round(self, before: State, measured: Measured, samples: Sequence[Sample]) -> None:
+        """The numbers of docs/metrics.md that a round has, under `aepo/`."""
+        row = stages.measurements(measured, samples, sampler=False)
+        for name, value in {**row, **self._acts.report(before, self.entropy_state)}.items():
+            if isinstance(value, int | float):
                 self._metrics["train"][f"aepo/{name}"].append(float(value))
 
     def _log_loss(self, output: LossOutput, new: TokenStats, mask: Tensor) -> None:
