@@ -52,7 +52,7 @@ def test_the_reference_reads_the_mixed_sampled_entropy():
     state = REFERENCE.update(REFERENCE.initial_state(), b.measured(0.9, mixed=0.2))
     assert state["error"] == pytest.approx(0.5 - 0.2)
     clean = AEPO().update(AEPO().initial_state(), b.measured(0.9, mixed=0.2))
-    assert clean["error"] == pytest.approx(0.5 - 0.9)
+    assert clean["error"] == pytest.approx(0.6 * 0.9 - 0.9)
 
 
 def test_a_relative_target_uses_the_first_measured_entropy():

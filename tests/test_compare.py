@@ -15,7 +15,7 @@ from aepo.checkpoint import steps_saved
 from aepo.checks import InvalidValue
 from aepo.compare.results import Result, compared, measured
 from aepo.compare.run import compare
-from aepo.compare.statistics import Interval, interval, most_covered
+from aepo.compare.statistics import interval, most_covered
 from aepo.compare.study import read_study
 from aepo.compare.table import caption, markdown
 from aepo.config import make_config

@@ -13,6 +13,7 @@ import torch
 from aepo.control import CONTROLS, ClosedLoop
 from aepo.losses import Bounds
 from aepo.methods import METHODS, control_of
+from aepo.schedules import Target
 from aepo.types import TokenStats
 
 from . import builders as b
@@ -131,8 +132,8 @@ def test_what_is_reported_can_be_logged(name):
 
 @pytest.mark.parametrize("name", [name for name in ALL if isinstance(ALL[name], ClosedLoop)])
 def test_closed_loops_push_up_below_the_target_and_down_above_it(name):
-    control = ALL[name]
-    target = control.target.at(0, 1.0)
+    control = replace(ALL[name], target=Target("0.5"))
+    target = 0.5
     low = control.update(control.initial_state(), b.measured(target - 0.3, mixed=target - 0.3))
     high = control.update(control.initial_state(), b.measured(target + 0.3, mixed=target + 0.3))
     assert low["command"] > 0 > high["command"]

@@ -43,7 +43,7 @@ from aepo.control import (
 from aepo.control.distributions import Temperature
 from aepo.laws import Proportional, Switch
 from aepo.losses import Clip, Ratio
-from aepo.schedules import Schedule
+from aepo.schedules import Schedule, Target
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ class Method:
 
 # The authors' constants: T = 1.2 / 0.8, the switch, positives of the first quarter of the prompts drawn again.
 _PAPER = AEPO(
+    target=Target("0.5"),
     law=Switch(),
     distribution=Temperature(high=1.2, low=0.8),
     count_high=60,
@@ -143,6 +144,7 @@ METHODS: dict[str, Method] = {
     ),
     "dcpo": _aepo(
         AEPO(
+            target=Target("0.5"),
             positives="reweighted",
             join="replace",
             weighting="odds",

@@ -35,6 +35,7 @@ from aepo.control.base import (
 )
 from aepo.control.distributions import TargetDistribution, Temperature
 from aepo.laws import Constant
+from aepo.schedules import Target
 from aepo.types import Sample
 
 # The authors' threshold on the group-normalised advantage: rows of all-correct groups do not pass it.
@@ -69,6 +70,7 @@ class AEPO(ClosedLoop):
 
     name: ClassVar[str] = "aepo"
 
+    target: Target = Target("0.6x")
     distribution: TargetDistribution = Temperature()
     positives: Literal["sampled", "reweighted"] = "sampled"
     positive_by: Literal["reward", "advantage"] = "reward"
