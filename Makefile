@@ -3,7 +3,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: setup demo test test-report test-triton test-vllm test-trl check wheel clean
+.PHONY: setup demo test test-report test-triton test-vllm test-trl test-verl check wheel clean
 
 setup: .venv/.ready
 
@@ -55,7 +55,7 @@ TRL ?= 1.16.0
 TRL_ENV := .venv-trl-$(TRL)
 
 test-trl: $(TRL_ENV)/.ready
-	$(TRL_ENV)/bin/python -m pytest tests_trl
+	OMP_NUM_THREADS=1 $(TRL_ENV)/bin/python -m pytest tests_trl
 
 $(TRL_ENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(TRL_ENV)
@@ -78,6 +78,20 @@ $(TRITON)/.ready: pyproject.toml
 	$(TRITON)/bin/pip install --quiet --no-deps triton==3.7.1
 	touch $@
 
+# verl pins its own versions of torch's companions, hence its own environment; its rollout engines need GPUs and are left
+# out. `make test-verl QUICK=1` leaves out what starts Ray, which takes half an hour on two cores.
+VERL := .venv-verl
+
+test-verl: $(VERL)/.ready
+	$(VERL)/bin/python -m pytest tests_verl $(if $(QUICK),-m "not minutes")
+
+$(VERL)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VERL)
+	$(VERL)/bin/pip install --quiet --upgrade pip
+	$(VERL)/bin/pip install --quiet "$(TORCH)"
+	$(VERL)/bin/pip install --quiet --editable ".[verl]" "ray==2.60.0" "transformers==5.10.4" "pytest>=8" psutil
+	touch $@
+
 # Style, strict types, and who may import whom.
 check: setup
 	$(BIN)/ruff check .
@@ -89,4 +103,4 @@ wheel: setup
 	$(BIN)/python -m build --wheel --outdir dist .
 
 clean:
-	rm -rf .venv $(VLLM) $(TRITON) .venv-trl-* dist build
+	rm -rf .venv $(VLLM) $(TRITON) $(VERL) .venv-trl-* dist build
