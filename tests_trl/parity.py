@@ -48,7 +48,7 @@ class Recorder(TrainerCallback):
         self.trainer = trainer
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.trainer.updates[-1].gradient = flat(p.grad for p in self.trainer.model.parameters())
+        self.trainer.updates[-1].gradient = flat(p.grad for p in self.trainer.trained())
         self.trainer.open = False
 
 
@@ -60,6 +60,9 @@ class ParityTrainer(EntropyControlTrainer):
         self.updates: list[Update] = []
         self.open = False
         self.add_callback(Recorder(self))
+
+    def trained(self) -> list[torch.Tensor]:
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
     def core_loss(self) -> torch.Tensor:
         args, algorithm, scored = self.args, self.args.algorithm, self._round.scored
@@ -75,7 +78,7 @@ class ParityTrainer(EntropyControlTrainer):
     def _compute_loss(self, model: Any, inputs: Any) -> torch.Tensor:
         if not self.open:
             core = self.core_loss()
-            gradient = flat(torch.autograd.grad(core, list(self.model.parameters())))
+            gradient = flat(torch.autograd.grad(core, self.trained()))
             self.updates.append(Update(core.item(), gradient))
             self.open = True
         loss = super()._compute_loss(model, inputs)

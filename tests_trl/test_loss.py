@@ -9,7 +9,7 @@ import torch
 from packaging.version import Version
 
 from .parity import ParityTrainer
-from .tiny import model, series, trainer
+from .tiny import lora, model, series, trainer
 
 # (method, settings): the first group keeps TRL's loss, the second has this package's.
 TRL_LOSS = {
@@ -59,6 +59,16 @@ def test_loss_and_gradient_are_the_cores(tmp_path, method):
     done = run(tmp_path, method, {**TRL_LOSS, **OWN_LOSS}[method])
     assert done._own_loss == (method in OWN_LOSS)
     assert any(series(done, "aepo/extra_used")) == (method.startswith("aepo") and method != "aepo-reweighted")
+    check(done)
+
+
+@pytest.mark.parametrize("method", ["aepo", "aepo-reweighted", "entropy-reg"])
+def test_with_an_adapter_and_activations_computed_again(tmp_path, method):
+    settings = {**TRL_LOSS, **OWN_LOSS}[method]
+    check(run(tmp_path, method, settings, peft_config=lora(4), gradient_checkpointing=True))
+
+
+def check(done):
     assert len(done.updates) == 6 and all(len(update.losses) == 4 for update in done.updates)
     for update in done.updates:
         assert sum(update.losses) == pytest.approx(update.core, abs=1e-5)
