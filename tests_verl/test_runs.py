@@ -162,7 +162,7 @@ def test_two_nodes_train_what_one_does(aepo, work):
     from tests_verl.support.run import environment
 
     before = dict(os.environ)
-    os.environ.update(environment(work))
+    os.environ.update(environment(work / "nodes"))  # a cluster's processes have its environment, not the driver's
     cluster = Cluster()
     try:
         for _ in range(2):
@@ -172,7 +172,7 @@ def test_two_nodes_train_what_one_does(aepo, work):
         cluster.shutdown()
         os.environ.clear()
         os.environ.update(before)
-    assert found.series("aepo/entropy") == pytest.approx(aepo.series("aepo/entropy"), abs=1e-4)
+    assert found.series("aepo/entropy") == pytest.approx(aepo.series("aepo/entropy"), rel=1e-6)
     assert found.series("aepo/extra_used") == aepo.series("aepo/extra_used")
 
 
@@ -203,7 +203,7 @@ def test_a_killed_worker_ends_the_run_and_the_last_checkpoint_goes_on(aepo, work
     assert resumed.code == 0, resumed.text[-4000:]
     assert sorted(resumed.rows) == list(range(saved + 1, STEPS + 1))
     for name in ("aepo/entropy", "aepo/target_entropy", "aepo/reward", "aepo/extra_used", "actor/grad_norm"):
-        assert resumed.series(name) == pytest.approx(aepo.series(name)[saved:], rel=1e-3), name
+        assert resumed.series(name) == pytest.approx(aepo.series(name)[saved:], rel=1e-6), name
 
 
 def test_a_checkpoint_of_another_control_is_refused(work):

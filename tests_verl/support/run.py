@@ -17,7 +17,7 @@ OURS = "aepo.integrations.verl"
 ONE_NODE = ("trainer.nnodes=1", "trainer.n_gpus_per_node=2")
 TWO_NODES = ("trainer.nnodes=2", "trainer.n_gpus_per_node=1")
 OWN_RAY = (
-    *("ray_kwargs.ray_init.num_cpus=32", "+ray_kwargs.ray_init.num_gpus=2"),
+    *("ray_kwargs.ray_init.num_cpus=20", "+ray_kwargs.ray_init.num_gpus=2"),
     "+ray_kwargs.ray_init.include_dashboard=False",
 )
 
@@ -65,6 +65,7 @@ def environment(out: Path) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DEDUP_LOGS": "0",
+        "RAY_worker_niceness": "0",  # Ray would have its workers wait for everybody else
         "HYDRA_FULL_ERROR": "1",
     }
     return {**os.environ, **own}
