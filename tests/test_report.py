@@ -13,7 +13,7 @@ from aepo.checks import InvalidValue
 from aepo.cli import Report
 from aepo.positions import STARTS, means_by_position
 from aepo.report.build import gather, report
-from aepo.report.figures import figures
+from aepo.report.figures import COLOURS, figures
 from aepo.report.markdown import markdown, plain
 from aepo.report.numbers import differences, group_table, groups, run_table
 from aepo.report.page import page
@@ -145,10 +145,17 @@ def test_the_reward_is_a_mean_of_ten_steps(tmp_path):
     assert values[:2] == [1.0, 0.5] and values[9:] == [0.1, 0.0, 0.0]
 
 
-def test_no_two_runs_of_many_look_the_same(tmp_path):
-    shown, _ = drawn([held(tmp_path / f"r{i}", 0.5, seed=i) for i in range(8)])
-    solid = [line for line in shown[0].canvas.axes[0].lines if line.get_linestyle() != "--"]
-    assert len({(line.get_color(), line.get_linestyle()) for line in solid}) == 8
+def test_no_two_groups_of_many_look_the_same_and_repeats_do(tmp_path):
+    targets = [i / 10 for i in range(1, 9)]
+    shown, _ = drawn([held(tmp_path / f"r{t}-{seed}", t, seed=seed, target=str(t)) for t in targets for seed in (0, 1)])
+    by_name = {figure.name: figure.canvas for figure in shown}
+    solid = [line for line in by_name["entropy"].axes[0].lines if line.get_linestyle() != "--"]
+    looks = [(line.get_color(), line.get_linestyle()) for line in solid]
+    assert len(looks) == 16 and len(set(looks)) == 8 and looks[0::2] == looks[1::2]
+    assert len(by_name["entropy"].legends[0].get_texts()) == 8
+    assert len(by_name["pass-at-k"].axes[0].lines) == 8
+    colours = [points[0].get_color() for points in by_name["performance"].axes[0].containers]
+    assert len(set(colours)) == 6 == len(set(COLOURS))
 
 
 # --- what may be missing ------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from aepo.positions import STARTS
 from aepo.report.numbers import Group, Interval, largest_k, score
-from aepo.report.runs import Curve, Run, is_number, run_curve
+from aepo.report.runs import Curve, Run, is_number
 
 # Okabe and Ito without black (the base model's) and yellow (too pale on white).
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -50,8 +50,9 @@ Made = tuple[Figure, str] | str
 def entropy(runs: Sequence[Run], found: Sequence[Group], base: Curve | None) -> Made:
     """Entropy and target over the steps."""
     canvas, axes = _canvas("step", "entropy (nats per token)")
-    for number, run in enumerate(runs):
-        if _line(axes, run, "entropy", number):
+    for number, group in enumerate(found):
+        drawn = _lines(axes, group, "entropy", number)
+        for run in drawn[:1]:
             steps, targets = run.series("target_entropy")
             axes.plot(steps, targets, color=_colour(number), ls="--", lw=1.1, alpha=0.8)
     if not axes.lines:
@@ -63,8 +64,8 @@ def entropy(runs: Sequence[Run], found: Sequence[Group], base: Curve | None) -> 
 def command(runs: Sequence[Run], found: Sequence[Group], base: Curve | None) -> Made:
     """What the control asked for."""
     canvas, axes = _canvas("step", "command (-1 lower, +1 raise entropy)")
-    for number, run in enumerate(runs):
-        _line(axes, run, "command", number)
+    for number, group in enumerate(found):
+        _lines(axes, group, "command", number)
     if not axes.lines:
         return "no run has a control with a command"
     axes.axhline(0, color="0.5", lw=0.8)
@@ -77,31 +78,29 @@ def command(runs: Sequence[Run], found: Sequence[Group], base: Curve | None) -> 
 def reward(runs: Sequence[Run], found: Sequence[Group], base: Curve | None) -> Made:
     """Reward over the steps."""
     canvas, axes = _canvas("step", f"reward (mean of {SMOOTHED} steps)")
-    for number, run in enumerate(runs):
-        _line(axes, run, "reward", number, _smooth)
+    for number, group in enumerate(found):
+        _lines(axes, group, "reward", number, _smooth)
     if not axes.lines:
         return "no run has a reward yet"
     return _legend(canvas, axes), "Of the ordinary completions of training, drawn at temperature 1."
 
 
 def pass_at_k(runs: Sequence[Run], found: Sequence[Group], base: Curve | None) -> Made:
-    """pass@k against k, one curve a run and bands where runs repeat each other."""
+    """pass@k against k, one curve for runs that repeat each other, with a band."""
     canvas, axes = _canvas("k (samples of one problem)", "pass@k (share of problems)")
     made = []
-    for number, run in enumerate(runs):
-        curve = run_curve(run)
+    for number, group in enumerate(found):
+        curve = group.curve()
         if curve:
-            _points(axes, curve, run.label, **_look(number))
+            _points(axes, curve, _named(group), **_look(number))
             made.append(curve.about)
+            if curve.low:
+                axes.fill_between(curve.ks, curve.low, curve.high, color=_colour(number), alpha=0.15, lw=0)
     if not made:
         return "no run was evaluated"
-    for group in (group for group in found if len(group.runs) > 1):
-        over = group.curve()
-        if over and over.low:
-            axes.fill_between(over.ks, over.low, over.high, color=_colour(runs.index(group.runs[0])), alpha=0.15, lw=0)
     words = [f"Last evaluation of each run ({'; '.join(dict.fromkeys(made))}), unbiased, T = 1."]
     if any(len(group.runs) > 1 for group in found):
-        words.append("Bands: 95 % by bootstrap over runs that differ in their seed alone.")
+        words.append("Means and bands (95 % by bootstrap) over runs that differ in their seed alone.")
     else:
         words.append("No bands: no two runs differ in their seed alone.")
     words.append(_base(axes, base, runs))
@@ -130,7 +129,7 @@ def performance(runs: Sequence[Run], found: Sequence[Group], base: Curve | None)
     for axes, k in zip(canvas.subplots(1, len(sizes), squeeze=False)[0], sizes, strict=True):
         _finish(axes, "entropy held (nats per token)", f"pass@{k} (share of problems)" if k else "reward")
         of = [group.pass_at(k) if k else group.interval("reward") for group in found]
-        drawn += _against_entropy(axes, of, runs, found)
+        drawn += _against_entropy(axes, of, found)
         if base is not None and k in base.ks:
             axes.axhline(base.values[base.ks.index(k)], color="black", ls="--", lw=1, label="base model")
     if not drawn:
@@ -148,7 +147,7 @@ def performance(runs: Sequence[Run], found: Sequence[Group], base: Curve | None)
     return _legend(canvas, axes), " ".join(filter(None, words))
 
 
-def _against_entropy(axes: Axes, scores: Sequence[Interval], runs: Sequence[Run], found: Sequence[Group]) -> int:
+def _against_entropy(axes: Axes, scores: Sequence[Interval], found: Sequence[Group]) -> int:
     """One point with its bars for each group that has both numbers; how many."""
     points = [(group.interval("entropy"), y, group) for y, group in zip(scores, found, strict=True)]
     known = [(x, y, group) for x, y, group in points if not math.isnan(x.mean + y.mean)]
@@ -159,21 +158,21 @@ def _against_entropy(axes: Axes, scores: Sequence[Interval], runs: Sequence[Run]
         for name, value in (("xerr", x), ("yerr", y)):
             if not math.isnan(value.low):
                 bars[name] = [[value.mean - value.low], [value.high - value.mean]]
-        colour, label = _colour(runs.index(group.runs[0])), _words(group.label)
+        colour, label = _colour(found.index(group)), _words(group.label)
         axes.errorbar(x.mean, y.mean, fmt="o", ms=6, capsize=3, color=colour, label=label, **bars)
     return len(known)
 
 
 def by_position(runs: Sequence[Run], found: Sequence[Group], base: Curve | None) -> Made:
-    """Token entropy by position, at the beginning and at the end of each run."""
+    """Token entropy by position, at the beginning and at the end, the mean of runs that repeat each other."""
     canvas, axes = _canvas("token of the completion (first: 1)", "entropy (nats per token)")
-    for number, run in enumerate(runs):
-        profiles = [row["entropy_by_position"] for row in run.rows if row.get("entropy_by_position")]
-        size = max(1, round(END * len(profiles)))
-        for part, look in ((profiles[:size], {"alpha": 0.45, "lw": 1.1}), (profiles[-size:], {"lw": 1.8})):
+    for number, group in enumerate(found):
+        of = [[row["entropy_by_position"] for row in run.rows if row.get("entropy_by_position")] for run in group.runs]
+        first = [profile for profiles in of for profile in profiles[: max(1, round(END * len(profiles)))]]
+        last = [profile for profiles in of for profile in profiles[-max(1, round(END * len(profiles))) :]]
+        for part, look in ((first, {"alpha": 0.45, "lw": 1.1}), (last, {"lw": 1.8, "label": _words(_named(group))})):
             means = _mean_profile(part)
-            named = {"label": _words(run.label)} if part and look["lw"] > 1.5 else {}
-            axes.plot([1 + start for start in STARTS[: len(means)]], means, **(_look(number) | look | named))
+            axes.plot([1 + start for start in STARTS[: len(means)]], means, **(_look(number) | (look if part else {})))
     if not any(len(line.get_xdata()) for line in axes.lines):  # type: ignore[arg-type]
         return "no run has entropy_by_position in its metrics"
     axes.set_xscale("log", base=2)
@@ -216,8 +215,13 @@ def _colour(number: int) -> str:
 
 
 def _look(number: int) -> dict[str, Any]:
-    """One colour a run; where colours come round again, another dash."""
+    """One colour a group; where colours come round again, another dash."""
     return {"color": _colour(number), "ls": STYLES[number // len(COLOURS) % len(STYLES)]}
+
+
+def _named(group: Group) -> str:
+    """A run by its own label, several by what they share."""
+    return group.runs[0].label if len(group.runs) == 1 else f"{group.label} ({len(group.runs)} runs)"
 
 
 def _words(label: str) -> str:
@@ -225,12 +229,18 @@ def _words(label: str) -> str:
     return "\u200b" * label.startswith("_") + label.replace("$", r"\$")
 
 
-def _line(axes: Axes, run: Run, key: str, number: int, change: Callable[[list[float]], list[float]] = list) -> bool:
-    steps, values = run.series(key)
-    if values:
-        marker = "." if len(values) == 1 else None
-        axes.plot(steps, change(values), label=_words(run.label), lw=1.6, marker=marker, **_look(number))
-    return bool(values)
+def _lines(
+    axes: Axes, group: Group, key: str, number: int, change: Callable[[list[float]], list[float]] = list
+) -> list[Run]:
+    """A line for each run that has the series, and those runs; repeats of each other look alike and are named once."""
+    width, label = (1.6 if len(group.runs) == 1 else 0.9), _words(_named(group))
+    for run in group.runs:
+        steps, values = run.series(key)
+        if values:
+            marker = "." if len(values) == 1 else None
+            axes.plot(steps, change(values), label=label, lw=width, marker=marker, **_look(number))
+            label = "_repeat"
+    return [run for run in group.runs if run.series(key)[1]]
 
 
 def _points(axes: Axes, curve: Curve, label: str, **look: Any) -> None:
