@@ -7,6 +7,7 @@ import pytest
 from aepo import runner
 from aepo.checkpoint import TrainState
 from aepo.checks import InvalidValue
+from aepo.config import make_config
 from aepo.control import AEPO, HAPO, RPO, Both, ClipCov, DynamicSampling, EntropyReg, MovingBound
 from aepo.control.base import moments
 from aepo.losses import Clip
@@ -103,3 +104,12 @@ def test_the_second_acts_on_what_the_first_left_and_each_reads_its_own_state():
     rows = [b.sample(1.0), b.sample(1.0)]
     mixed = Both(first=RPO(), second=DynamicSampling()).mix(rows, [], {"first": {}, "second": {}}, b.place(prompts=1))
     assert not any(s.trained for s in mixed)  # a constant group: the second's doing
+
+
+def test_a_pair_acts_at_the_moments_of_its_parts_and_at_no_other():
+    assert moments(preset("aepo+clip-cov").control) == ("plan", "mix", "mark", "shape", "reshape", "update")
+    assert set(moments(preset("dapo").control)) == {"follow_up", "reward", "mix"}
+    # So a pair that heats no token may sample with vLLM.
+    assert make_config(method="aepo+clip-cov", settings=["sampling.engine=vllm"]).sampling.engine == "vllm"
+    with pytest.raises(InvalidValue, match=r"sampling.engine: got 'vllm'"):
+        make_config(method="hapo+dynamic-sampling", settings=["sampling.engine=vllm"])

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from aepo.algorithm import Algorithm
-from aepo.control import RPO, Both
-from aepo.control.base import MOMENTS, Control, moments
+from aepo.control import RPO
+from aepo.control.base import MOMENTS, moments
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Engine:
         needs = control.needs(control.initial_state())
         sentences = [
             f"the engine {self.name} has no moment {moment!r}, which {part.name} acts at"
-            for part in parts(control)
+            for part in control.parts
             for moment in moments(part)
             if moment not in self.moments
         ]
@@ -38,19 +38,12 @@ class Engine:
             "a gradient through the entropy": (needs.entropy_gradient, self.entropy_gradient),
             "the entropy over a part of the vocabulary": (needs.kept is not None, self.kept),
             "log-probabilities of the base model": (needs.reference, self.reference),
-            "reference solutions": (any(isinstance(part, RPO) for part in parts(control)), self.solutions),
+            "reference solutions": (any(isinstance(part, RPO) for part in control.parts), self.solutions),
         }
         for what, (wanted, offered) in served.items():
             if wanted and not offered:
                 sentences.append(f"the engine {self.name} has not {what}, without which {control.name} does nothing")
         return sentences
-
-
-def parts(control: Control) -> tuple[Control, ...]:
-    """The single controls in `control`, which may be `Both`."""
-    if isinstance(control, Both):
-        return parts(control.first) + parts(control.second)
-    return (control,)
 
 
 # This package's own loop (train.py) offers everything.

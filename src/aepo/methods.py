@@ -442,6 +442,4 @@ def _joined(name: str, parts: Sequence[Algorithm]) -> Algorithm:
 
 def control_of(control: Control, kind: type[Control]) -> Control | None:
     """The control of this kind in `control`, which may be `Both`; None if there is none."""
-    if isinstance(control, Both):
-        return control_of(control.first, kind) or control_of(control.second, kind)
-    return control if isinstance(control, kind) else None
+    return next((part for part in control.parts if isinstance(part, kind)), None)

@@ -180,6 +180,11 @@ class Control(ABC):
     # False keeps extra rows in front of the batch instead of spreading all rows over the minibatches.
     shuffle: bool = True
 
+    @property
+    def parts(self) -> tuple[Control, ...]:
+        """The single controls that this one is made of."""
+        return (self,)
+
     def initial_state(self) -> State:
         """The state before the first step."""
         return {}
@@ -259,8 +264,9 @@ MOMENTS = (
 
 
 def moments(control: Control) -> tuple[str, ...]:
-    """The moments at which this control's class acts, in the order of a step."""
-    return tuple(name for name in MOMENTS if getattr(type(control), name) is not getattr(Control, name))
+    """The moments at which this control, or a part of it, acts, in the order of a step."""
+    kinds = [type(part) for part in control.parts]
+    return tuple(name for name in MOMENTS if any(getattr(kind, name) is not getattr(Control, name) for kind in kinds))
 
 
 @dataclass(frozen=True)

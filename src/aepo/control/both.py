@@ -39,14 +39,19 @@ class Both(Control):
 
     def __post_init__(self) -> None:
         names = f"{self.first.name} and {self.second.name}"
-        shared = [moment for moment in EXCLUSIVE if all(moment in moments(part) for part in self._parts)]
+        shared = [moment for moment in EXCLUSIVE if all(moment in moments(part) for part in self._pair)]
         if shared:
             raise InvalidValue("control", names, f"two controls of which only one has the moment {shared[0]}")
-        if all(part.needs(part.initial_state()).kept for part in self._parts):
+        if all(part.needs(part.initial_state()).kept for part in self._pair):
             raise InvalidValue("control", names, "two controls of which one looks at a part of the vocabulary")
 
     @property
-    def _parts(self) -> tuple[Control, Control]:
+    def parts(self) -> tuple[Control, ...]:
+        """Those of both."""
+        return self.first.parts + self.second.parts
+
+    @property
+    def _pair(self) -> tuple[Control, Control]:
         return self.first, self.second
 
     def _of(self, state: State) -> tuple[State, State]:
@@ -68,7 +73,7 @@ class Both(Control):
 
     def needs(self, state: State) -> Needs:
         """What either reads."""
-        a, b = (part.needs(own) for part, own in zip(self._parts, self._of(state), strict=True))
+        a, b = (part.needs(own) for part, own in zip(self._pair, self._of(state), strict=True))
         return Needs(
             temperatures=tuple(dict.fromkeys(a.temperatures + b.temperatures)),
             entropy_gradient=a.entropy_gradient or b.entropy_gradient,
@@ -128,7 +133,7 @@ class Both(Control):
 
     def penalty(self, scored: Scored, new: TokenStats, state: State) -> Tensor | None:
         """The sum."""
-        parts = [part.penalty(scored, new, own) for part, own in zip(self._parts, self._of(state), strict=True)]
+        parts = [part.penalty(scored, new, own) for part, own in zip(self._pair, self._of(state), strict=True)]
         given = [penalty for penalty in parts if penalty is not None]
         return sum(given[1:], given[0]) if given else None
 
@@ -144,6 +149,6 @@ class Both(Control):
 
     def report(self, before: State, after: State) -> dict[str, Any]:
         """The first's, and the second's where the first has nothing to say."""
-        pairs = zip(self._parts, self._of(before), self._of(after), strict=True)
+        pairs = zip(self._pair, self._of(before), self._of(after), strict=True)
         a, b = (part.report(old, new) for part, old, new in pairs)
         return {key: b[key] if value == NOT_REPORTED[key] else value for key, value in a.items()}

@@ -17,7 +17,7 @@ from aepo.algorithm import Algorithm
 from aepo.checks import InvalidValue, require
 from aepo.control import AEPO
 from aepo.control.base import moments
-from aepo.engines import TRL, parts
+from aepo.engines import TRL
 from aepo.losses import Clip
 from aepo.methods import GRPO
 from aepo.settings import make_algorithm
@@ -114,7 +114,7 @@ class EntropyControlConfig(GRPOConfig):  # type: ignore[misc]
             if getattr(self, name) is not None:
                 settings[f"control.{name}"] = getattr(self, name)
         algorithm = make_algorithm(self.method, copy.deepcopy(settings))
-        if not any(_appends(part) for part in parts(algorithm.control)):
+        if not any(_appends(part) for part in algorithm.control.parts):
             return algorithm
         if _names(settings, "join"):
             raise InvalidValue("control.join", "append", "replace: TRL keeps the number of rows of a rank")
@@ -145,7 +145,7 @@ class EntropyControlConfig(GRPOConfig):  # type: ignore[misc]
         require(
             size >= least, "num_generations", size, f"at least {least} with the advantage {algorithm.advantage.name}"
         )
-        for part in parts(algorithm.control):
+        for part in algorithm.control.parts:
             if isinstance(part, AEPO):
                 require(part.per_prompt is None, "control.per_prompt", part.per_prompt, "none: TRL draws whole groups")
         if own_loss(algorithm):
@@ -165,7 +165,7 @@ class EntropyControlConfig(GRPOConfig):  # type: ignore[misc]
             if getattr(self, name, values[0]) not in values:
                 warnings.warn(f"{name} cuts the distribution whose entropy is measured", stacklevel=4)
         on_policy = self.gradient_accumulation_steps % (self.steps_per_generation * self.num_iterations) == 0
-        if on_policy and any(p.acts_off_policy or "bounds" in moments(p) for p in parts(algorithm.control)):
+        if on_policy and any(p.acts_off_policy or "bounds" in moments(p) for p in algorithm.control.parts):
             warnings.warn(
                 f"one update for each round of generation: the ratio is 1 and {self.method} never acts", stacklevel=4
             )
@@ -176,7 +176,7 @@ class EntropyControlConfig(GRPOConfig):  # type: ignore[misc]
 def own_loss(algorithm: Algorithm) -> bool:
     """Whether something acts in every pass, or on the ratio, that TRL's loss has no place for."""
     in_pass = {"reshape", "bounds", "penalty"}
-    acts = any(in_pass & set(moments(part)) for part in parts(algorithm.control))
+    acts = any(in_pass & set(moments(part)) for part in algorithm.control.parts)
     return acts or not isinstance(algorithm.surrogate, Clip) or algorithm.surrogate.dual is not None
 
 

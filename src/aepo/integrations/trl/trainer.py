@@ -25,7 +25,6 @@ from aepo.checks import InvalidValue
 from aepo.collate import collate
 from aepo.control import AEPO
 from aepo.control.base import Measured, Scored, State, Step
-from aepo.engines import parts
 from aepo.integrations.trl import rows as table
 from aepo.integrations.trl.config import EntropyControlConfig, own_loss
 from aepo.integrations.trl.rows import Rows
@@ -124,7 +123,7 @@ class EntropyControlTrainer(SamplingTrainer):
 
     def _check_model(self) -> None:
         """What the passes of this package need of the model and of how it is spread."""
-        reweighted = any(isinstance(p, AEPO) and p.positives == "reweighted" for p in parts(self._acts))
+        reweighted = any(isinstance(p, AEPO) and p.positives == "reweighted" for p in self._acts.parts)
         if not reweighted and not beyond_trl(self._acts.needs(self.entropy_state)):
             return
         for name in ("fsdp", "deepspeed"):
