@@ -123,7 +123,10 @@ def test_the_batch_gives_the_cores_loss_and_gradient(aepo, work, step):
     assert aepo.rows[step + 1]["actor/grad_norm"] == pytest.approx(gradient_norm(model), rel=1e-4)
 
 
-REFERENCE = ["actor_rollout_ref.actor.use_kl_loss=true", "actor_rollout_ref.actor.kl_loss_coef=0"]
+REFERENCE = [
+    *("actor_rollout_ref.actor.use_kl_loss=true", "actor_rollout_ref.actor.kl_loss_coef=0"),
+    "+actor_rollout_ref.ref.fsdp_config.mixed_precision={param_dtype:fp32,reduce_dtype:fp32,buffer_dtype:fp32}",
+]
 METHODS = {
     "entropy-reg+positive-reweight": ["aepo.method=entropy-reg+pos-adv-reweight"],
     "archer": ["aepo.method=archer", *REFERENCE],

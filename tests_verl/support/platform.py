@@ -86,3 +86,14 @@ def once_gloo(timeout_second=None, backend=None):
 
 _initialize = distributed.initialize_global_process_group_ray
 distributed.initialize_global_process_group_ray = once_gloo
+
+
+def keep_unpinned() -> None:
+    """A reference model is offloaded to pinned memory, which asks for an accelerator; here it is on the CPU anyway."""
+    from torch.distributed.fsdp import OffloadPolicy
+    from verl.utils import fsdp_utils
+
+    fsdp_utils.CPUOffloadPolicy = lambda pin_memory=False: OffloadPolicy()
+
+
+keep_unpinned()
