@@ -37,7 +37,7 @@ except ImportError:  # Windows has no such lock.
 METRICS, SAMPLES, EVALUATIONS = "metrics.jsonl", "samples.jsonl", "evaluations.jsonl"
 FILES = (METRICS, SAMPLES, EVALUATIONS)
 # Locked while a process writes the run.
-WRITER = ".writer"
+LOCKED = "config.toml"
 SAMPLES_PER_STEP = 4
 # A sample (and, without a terminal, a line) appears at most this often, in seconds.
 LINE_EVERY = 5.0
@@ -53,7 +53,7 @@ def write_atomically(path: Path, text: str) -> None:
 @contextmanager
 def sole_writer(run: Path) -> Iterator[None]:
     """Hold the run folder; `InvalidValue` while another process does. The system lets go however this one ends."""
-    with (run / WRITER).open("a") as handle:
+    with (run / LOCKED).open() as handle:
         if fcntl is not None:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -64,7 +64,7 @@ def sole_writer(run: Path) -> Iterator[None]:
 
 def being_written(run: Path) -> bool:
     """Whether a process holds the run folder."""
-    if not (run / WRITER).exists():
+    if not (run / LOCKED).exists():
         return False
     try:
         with sole_writer(run):
