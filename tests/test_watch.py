@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import select
 import subprocess
 import sys
 import time
@@ -214,7 +215,8 @@ def test_in_a_terminal_it_follows_the_run_until_its_end_or_q(tmp_path, end):
             with (run / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps(row(2, 0.5)) + "\n")
             wait_for(outer, "finished")
-        assert process.wait(20) == 0
+        read_to_the_end(outer)  # a full terminal that nobody reads would hold the process
+        assert process.wait(60) == 0
     finally:
         process.kill()
         os.close(outer)
@@ -226,3 +228,14 @@ def wait_for(terminal: int, words: str) -> None:
     while words not in seen:
         assert time.monotonic() < end, seen
         seen += os.read(terminal, 65536).decode("utf-8", "replace")
+
+
+def read_to_the_end(terminal: int) -> None:
+    """Read until the other side has closed, which Linux tells as an error and others as an empty read."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end and select.select([terminal], [], [], 60)[0]:
+        try:
+            if not os.read(terminal, 65536):
+                return
+        except OSError:
+            return
