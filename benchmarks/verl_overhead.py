@@ -3,7 +3,8 @@
     .venv-verl/bin/python benchmarks/verl_overhead.py [--repeats 2] > benchmarks/results/verl_overhead_cpu.md
 
 The job is that of tests_verl: a random Qwen2 of 107 thousand parameters, two FSDP2 workers over gloo, two rollout
-replicas on the CPU, 32 prompts of 4 completions. AEPO draws more completions; the last column says how many.
+replicas on the CPU, 32 prompts of 4 completions. At full command AEPO draws about as many again; the last case is
+verl's own GRPO with as many completions, all of which it trains on. The last column says how many were drawn.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ CASES: Mapping[str, tuple[str, int, list[str]]] = {
     "verl's GRPO": (STOCK, 32, []),
     "ours, method grpo": (OURS, 32, ["aepo.method=grpo", "aepo.surrogate.dual=3"]),
     "ours, aepo, full command": (OURS, 32, ["aepo.method=aepo", "aepo.law=switch", "aepo.target=9.0"]),
+    "verl's GRPO, 62 prompts": (STOCK, 62, []),
 }
 
 
@@ -43,7 +45,7 @@ def measure(work: Path, name: str, turn: int) -> list[Mapping[str, float]]:
 
 def line(name: str, rows: list[Mapping[str, float]], stock: float) -> str:
     parts = [median(row[f"timing_s/{part}"] for row in rows) for part in PARTS]
-    drawn = median(row.get("aepo/completions", 32 * GROUP) for row in rows)
+    drawn = median(row.get("aepo/completions", CASES[name][1] * GROUP) for row in rows)
     numbers = " | ".join(f"{seconds:.3f}" for seconds in parts)
     return f"| {name} | {numbers} | {parts[0] / stock:.3f} | {drawn:g} |"
 

@@ -58,7 +58,8 @@ def pad(rows: Sequence[Tensor]) -> Tensor:
 def deal(trained: Sequence[int], extra: Sequence[int], count: int, shuffle: torch.Generator | None) -> list[list[int]]:
     """Rows in `count` minibatches of sizes that differ by one at most; ordinary and extra ones spread evenly.
 
-    Without `shuffle` the rows stay in their order, minibatch after minibatch.
+    The loop's may differ by two, but verl's are all filled up to the largest. Without `shuffle` the rows stay in their
+    order, minibatch after minibatch.
     """
     if shuffle is None:
         return [part.tolist() for part in torch.tensor(list(trained)).tensor_split(count)]

@@ -124,7 +124,7 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
     def _rows(self, batch: Any) -> list[Row]:
         """All trajectories, ordered by group and by number in the group, whenever they were finished."""
         names = ["prompts", "responses", "response_mask", "rm_scores", TEMPERATURE]
-        with_logprobs = bool(get(self.config, "actor_rollout_ref.rollout.calculate_log_probs"))
+        with_logprobs = self._sampler_logprobs
         data = tq.kv_batch_get(
             keys=batch.keys,
             partition_id=batch.partition_id,
@@ -151,6 +151,11 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
                 )
             )
         return sorted(made, key=lambda row: (row.group, row.session))
+
+    @property
+    def _sampler_logprobs(self) -> bool:
+        """Whether the rollout engine returns its own log-probabilities."""
+        return bool(get(self.config, "actor_rollout_ref.rollout.calculate_log_probs"))
 
     def _mixed(self, read_rows: Sequence[Row], made: Sequence[Rollout]) -> list[str]:
         """The keys of the mixed batch's rows, in its order; rows without a finite reward are left out."""
@@ -303,7 +308,7 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
         )
         before, self.control_state = self.control_state, self._control.update(self.control_state, measured)
         row = {
-            **log.of_step(measured, samples, bool(get(self.config, "actor_rollout_ref.rollout.calculate_log_probs"))),
+            **stages.measurements(measured, samples, sampler=self._sampler_logprobs),
             **self._control.report(before, self.control_state),
             **{name: value.mean for name, value in sums.items()},
             "reward_failures": self._failures,
