@@ -5,29 +5,50 @@ from __future__ import annotations
 import torch
 
 from aepo.control.base import Step
+from aepo.control.dynamic_sampling import ordinary_groups
 from aepo.integrations.verl import rows
 from aepo.losses import AGGREGATES
-from aepo.types import Sample
+from aepo.types import Rollout, Sample
 
 STEP = Step(number=2, steps=9, prompts=3, group_size=2, max_tokens=4, seed=7)
 
 
 def row(**changes) -> rows.Row:
-    plain = {"key": "a_0_0", "group": 1, "session": 0, "prompt": (5, 6), "tokens": (7, 8, 9), "mask": (1, 1, 1)}
+    plain = {
+        "key": "a_0_0",
+        "group": 1,
+        "source": 1,
+        "session": 0,
+        "prompt": (5, 6),
+        "tokens": (7, 8, 9),
+        "mask": (1, 1, 1),
+    }
     return rows.Row(**{**plain, "logprobs": (-1.0, -2.0, -3.0), "reward": 1.0, "temperature": 1.2, **changes})
 
 
+def rollout(ends: frozenset[int], max_tokens: int) -> Rollout:
+    return rows.rollouts([row()], ends, max_tokens)[0]
+
+
 def test_a_row_is_a_rollout():
-    made = rows.rollout(row(), frozenset({9}), max_tokens=3)
+    made = rollout(frozenset({9}), max_tokens=3)
     completion = made.completion
     assert (completion.group, completion.temperature, completion.tokens, made.reward) == (1, 1.2, (7, 8, 9), 1.0)
     assert not completion.truncated
-    assert rows.rollout(row(), frozenset({4}), max_tokens=3).completion.truncated
-    assert not rows.rollout(row(), frozenset({4}), max_tokens=4).completion.truncated
+    assert rollout(frozenset({4}), max_tokens=3).completion.truncated
+    assert not rollout(frozenset({4}), max_tokens=4).completion.truncated
+
+
+def test_groups_of_one_prompt_share_it():
+    """Even at temperature 1 an extra group is told from one of a new prompt with the same tokens."""
+    read = [row(group=group, source=source, temperature=1.0) for group, source in ((0, 0), (1, 1), (2, 0))]
+    made = rows.rollouts(read, frozenset(), 4)
+    assert [rollout.completion.group for rollout in made] == [0, 1, 2]
+    assert list(ordinary_groups(made)) == [0, 1]
 
 
 def test_tokens_of_a_tool_are_neither_measured_nor_trained():
-    samples = [Sample(rows.rollout(row(), frozenset(), 4), 0.5), Sample(rows.rollout(row(), frozenset(), 4), -0.5)]
+    samples = [Sample(rollout(frozenset(), 4), 0.5), Sample(rollout(frozenset(), 4), -0.5)]
     batch = rows.to_batch(samples, [(1, 0, 1), (1, 1, 1)], pad_token_id=0)
     assert batch.mask.tolist() == [[1, 0, 1], [1, 1, 1]]
     assert batch.advantages.tolist() == [[0.5, 0, 0.5], [-0.5, -0.5, -0.5]]
@@ -63,8 +84,8 @@ def test_a_step_survives_the_way():
 
 def test_a_microbatch_is_what_was_sent():
     samples = [
-        Sample(rows.rollout(row(), frozenset(), 4), 0.5),
-        Sample(rows.rollout(row(group=4, prompt=(3,)), frozenset(), 4), 2.0, extra=True, trained=True),
+        Sample(rows.rollouts([row()], frozenset(), 4)[0], 0.5),
+        Sample(rows.rollouts([row(group=4, prompt=(3,))], frozenset(), 4)[0], 2.0, extra=True, trained=True),
     ]
     batch = rows.to_batch(samples, [(1, 1, 1)] * 2, pad_token_id=0)
     fields = {

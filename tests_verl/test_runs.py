@@ -132,6 +132,7 @@ METHODS = {
     "archer": ["aepo.method=archer", *REFERENCE],
     "kl-cov": ["aepo.method=kl-cov"],
     "dcpo": ["aepo.method=dcpo"],
+    "dapo": ["aepo.method=dapo"],
 }
 
 
@@ -154,6 +155,27 @@ def test_other_controls_two_updates_a_step(work, name):
         optimizer.zero_grad()
     assert found.rows[1]["actor/grad_norm"] == pytest.approx(sum(norms) / 2, rel=1e-3)
     assert found.rows[1]["aepo/ratio"] != 1.0
+
+
+def test_dynamic_sampling_draws_until_enough_groups_differ(work):
+    """With AEPO, whose extra rows are beside the groups; the data go on behind the last prompt that was drawn."""
+    found = go(work, "rounds", OURS, ["aepo.method=aepo+dynamic-sampling"], 4)
+    problems = [toy.problem(index)["prompt"][0]["content"] for index in range(64)]
+    drawn, rounds = 0, []
+    for step, row in found.rows.items():
+        batch = Minibatch(work / "rounds/dump", step - 1, 0).part.batch
+        rounds.append((row["aepo/completions"] - row["aepo/extra_completions"]) / 32)
+        kept = batch.trained & ~batch.extra
+        groups, sizes = batch.groups[kept].unique(return_counts=True)
+        assert sizes.tolist() == [4] * 8
+        assert all(set(batch.rewards[kept & (batch.groups == group)].tolist()) == {0.0, 1.0} for group in groups)
+        differing = (1 - row["aepo/dead_groups"]) * rounds[-1] * 8
+        assert differing >= 8
+        seen = {problems[(drawn + place) % 64] for place in range(8 * int(rounds[-1]))}
+        assert {toy.content(ids, work) for ids in batch.input_ids[kept]} <= seen
+        drawn += 8 * int(rounds[-1])
+    assert min(rounds) >= 1 and max(rounds) > 1
+    assert found.rows[4]["aepo/extra_used"] > 0 and found.rows[4]["aepo/extra_temperature"] < 1
 
 
 # --- nodes, interruption --------------------------------------------------------------------------------------------

@@ -85,7 +85,19 @@ def runs(name: str, base) -> bool:
 def test_exactly_these_methods_are_refused():
     base = config(*REFERENCE)
     refused = {name for name in METHODS if not runs(name, base)}
-    assert refused == {"aent", "siren", "hapo", "dynamic-sampling", "dapo", "eframe", "rpo"}
+    assert refused == {"aent", "siren", "hapo", "eframe", "rpo"}
+
+
+def test_what_further_rounds_need_is_refused_by_name():
+    read(config("aepo.method=dapo", "aepo.control.first.prompts_per_round=16"))
+    with pytest.raises(
+        InvalidValue, match=r"prompts_per_round: got 12; must be a multiple of data\.gen_batch_size \(8\)"
+    ):
+        read(config("aepo.method=dapo", "aepo.control.first.prompts_per_round=12"))
+    colocated = ["reward.reward_model.enable=true", "reward.reward_model.enable_resource_pool=false"]
+    read(config("aepo.method=grpo", *colocated))
+    with pytest.raises(InvalidValue, match="enable_resource_pool"):
+        read(config("aepo.method=dapo", *colocated))
 
 
 def test_a_method_with_a_reference_model_asks_for_verls():
@@ -117,7 +129,7 @@ def test_the_launcher_refuses_before_ray_starts(tmp_path):
         [sys.executable, "-m", "aepo.integrations.verl", *arguments], cwd=ROOT, capture_output=True, text=True
     )
     last = done.stderr.strip().splitlines()[-1]
-    assert done.returncode == 1 and last.startswith("aepo: aepo.method: got 'aent'")
+    assert done.returncode == 2 and last.startswith("aepo: aepo.method: got 'aent'")
     assert "ray init" not in done.stdout and "Started a local Ray" not in done.stderr
 
 

@@ -26,5 +26,8 @@ def test_no_state_and_another_controls_state_are_refused(tmp_path):
     state.save(tmp_path, chosen("aepo"), 3, {"command": 1.0})
     with pytest.raises(InvalidValue, match="one with the control aepo"):
         state.load(tmp_path, chosen("entropic"))
+    state.save(tmp_path, chosen("aepo+dynamic-sampling"), 3, {"first": {}, "second": {}})
+    with pytest.raises(InvalidValue, match=r"one with the control aepo\+dynamic-sampling"):
+        state.load(tmp_path, chosen("aepo+overlong"))
     fresh = chosen("entropic", new_state=True)
     assert state.load(tmp_path, fresh) == fresh.algorithm.control.initial_state()

@@ -55,10 +55,10 @@ TRL = Engine(
     reference=False,
     solutions=False,
 )
-# verl's V1 trainer (integrations/verl): one round of sampling for a step, and no reference solutions in its data.
+# verl's V1 trainer (integrations/verl): what it has sampled is gone after the step; no reference solutions in its data.
 VERL = Engine(
     "verl",
-    moments=frozenset(MOMENTS) - {"token_temperature", "follow_up", "replay"},
+    moments=frozenset(MOMENTS) - {"token_temperature", "replay"},
     kept=False,
     solutions=False,
 )

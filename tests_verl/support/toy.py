@@ -34,6 +34,13 @@ def problem(index: int) -> dict:
     }
 
 
+def content(tokens: torch.Tensor, folder: Path) -> str:
+    """The problem that a row of tokens, a prompt and its completion, begins with."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder / "model").decode(tokens.tolist()).replace(PAD, "").partition(":")[0]
+
+
 def make_model(folder: Path, seed: int) -> None:
     from tokenizers import Tokenizer, decoders, pre_tokenizers
     from tokenizers.models import BPE

@@ -74,4 +74,5 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except InvalidValue as error:
-        sys.exit(f"aepo: {error}")
+        print(f"aepo: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -22,10 +22,14 @@ MARK = "aepo_mark_"
 
 @dataclass(frozen=True)
 class Row:
-    """One trajectory. key: verl's name for it. mask: 0 on tokens that a tool wrote. logprobs: the sampler's."""
+    """One trajectory. key: verl's name for it. source: the ordinary group of its prompt. logprobs: the sampler's.
+
+    mask: 0 on tokens that a tool wrote.
+    """
 
     key: str
     group: int
+    source: int
     session: int
     prompt: tuple[int, ...]
     tokens: tuple[int, ...]
@@ -35,12 +39,19 @@ class Row:
     temperature: float
 
 
-def rollout(row: Row, ends: frozenset[int], max_tokens: int) -> Rollout:
-    """ends: tokens that end a completion; without one, and as long as allowed, it was cut."""
-    cut = len(row.tokens) >= max_tokens and row.tokens[-1] not in ends
-    prompt = Prompt(id=f"group {row.group}", tokens=row.prompt, problem={})
-    completion = Completion(prompt, row.group, row.temperature, row.tokens, row.logprobs, truncated=cut)
-    return Rollout(completion, row.reward)
+def rollouts(rows: Sequence[Row], ends: frozenset[int], max_tokens: int) -> list[Rollout]:
+    """In their order; groups of one prompt share it.
+
+    ends: tokens that end a completion; without one, and as long as allowed, it was cut.
+    """
+    prompts = {row.source: Prompt(id=f"group {row.source}", tokens=row.prompt, problem={}) for row in rows}
+    made = []
+    for row in rows:
+        cut = len(row.tokens) >= max_tokens and row.tokens[-1] not in ends
+        prompt = prompts[row.source]
+        completion = Completion(prompt, row.group, row.temperature, row.tokens, row.logprobs, truncated=cut)
+        made.append(Rollout(completion, row.reward))
+    return made
 
 
 def to_batch(samples: Sequence[Sample], masks: Sequence[Sequence[int]], pad_token_id: int) -> Batch:

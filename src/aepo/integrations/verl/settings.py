@@ -9,7 +9,7 @@ from typing import Any
 
 from aepo.algorithm import Algorithm
 from aepo.checks import InvalidValue, require
-from aepo.control.base import moments
+from aepo.control.base import Control, moments
 from aepo.engines import VERL
 from aepo.settings import make_algorithm
 
@@ -30,7 +30,7 @@ _UNTOUCHED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "algorithm.adv_estimator": (("grpo",), "grpo; aepo.advantage chooses the advantage"),
     "algorithm.norm_adv_by_std_in_grpo": ((True,), "true; aepo.advantage=group-mean does not scale"),
     "algorithm.use_kl_in_reward": ((False,), f"false; {_ACTOR}.use_kl_loss=true is a penalty"),
-    "algorithm.filter_groups.enable": ((None, False), "false: entropy is measured on all completions of a step"),
+    "algorithm.filter_groups.enable": ((None, False), "false: entropy is measured on all completions; aepo.method=dynamic-sampling"),
     "algorithm.rollout_correction.bypass_mode": ((None, False), "false: log-probabilities are recomputed at T = 1"),
     "algorithm.rollout_correction.rollout_is": ((None,), "null: tempered rows would lose their weight"),
     "algorithm.rollout_correction.rollout_rs": ((None,), "null: tempered rows would be rejected"),
@@ -129,9 +129,25 @@ def _check(config: Any, algorithm: Algorithm) -> None:
         require(
             loop == AGENT_LOOP, f"{_ROLLOUT}.agent.default_agent_loop", loop, f"{AGENT_LOOP}, which tempers extra rows"
         )
+    if "follow_up" in moments(control):
+        _check_rounds(config, control)
     if control.needs(control.initial_state()).reference:
         wanted = f"true, for {control.name}'s reference model (kl_loss_coef=0 adds no penalty of verl's)"
         require(bool(get(config, f"{_ACTOR}.use_kl_loss")), f"{_ACTOR}.use_kl_loss", False, wanted)
+
+
+def _check_rounds(config: Any, control: Control) -> None:
+    """Further rounds of a step are judged while the rollout engine is awake, and read the data in whole fetches."""
+    model = get(config, "reward.reward_model")
+    streamed = not get(model, "enable") or get(model, "enable_resource_pool")
+    name = "reward.reward_model.enable_resource_pool"
+    require(bool(streamed), name, False, f"true: {control.name} needs the rewards while it samples")
+    prompts = get(config, "data.train_batch_size")
+    fetch = get(config, "data.gen_batch_size") or prompts
+    for part in control.parts:
+        new = getattr(part, "prompts_per_round", None)
+        wanted = f"a multiple of data.gen_batch_size ({fetch}), the prompts that verl reads at once"
+        require(new is None or new % fetch == 0, "aepo.control.prompts_per_round", new, wanted)
 
 
 def _named(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ def save(folder: Path, chosen: Chosen, step: int, state: State) -> None:
     """The whole file or what was there before."""
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".{STATE_FILE}.partial"
-    partial.write_text(json.dumps({"control": chosen.algorithm.control.name, "step": step, "state": state}))
+    partial.write_text(json.dumps({"control": _name(chosen), "step": step, "state": state}))
     partial.replace(folder / STATE_FILE)
 
 
@@ -29,8 +29,13 @@ def load(folder: Path, chosen: Chosen) -> State:
     if not file.exists():
         raise InvalidValue("trainer.resume_mode", str(folder), f"a folder with {STATE_FILE}; {otherwise}")
     saved = json.loads(file.read_text())
-    if saved["control"] != control.name:
+    if saved["control"] != _name(chosen):
         wanted = f"one with the control {saved['control']}, as in {file}; {otherwise}"
         raise InvalidValue("aepo.method", chosen.method, wanted)
     state: State = saved["state"]
     return state
+
+
+def _name(chosen: Chosen) -> str:
+    """Of all the controls that the state belongs to."""
+    return "+".join(part.name for part in chosen.algorithm.control.parts)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,9 +19,9 @@ import torch
 import transfer_queue as tq
 from tensordict import TensorDict
 from torch import Tensor
+from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
-from verl.utils import tensordict_utils as tu
 from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
 from verl.utils.metric import reduce_metrics
 from verl.utils.py_functional import rename_dict
@@ -30,15 +29,16 @@ from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_
 from verl.workers.utils.padding import response_from_nested, response_to_nested
 
 from aepo import stages
-from aepo.checks import InvalidValue, require
-from aepo.control.base import ExtraGroup, Measured, Scored, State, Step
+from aepo.checks import require
+from aepo.control.base import Measured, Scored, State, Step, moments
 from aepo.integrations.verl import metrics as log
 from aepo.integrations.verl import rows as table
 from aepo.integrations.verl import state as saved
 from aepo.integrations.verl.agent import TEMPERATURE
+from aepo.integrations.verl.groups import Groups
 from aepo.integrations.verl.loss import policy_loss
 from aepo.integrations.verl.rows import Row
-from aepo.integrations.verl.settings import AGENT_LOOP, TRAINER, get, read
+from aepo.integrations.verl.settings import TRAINER, get, read
 from aepo.types import Metric, Rollout, Sample, TokenStats
 
 SCORES = ("old_log_probs", "entropy", "response_mask")
@@ -53,14 +53,15 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
         self._algorithm = self._chosen.algorithm
         self._control = self._algorithm.control
         self.control_state: State = self._control.initial_state()
-        self._groups: dict[str, int] = {}
-        self._extra_groups: frozenset[int] = frozenset()
         super().__init__(config)
 
     def _build_replay_buffer(self) -> Any:
         # By any other name verl takes this trainer for an asynchronous one.
         self.trainer_mode = "sync"
-        return super()._build_replay_buffer()
+        buffer = super()._build_replay_buffer()
+        if "follow_up" in moments(self._control):
+            buffer.sample = partial(self._sample_rounds, buffer.sample)
+        return buffer
 
     def on_init_end(self) -> None:
         """The workers get the core's loss in the place of verl's."""
@@ -73,16 +74,9 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
     def prepare_step(self) -> dict[str, Any]:
         """Submit the step's prompts, and in the same round what the control plans beside them."""
         self._step = self._place()
-        ordinary = self._next_train_batch()
-        planned = self._control.plan(self.control_state, self._step)
-        _check_loops(ordinary, bool(planned))
-        self._groups, everything = {}, list(range(len(ordinary)))
-        self._submit(ordinary, everything, self._step.group_size, 1.0)
-        first = len(self._groups)
-        for kind in sorted({(extra.count, extra.temperature) for extra in planned}):
-            self._submit(ordinary, _prompts(planned, kind), *kind)
-        self._extra_groups = frozenset(range(first, len(self._groups)))
-        self._asked = len(ordinary) * self._step.group_size + sum(extra.count for extra in planned)
+        self._groups = Groups(self._submit_batch_to_rollout)
+        self._groups.add(self._next_train_batch(), self._step.group_size)
+        self._groups.add_extra(self._control.plan(self.control_state, self._step))
         return {}
 
     def _place(self) -> Step:
@@ -96,30 +90,46 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
             seed=self._chosen.seed,
         )
 
-    def _submit(self, prompts: TensorDict, chosen: Sequence[int], count: int, temperature: float) -> None:
-        """A group of `count` completions of each chosen prompt; groups are numbered in the order of submission."""
-        batch = tu.index_select_tensor_dict(prompts, list(chosen))
-        names = [uuid.uuid4().hex for _ in chosen]
-        tu.assign_non_tensor_stack(batch, "uid", names)
-        batch["__rollout_n__"] = torch.full((len(names),), count)
-        batch[TEMPERATURE] = torch.full((len(names),), temperature, dtype=torch.float64)
-        self._groups |= {name: len(self._groups) + place for place, name in enumerate(names)}
-        self._submit_batch_to_rollout(batch)
-
     def _step_once(self, metrics: dict[str, Any], timing_raw: dict[str, float], sample_batch_size: int) -> Any:
         """verl's step, which waits for the extra groups, too."""
         return super()._step_once(metrics, timing_raw, len(self._groups))
+
+    def _sample_rounds(
+        self, sample: Callable[..., tuple[Any, dict[str, Any]]], global_steps: int, partition_id: str, batch_size: int
+    ) -> tuple[Any, dict[str, Any]]:
+        """verl's sampling of a step, and again for as long as the control wants more beside it."""
+        place = {"global_steps": global_steps, "partition_id": partition_id}
+        batch, metrics = sample(**place, batch_size=batch_size)
+        while partition_id == "train" and (wanted := self._follow_up(batch)):
+            further, found = sample(**place, batch_size=wanted)
+            batch = KVBatchMeta(
+                partition_id=partition_id, keys=[*batch.keys, *further.keys], tags=[*batch.tags, *further.tags]
+            )
+            metrics = {**metrics, **found}
+        return batch, metrics
+
+    def _follow_up(self, batch: Any) -> int:
+        """Submit what the control wants to see beside these rows: so many groups."""
+        before = len(self._groups)
+        judged = [rollout for rollout in self._rollouts(self._rows(batch)) if math.isfinite(rollout.reward)]
+        if judged:  # else a round without a single verdict would be asked for again for ever
+            wanted = self._control.follow_up(judged, self.control_state, self._step)
+            if wanted.prompts:
+                self._groups.add(self._next_train_batch(wanted.prompts), self._step.group_size)
+            self._groups.add_extra(wanted.extra)
+        return len(self._groups) - before
 
     # --- what is trained on -----------------------------------------------------------------------------------------
 
     def _balance_batch(self, batch: Any, metrics: dict[str, Any], *rest: Any, **named: Any) -> Any:
         """Before the rows are scored: compare, mix, and forget the rows that nobody needs."""
         read_rows = self._rows(batch)
-        ends = frozenset({self.tokenizer.eos_token_id})
-        made = [table.rollout(row, ends, self._step.max_tokens) for row in read_rows]
-        kept = self._mixed(read_rows, made)
+        kept = self._mixed(read_rows, self._rollouts(read_rows))
         _forget(batch, set(batch.keys) - set(kept))
         return super()._balance_batch(_select(batch, kept), metrics, *rest, **named)
+
+    def _rollouts(self, read_rows: Sequence[Row]) -> list[Rollout]:
+        return table.rollouts(read_rows, frozenset({self.tokenizer.eos_token_id}), self._step.max_tokens)
 
     def _rows(self, batch: Any) -> list[Row]:
         """All trajectories, ordered by group and by number in the group, whenever they were finished."""
@@ -140,7 +150,8 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
             made.append(
                 Row(
                     key=key,
-                    group=self._groups[uid],
+                    group=self._groups.numbers[uid],
+                    source=self._groups.source(self._groups.numbers[uid]),
                     session=int(session),
                     prompt=tuple(columns["prompts"][place].tolist()),
                     tokens=tuple(tokens),
@@ -161,13 +172,13 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
         """The keys of the mixed batch's rows, in its order; rows without a finite reward are left out."""
         finite = [rollout for rollout in made if math.isfinite(rollout.reward)]
         state, step = self.control_state, self._step
-        ordinary, self._extra = stages.compare(self._algorithm, finite, self._extra_groups, state, step)
+        ordinary, self._extra = stages.compare(self._algorithm, finite, self._groups.extra, state, step)
         samples = self._control.mix(ordinary, self._extra, state, step)
         origin = {id(rollout): row for rollout, row in zip(made, read_rows, strict=True)}
         chosen = [origin[id(sample.rollout)] for sample in samples]
         self._samples: dict[str, Sample] = {row.key: sample for row, sample in zip(chosen, samples, strict=True)}
         self._masks = {row.key: row.mask for row in chosen}
-        self._failures = self._asked - len(finite)
+        self._failures = self._groups.completions - len(finite)
         return [row.key for row in chosen]
 
     def _get_required_batch_multiple(self, dp_size: int) -> int:
@@ -312,7 +323,7 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
             **self._control.report(before, self.control_state),
             **{name: value.mean for name, value in sums.items()},
             "reward_failures": self._failures,
-            "completions": self._asked,
+            "completions": self._groups.completions,
         }
         return log.loggable(row)
 
@@ -335,16 +346,6 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
         if trainer.resume_mode == "resume_path":
             return Path(trainer.resume_from_path).absolute()
         return Path(find_latest_ckpt_path(str(Path(trainer.default_local_dir).absolute())))
-
-
-def _check_loops(prompts: TensorDict, tempered: bool) -> None:
-    """A loop that the data name would draw the extra completions at temperature 1, and nobody would see it."""
-    if tempered and "agent_name" in prompts and set(prompts["agent_name"]) != {AGENT_LOOP}:
-        raise InvalidValue("data", "a column agent_name", f"without it, or {AGENT_LOOP} in every row")
-
-
-def _prompts(planned: Sequence[ExtraGroup], kind: tuple[int, float]) -> list[int]:
-    return [extra.prompt for extra in planned if (extra.count, extra.temperature) == kind]
 
 
 def _select(batch: Any, keys: Sequence[str]) -> Any:
