@@ -30,7 +30,7 @@ _UNTOUCHED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "algorithm.adv_estimator": (("grpo",), "grpo; aepo.advantage chooses the advantage"),
     "algorithm.norm_adv_by_std_in_grpo": ((True,), "true; aepo.advantage=group-mean does not scale"),
     "algorithm.use_kl_in_reward": ((False,), f"false; {_ACTOR}.use_kl_loss=true is a penalty"),
-    "algorithm.filter_groups.enable": ((None, False), "false: entropy is measured on all completions; aepo.method=dynamic-sampling"),
+    "algorithm.filter_groups.enable": ((None, False), "false; aepo.method=dynamic-sampling filters, and measures all"),
     "algorithm.rollout_correction.bypass_mode": ((None, False), "false: log-probabilities are recomputed at T = 1"),
     "algorithm.rollout_correction.rollout_is": ((None,), "null: tempered rows would lose their weight"),
     "algorithm.rollout_correction.rollout_rs": ((None,), "null: tempered rows would be rejected"),
