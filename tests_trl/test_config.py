@@ -38,13 +38,18 @@ REFUSED = {
     "settings": [({"settings": "control.weight=2"}, "a table")],
     "aggregate": [({"settings": {"aggregate": "sequence-mean-token-sum"}}, "token-mean")],
     "temperature": [({"temperature": 0.9}, "1.0")],
-    "generation_kwargs": [({"generation_kwargs": {"temperature": 0.9}}, "without a temperature")],
+    "generation_kwargs": [
+        ({"generation_kwargs": {"temperature": 0.9}}, "without a temperature"),
+        ({"generation_kwargs": {"do_sample": False}}, "without do_sample"),
+        ({"generation_kwargs": {"num_beams": 4}}, "without num_beams"),
+    ],
     "scale_rewards": [({"scale_rewards": "none"}, "dr-grpo"), ({"scale_rewards": False}, "dr-grpo")],
     "mask_truncated_completions": [({"mask_truncated_completions": True}, "overlong")],
     "num_generations": [({"method": "pass-at-k", "num_generations": 2, **NEVER}, "at least")],
     "loss_type": [
         ({"method": "dr-grpo", "loss_type": "grpo", **NEVER}, "'dr_grpo' or left out"),
         ({"method": "entropy-reg", "loss_type": "cispo", **NEVER}, "dapo"),
+        ({"method": "clip-higher", "loss_type": "cispo", **NEVER}, "luspo"),
     ],
     "epsilon_high": [({"method": "clip-higher", "epsilon_high": 0.3, **NEVER}, "0.28 or left out")],
     "beta": [({"method": "entropy-reg", "beta": 0.04, **NEVER}, "0.0: the loss of the method entropy-reg")],
@@ -110,6 +115,8 @@ def test_from_a_command_line(tmp_path):
 def test_what_trl_would_do_in_silence_is_warned_of(tmp_path):
     with pytest.warns(UserWarning, match="top_p cuts"):
         config(tmp_path, top_p=0.9)
+    with pytest.warns(UserWarning, match="top_p cuts"):
+        config(tmp_path, generation_kwargs={"top_p": 0.9})
     with pytest.warns(UserWarning, match="moving-bound never acts"):
         config(tmp_path, method="moving-bound", target=None)
     with pytest.warns(UserWarning, match="shuffles"):
@@ -135,6 +142,16 @@ def test_a_head_that_is_not_linear_is_refused_where_it_is_read(tmp_path):
     capped.forward = lambda *given, **named: _capped(plain(*given, **named))
     with pytest.raises(InvalidValue, match="soft-capping"):
         trainer(tmp_path, policy=capped, method="entropy-reg", target=None)
+
+
+def test_a_loss_of_ours_has_no_load_balancing(tmp_path):
+    if not hasattr(config(tmp_path), "router_aux_loss_coef"):
+        pytest.skip("this TRL has no such loss")
+    named = {"policy": model(kind="qwen3_moe"), "router_aux_loss_coef": 0.01}
+    assert trainer(tmp_path, **named).aux_loss_enabled
+    with pytest.raises(InvalidValue, match="router_aux_loss_coef: got 0.01; must be 0.0"):
+        trainer(tmp_path, method="entropy-reg", target=None, **named)
+    trainer(tmp_path, method="entropy-reg", target=None, policy=model(kind="qwen3_moe"), router_aux_loss_coef=0.0)
 
 
 def _capped(output):

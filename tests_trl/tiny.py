@@ -10,13 +10,25 @@ from datasets import Dataset
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 
 from aepo.integrations.trl import EntropyControlConfig, EntropyControlTrainer
 
 WORDS = [f"w{number}" for number in range(20)]
 PAD, END = "<pad>", "<end>"
-KINDS = {"qwen2": (Qwen2Config, Qwen2ForCausalLM, False), "qwen3": (Qwen3Config, Qwen3ForCausalLM, True)}
+KINDS = {
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM, False),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM, True),
+    "qwen3_moe": (Qwen3MoeConfig, Qwen3MoeForCausalLM, False),
+}
 
 
 def tokenizer() -> PreTrainedTokenizerFast:

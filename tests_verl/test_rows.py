@@ -67,6 +67,7 @@ def test_rows_are_dealt_evenly_ordinary_and_extra():
 def test_minibatches_are_filled_to_one_size():
     assert rows.fill([[1, 2, 3], [4, 5]], [10, 11, 12, 13], 2) == [[1, 2, 3, 10], [4, 5, 11, 12]]
     assert rows.fill([[1, 2], [4, 5]], [10], 2) == [[1, 2], [4, 5]]
+    assert rows.fill([[], []], [10, 11, 12, 13], 2) == [[10, 11], [12, 13]]  # a step that trains on nothing
 
 
 def test_weights_are_those_of_the_minibatch():

@@ -127,30 +127,52 @@ REFERENCE = [
     *("actor_rollout_ref.actor.use_kl_loss=true", "actor_rollout_ref.actor.kl_loss_coef=0"),
     "+actor_rollout_ref.ref.fsdp_config.mixed_precision={param_dtype:fp32,reduce_dtype:fp32,buffer_dtype:fp32}",
 ]
+MICROBATCHES = [
+    *("actor_rollout_ref.actor.use_dynamic_bsz=false", "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=2"),
+    *(
+        "actor_rollout_ref.rollout.log_prob_use_dynamic_bsz=false",
+        "actor_rollout_ref.ref.log_prob_use_dynamic_bsz=false",
+    ),
+    "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=4",
+    "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=4",
+]
 METHODS = {
-    "entropy-reg+positive-reweight": ["aepo.method=entropy-reg+pos-adv-reweight"],
-    "archer": ["aepo.method=archer", *REFERENCE],
-    "kl-cov": ["aepo.method=kl-cov"],
-    "dcpo": ["aepo.method=dcpo"],
-    "dapo": ["aepo.method=dapo"],
+    "entropy-reg+pos-adv-reweight": [],
+    "archer": REFERENCE,
+    "kl-cov": [],
+    "dcpo": [],
+    "dapo": [],
+    "grpo": [*REFERENCE, "actor_rollout_ref.actor.kl_loss_coef=0.1", *MICROBATCHES],
 }
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_other_controls_two_updates_a_step(work, name):
-    """Both updates of the first step, replayed with the core's loss and torch's AdamW."""
-    found = go(work, name, OURS, [*METHODS[name], "actor_rollout_ref.actor.ppo_mini_batch_size=4"], 3)
-    algorithm = preset(METHODS[name][0].partition("=")[2])
-    model = model_at(work, work / name / "dump", 0)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.999), weight_decay=0.01)
+    """Every step's fields against the core's; both updates of the first step replayed with torch's AdamW."""
+    given = [f"aepo.method={name}", *METHODS[name], "actor_rollout_ref.actor.ppo_mini_batch_size=4"]
+    found, dump, algorithm = go(work, name, OURS, given, 3), work / name / "dump", preset(name)
+    micro, coefficient = (range(4), 0.1) if name == "grpo" else (range(1), 0.0)
+    updates = [[number * len(micro) + place for place in micro] for number in (0, 1)]
+    base = model_at(work, dump, 0)
+    for step in range(3):
+        model = model_at(work, dump, step)
+        whole = Minibatch(dump, step, *updates[0], *updates[1])
+        made = whole.check_fields(algorithm, model, base if set(REFERENCE) <= {*METHODS[name]} else None)
+        if step > 0 and "ref_log_prob" in made:
+            assert (made["ref_log_prob"] - made["old_log_probs"]).abs().max() > 1e-3
+        first = Minibatch(dump, step, *updates[0])
+        first.check_weights(algorithm.aggregate)
+        assert first.loss == pytest.approx(first.core_loss(algorithm, model, coefficient).item(), abs=1e-5)
+
+    optimizer = torch.optim.AdamW(base.parameters(), lr=1e-3, betas=(0.9, 0.999), weight_decay=0.01)
     norms = []
-    for number in (0, 1):
-        minibatch = Minibatch(work / name / "dump", 0, number)
+    for numbers in updates:
+        minibatch = Minibatch(dump, 0, *numbers)
         minibatch.check_weights(algorithm.aggregate)
-        loss = minibatch.core_loss(algorithm, model)
+        loss = minibatch.core_loss(algorithm, base, coefficient)
         loss.backward()
         assert minibatch.loss == pytest.approx(loss.item(), abs=1e-5)
-        norms.append(gradient_norm(model))
+        norms.append(gradient_norm(base))
         optimizer.step()
         optimizer.zero_grad()
     assert found.rows[1]["actor/grad_norm"] == pytest.approx(sum(norms) / 2, rel=1e-3)
@@ -230,11 +252,5 @@ def test_a_killed_worker_ends_the_run_and_the_last_checkpoint_goes_on(aepo, work
     for name in ("aepo/entropy", "aepo/target_entropy", "aepo/reward", "aepo/extra_used", "actor/grad_norm"):
         assert resumed.series(name) == pytest.approx(aepo.series(name)[saved:], rel=1e-6), name
 
-
-def test_a_checkpoint_of_another_control_is_refused(work):
-    """After `test_a_killed_worker...`, whose checkpoints these are."""
-    out = work / "killed"
-    if not (out / "save").exists():
-        pytest.skip("no checkpoint")
-    found = run(OURS, [*settings(work, out, STEPS), "aepo.method=entropic"], out)
-    assert found.code != 0 and "one with the control aepo" in found.text
+    other = run(OURS, [*settings(work, out, STEPS), "aepo.method=entropic"], out)
+    assert other.code != 0 and "one with the control aepo" in other.text

@@ -12,6 +12,7 @@ import pytest
 from aepo.checks import InvalidValue
 from aepo.integrations.verl.__main__ import compose, overrides
 from aepo.integrations.verl.settings import TESTED, check_version, read, remarks
+from aepo.laws import PI
 from aepo.methods import METHODS
 from tests_verl.support.run import ROOT, settings
 
@@ -40,6 +41,29 @@ def test_a_share_of_the_first_entropy_is_text_for_hydra():
     assert read(config("aepo.target=0.6x")).algorithm.control.target.spec == "0.6x"
 
 
+@pytest.mark.parametrize(
+    ("text", "law"),
+    [
+        ("pi", PI()),
+        ('{name="pi",gain=5.0}', PI(gain=5.0)),
+        ("{name:pi,gain:5.0}", PI(gain=5.0)),
+    ],
+)
+def test_a_law_is_a_name_or_a_table_as_in_toml_or_for_hydra(text, law):
+    assert read(config(f"aepo.law={text}")).algorithm.control.law == law
+
+
+@pytest.mark.parametrize(("text", "value"), [("True", True), ("true", True), ("False", False)])
+def test_true_is_written_in_any_way(text, value):
+    assert read(config(f"aepo.new_state={text}")).new_state is value
+
+
+def test_what_hydra_cannot_read_is_one_line():
+    with pytest.raises(InvalidValue, match="overrides: got .*train_bach_size") as caught:
+        config("data.train_bach_size=8")
+    assert "\n" not in str(caught.value)
+
+
 def test_the_kl_penalty_is_verls_setting():
     assert read(config("actor_rollout_ref.actor.use_kl_loss=true")).kl_coefficient == 0.001
 
@@ -62,6 +86,10 @@ REFUSED = {
     "actor_rollout_ref.actor.strategy": "megatron",
     "actor_rollout_ref.actor.shuffle": "true",
     "actor_rollout_ref.actor.ppo_mini_batch_size": "3",
+    "actor_rollout_ref.actor.ppo_epochs": "0",
+    "data.train_batch_size": "null",
+    "trainer.v1.sampler.sync_refill_failed_groups": "true",
+    "skip.rollout_tq.enable": "true",
 }
 
 
@@ -119,6 +147,9 @@ def test_other_versions_are_refused_with_the_list():
 
 def test_what_may_not_be_meant_is_said():
     assert remarks(config()) == []
+    assert "rounds the entropy" in remarks(config("actor_rollout_ref.model.use_remove_padding=false"))[0]
+    exact = ["actor_rollout_ref.model.use_remove_padding=false", "actor_rollout_ref.actor.fsdp_config.dtype=float32"]
+    assert remarks(config(*exact)) == []
     assert "top_p" in remarks(config("actor_rollout_ref.rollout.top_p=0.9"))[0]
     assert "the ratio is always 1" in remarks(config("aepo.method=moving-bound"))[0]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,19 +15,24 @@ from aepo.algorithm import Algorithm
 from aepo.control.base import Scored
 from aepo.entropy import logits_statistics
 from aepo.integrations.verl import rows
-from aepo.losses import AGGREGATES
-from aepo.types import TokenStats
+from aepo.losses import AGGREGATES, k3
+from aepo.types import Completion, Prompt, Rollout, TokenStats
+from tests_verl.support import toy
 
 
 class Minibatch:
-    """What both ranks were sent for one optimizer step: FOLDER/loss-STEP-RANK-NUMBER.pt."""
+    """What both ranks were sent for one optimizer step, or for several: FOLDER/loss-STEP-RANK-NUMBER.pt.
 
-    def __init__(self, folder: Path, step: int, number: int) -> None:
-        ranks = [torch.load(folder / f"loss-{step}-{rank}-{number}.pt", weights_only=False) for rank in (0, 1)]
-        self.fields = {name: joined([kept["fields"][name] for kept in ranks]) for name in ranks[0]["fields"]}
-        self.loss = sum(kept["loss"] / kept["ranks"] for kept in ranks)
-        self.state = json.loads(ranks[0]["state"])
-        self.part: Scored = rows.microbatch(self.fields, rows.step_from_json(ranks[0]["step"]))
+    numbers: those of the microbatches in it.
+    """
+
+    def __init__(self, folder: Path, step: int, *numbers: int) -> None:
+        files = [folder / f"loss-{step}-{rank}-{number}.pt" for number in numbers for rank in (0, 1)]
+        sent = [torch.load(file, weights_only=False) for file in files]
+        self.fields = {name: joined([kept["fields"][name] for kept in sent]) for name in sent[0]["fields"]}
+        self.loss = sum(kept["loss"] / kept["ranks"] for kept in sent)
+        self.state = json.loads(sent[0]["state"])
+        self.part: Scored = rows.microbatch(self.fields, rows.step_from_json(sent[0]["step"]))
 
     @property
     def weights(self) -> Tensor:
@@ -55,8 +62,48 @@ class Minibatch:
         made = [torch.nn.functional.pad(rows.pad(values), (0, width)) for values in (logprobs, entropies)]
         return TokenStats(*(value[:, :width] * batch.mask for value in made))
 
-    def core_loss(self, algorithm: Algorithm, model) -> Tensor:
-        return stages.loss(algorithm, self.part, self.statistics(model), self.weights, self.state).loss
+    def core_loss(self, algorithm: Algorithm, model, kl_coefficient: float = 0.0) -> Tensor:
+        new = self.statistics(model)
+        penalty = kl_coefficient * k3(new.logprobs, self.part.ref_logprobs) if kl_coefficient else None
+        return stages.loss(algorithm, self.part, new, self.weights, self.state, penalty).loss
+
+    def check_fields(self, algorithm: Algorithm, model, base) -> Mapping[str, Tensor]:
+        """All that the driver made of a whole step, against the core on plain transformers; what it should have sent.
+
+        model, base: the policy that sampled the step, and the reference, if there is one. Without extra rows.
+        """
+        control, batch = algorithm.control, self.part.batch
+        with torch.no_grad():
+            old, reference = self.statistics(model), self.statistics(base).logprobs if base else None
+            tempered = {t: self.statistics(model, t).logprobs for t in control.needs(self.state).temperatures}
+        samples, extra = stages.compare(algorithm, self._rollouts(), set(), self.state, self.part.step)
+        assert not extra
+        real = batch.mask.any(1)
+        advantages = torch.zeros(len(batch))
+        advantages[real] = torch.tensor([sample.advantage for sample in samples])
+        plain = replace(batch, advantages=advantages[:, None] * batch.mask)
+        scored = Scored(plain, replace(old, tempered=tempered), self.part.step, ref_logprobs=reference)
+        marks = control.mark(scored, self.state)
+        shaped = control.shape(plain.advantages, replace(scored, marks=marks), self.state)
+        made = {"old_log_probs": old.logprobs, "entropy": old.entropy, "advantages": shaped}
+        made |= {} if reference is None else {"ref_log_prob": reference}
+        made |= {rows.MARK + name: values for name, values in marks.items()}
+        trained = self.part.trained.bool()
+        for name, values in made.items():
+            sent = self.fields[name][trained].float()
+            torch.testing.assert_close(sent, values[trained].float(), rtol=1e-4, atol=2e-5)
+        assert set(marks) == {name.removeprefix(rows.MARK) for name in self.fields if name.startswith(rows.MARK)}
+        return made
+
+    def _rollouts(self) -> list[Rollout]:
+        batch, made = self.part.batch, []
+        for place in batch.mask.any(1).nonzero()[:, 0].tolist():
+            tokens = tuple(self.fields["responses"][place][batch.mask[place].bool()].tolist())
+            cut = len(tokens) >= self.part.step.max_tokens and tokens[-1] != toy.END_ID
+            prompt = Prompt(str(int(batch.groups[place])), (), {})
+            completion = Completion(prompt, int(batch.groups[place]), 1.0, tokens, (0.0,) * len(tokens), truncated=cut)
+            made.append(Rollout(completion, float(batch.rewards[place])))
+        return made
 
 
 def joined(parts: list[Tensor]) -> Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 END, PAD = "<|endoftext|>", "<|pad|>"
+END_ID = 256  # after the bytes
 
 
 def compute_score(data_source, solution_str, ground_truth, extra_info=None, **ignored) -> float:

@@ -28,6 +28,8 @@ LIGER_SCORES = Version("1.14")
 LOSS_TYPES = {"token-mean": "dapo", "sequence-mean-token-mean": "grpo", "fixed-length": "dr_grpo"}
 # Loss types whose token weights this package's own loss can take.
 WEIGHTED = ("dapo", "grpo", "bnpo", "dr_grpo")
+# And those that clip the ratio from both sides; `cispo` reads `epsilon_high` as a cap, others not at all.
+CLIPPED = (*WEIGHTED, "luspo")
 
 # TRL's settings that every method leaves alone: the value that must stay, and why.
 _UNTOUCHED: Mapping[str, tuple[Any, str]] = {
@@ -49,6 +51,12 @@ _OWN_LOSS: Mapping[str, Any] = {
     "off_policy_mask_threshold": None,
     "importance_sampling_level": "token",
     "use_liger_kernel": False,
+}
+# Of `generation_kwargs`, which go before TRL's own fields.
+_GENERATION: Mapping[str, tuple[Any, str]] = {
+    "temperature": (1.0, "without a temperature"),
+    "do_sample": (True, "without do_sample: completions that are not drawn are all the same"),
+    "num_beams": (1, "without num_beams: beams are not draws from the policy"),
 }
 _CUTS: Mapping[str, tuple[Any, ...]] = {
     "top_p": (1.0,),
@@ -127,6 +135,8 @@ class EntropyControlConfig(GRPOConfig):  # type: ignore[misc]
             require(aggregate in LOSS_TYPES, "aggregate", aggregate, f"one of {', '.join(LOSS_TYPES)}")
             self._set("loss_type", LOSS_TYPES[aggregate])
         if isinstance(surrogate, Clip) and surrogate != GRPO.surrogate:
+            clipping = f"one of {', '.join(CLIPPED)}, which clip as the method {self.method} does"
+            require(self.loss_type in CLIPPED, "loss_type", self.loss_type, clipping)
             self._set("epsilon", surrogate.low)
             self._set("epsilon_high", surrogate.high)
 
@@ -139,8 +149,9 @@ class EntropyControlConfig(GRPOConfig):  # type: ignore[misc]
     def _check(self, algorithm: Algorithm) -> None:
         for name, (value, wanted) in _UNTOUCHED.items():
             require(getattr(self, name, value) == value, name, getattr(self, name, None), wanted)
-        heated = (self.generation_kwargs or {}).get("temperature", 1.0)
-        require(heated == 1.0, "generation_kwargs", self.generation_kwargs, "without a temperature")
+        for name, (value, wanted) in _GENERATION.items():
+            given = (self.generation_kwargs or {}).get(name, value)
+            require(given == value, "generation_kwargs", self.generation_kwargs, wanted)
         least, size = algorithm.advantage.least_group, self.num_generations
         require(
             size >= least, "num_generations", size, f"at least {least} with the advantage {algorithm.advantage.name}"
@@ -162,7 +173,7 @@ class EntropyControlConfig(GRPOConfig):  # type: ignore[misc]
 
     def _warn(self, algorithm: Algorithm) -> None:
         for name, values in _CUTS.items():
-            if getattr(self, name, values[0]) not in values:
+            if (self.generation_kwargs or {}).get(name, getattr(self, name, values[0])) not in values:
                 warnings.warn(f"{name} cuts the distribution whose entropy is measured", stacklevel=4)
         on_policy = self.gradient_accumulation_steps % (self.steps_per_generation * self.num_iterations) == 0
         if on_policy and any(p.acts_off_policy or "bounds" in moments(p) for p in algorithm.control.parts):

@@ -123,6 +123,9 @@ class EntropyControlTrainer(SamplingTrainer):
 
     def _check_model(self) -> None:
         """What the passes of this package need of the model and of how it is spread."""
+        if self._own_loss and getattr(self, "aux_loss_enabled", False):
+            why = f"0.0: the loss of the method {self.args.method} has no load-balancing loss of experts"
+            raise InvalidValue("router_aux_loss_coef", self.router_aux_loss_coef, why)
         reweighted = any(isinstance(p, AEPO) and p.positives == "reweighted" for p in self._acts.parts)
         if not reweighted and not beyond_trl(self._acts.needs(self.entropy_state)):
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aepo.checks import InvalidValue
@@ -16,7 +16,10 @@ DEFAULTS = (
     f"trainer.v1.trainer_mode={TRAINER}",
     f"actor_rollout_ref.rollout.agent.default_agent_loop={AGENT_LOOP}",
     "algorithm.adv_estimator=grpo",
+    # In float32 also where the logits are bfloat16.
+    "actor_rollout_ref.actor.fsdp_config.entropy_from_logits_with_chunking=true",
 )
+_WORDS: Mapping[str, bool | None] = {"True": True, "False": False, "null": None}
 
 
 def overrides(arguments: Sequence[str]) -> list[str]:
@@ -25,12 +28,17 @@ def overrides(arguments: Sequence[str]) -> list[str]:
 
 
 def compose(given: Sequence[str]) -> Any:
-    """verl's configuration with these overrides."""
+    """verl's configuration with these overrides; `InvalidValue` where hydra cannot read one."""
     import verl  # noqa: F401  (hydra would say that there is no such module, and not why)
     from hydra import compose, initialize_config_module
+    from hydra.errors import HydraException
 
-    with initialize_config_module("verl.trainer.config", version_base=None):
-        return compose("ppo_trainer", overrides=list(given))
+    try:
+        with initialize_config_module("verl.trainer.config", version_base=None):
+            return compose("ppo_trainer", overrides=list(given))
+    except HydraException as error:
+        wanted = "settings that verl's ppo_trainer has, or aepo.NAME=VALUE"
+        raise InvalidValue("overrides", str(error).splitlines()[0], wanted) from None
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -61,13 +69,22 @@ def check_plugin() -> None:
 
 
 def _quoted(argument: str) -> str:
+    """`aepo.x=v` as hydra reads it, whether v is written as in TOML, in Python or for hydra."""
     bare = argument.lstrip("+")
     if not bare.startswith("aepo."):
         return argument
     name, value = parse_setting(bare)
-    if isinstance(value, str):
-        return f"+{name}={json.dumps(value)}"
-    return f"+{name}={json.dumps(value) if isinstance(value, bool | int | float) else bare.split('=', 1)[1]}"
+    if isinstance(value, str) and value[:1] in ("{", "["):
+        return f"+{name}={value}"
+    return f"+{name}={_for_hydra(_WORDS.get(value, value) if isinstance(value, str) else value)}"
+
+
+def _for_hydra(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_for_hydra(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_for_hydra, value)) + "]"
+    return json.dumps(value)
 
 
 if __name__ == "__main__":

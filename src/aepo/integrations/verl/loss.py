@@ -45,7 +45,9 @@ def policy_loss(
         entropy=_entropy(model_output, data, part),
     )
     penalty = None
-    if kl_coefficient > 0 and part.ref_logprobs is not None:
+    if kl_coefficient > 0 or algorithm.control.needs(state).reference:
+        if part.ref_logprobs is None:
+            raise RuntimeError("verl sent no ref_log_prob, so a penalty would silently be left out")
         penalty = kl_coefficient * k3(new.logprobs, part.ref_logprobs)
     output = stages.loss(algorithm, part, new, fields["aepo_weights"], state, penalty)
     return output.loss * data["dp_size"], _sums(output, new, fields["aepo_weights"] > 0)

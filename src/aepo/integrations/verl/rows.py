@@ -82,7 +82,7 @@ def deal(trained: Sequence[int], extra: Sequence[int], count: int, shuffle: torc
 
 def fill(minibatches: Sequence[Sequence[int]], spare: Sequence[int], multiple: int) -> list[list[int]]:
     """All minibatches to one size, the smallest multiple of `multiple` that holds them, with `spare` rows."""
-    longest = max(len(rows) for rows in minibatches)
+    longest = max(1, *(len(rows) for rows in minibatches))
     size = -(-longest // multiple) * multiple
     left = list(spare)
     filled = []

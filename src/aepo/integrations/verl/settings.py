@@ -34,6 +34,8 @@ _UNTOUCHED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "algorithm.rollout_correction.bypass_mode": ((None, False), "false: log-probabilities are recomputed at T = 1"),
     "algorithm.rollout_correction.rollout_is": ((None,), "null: tempered rows would lose their weight"),
     "algorithm.rollout_correction.rollout_rs": ((None,), "null: tempered rows would be rejected"),
+    "trainer.v1.sampler.sync_refill_failed_groups": ((None, False), "false: refilled prompts have no group here"),
+    "skip.rollout_tq.enable": ((None, False), "false: what was kept has no temperatures"),
     f"{_ROLLOUT}.temperature": ((1,), "1, where entropy is measured; aepo.control.distribution tempers extra rows"),
     f"{_ACTOR}.strategy": (("fsdp", "fsdp2"), "fsdp or fsdp2"),
     f"{_ACTOR}.entropy_coeff": ((0,), "0; aepo.method=entropy-reg is that bonus"),
@@ -97,11 +99,24 @@ def remarks(config: Any) -> list[str]:
         for name, whole in _CUTS.items()
         if get(config, name) not in (whole, None)
     ]
+    rounded = _entropy_is_rounded(config)
+    sentences += [rounded] if rounded else []
     control = read(config).algorithm.control
     updates = get(config, "data.train_batch_size") // get(config, f"{_ACTOR}.ppo_mini_batch_size")
     if updates * get(config, f"{_ACTOR}.ppo_epochs") == 1 and (control.acts_off_policy or "bounds" in moments(control)):
         sentences.append(f"one update for each step: the ratio is always 1 and {control.name} never acts")
     return sentences
+
+
+def _entropy_is_rounded(config: Any) -> str:
+    """verl takes the entropy of bfloat16 logits in bfloat16, unless by its chunks."""
+    fsdp, model = f"{_ACTOR}.fsdp_config", "actor_rollout_ref.model"
+    dtype = get(config, f"{fsdp}.mixed_precision.param_dtype") or get(config, f"{fsdp}.dtype")
+    needed = (f"{fsdp}.entropy_from_logits_with_chunking", f"{model}.use_remove_padding")
+    missing = [name for name in needed if not get(config, name)]
+    if not missing or dtype in ("fp32", "float32") or get(config, f"{model}.use_fused_kernels"):
+        return ""
+    return f"without {' and '.join(missing)} verl rounds the entropy that is measured to {dtype}"
 
 
 def get(config: Any, name: str) -> Any:
@@ -117,6 +132,9 @@ def _check(config: Any, algorithm: Algorithm) -> None:
     for name, (values, wanted) in _UNTOUCHED.items():
         found = get(config, name)
         require(found in values, name, found, wanted)
+    for name in (f"{_ROLLOUT}.n", "data.train_batch_size", f"{_ACTOR}.ppo_mini_batch_size", f"{_ACTOR}.ppo_epochs"):
+        found = get(config, name)
+        require(isinstance(found, int) and found >= 1, name, found, "an integer, 1 or more")
     size, least = get(config, f"{_ROLLOUT}.n"), algorithm.advantage.least_group
     require(size >= least, f"{_ROLLOUT}.n", size, f"at least {least} with the advantage {algorithm.advantage.name}")
     prompts, mini = get(config, "data.train_batch_size"), get(config, f"{_ACTOR}.ppo_mini_batch_size")

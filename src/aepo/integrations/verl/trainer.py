@@ -100,19 +100,19 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
         """verl's sampling of a step, and again for as long as the control wants more beside it."""
         place = {"global_steps": global_steps, "partition_id": partition_id}
         batch, metrics = sample(**place, batch_size=batch_size)
-        while partition_id == "train" and (wanted := self._follow_up(batch)):
-            further, found = sample(**place, batch_size=wanted)
-            batch = KVBatchMeta(
-                partition_id=partition_id, keys=[*batch.keys, *further.keys], tags=[*batch.tags, *further.tags]
-            )
-            metrics = {**metrics, **found}
+        newest, judged = batch, list[Rollout]()
+        while partition_id == "train" and (wanted := self._follow_up(newest, judged)):
+            newest, found = sample(**place, batch_size=wanted)
+            keys, tags = [*batch.keys, *newest.keys], [*batch.tags, *newest.tags]
+            batch, metrics = KVBatchMeta(partition_id=partition_id, keys=keys, tags=tags), {**metrics, **found}
         return batch, metrics
 
-    def _follow_up(self, batch: Any) -> int:
-        """Submit what the control wants to see beside these rows: so many groups."""
+    def _follow_up(self, newest: Any, judged: list[Rollout]) -> int:
+        """Add the newest round to `judged`, and submit what the control wants to see beside it: so many groups."""
         before = len(self._groups)
-        judged = [rollout for rollout in self._rollouts(self._rows(batch)) if math.isfinite(rollout.reward)]
-        if judged:  # else a round without a single verdict would be asked for again for ever
+        verdicts = [rollout for rollout in self._rollouts(self._rows(newest)) if math.isfinite(rollout.reward)]
+        judged += verdicts
+        if verdicts:  # else a round without one would be asked for again for ever
             wanted = self._control.follow_up(judged, self.control_state, self._step)
             if wanted.prompts:
                 self._groups.add(self._next_train_batch(wanted.prompts), self._step.group_size)
@@ -196,14 +196,16 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
         """A minibatch has a multiple of this many rows."""
         actor, rollout = self.config.actor_rollout_ref.actor, self.config.actor_rollout_ref.rollout
         update = 1 if actor.use_dynamic_bsz else actor.ppo_micro_batch_size_per_gpu or 1
-        score = 1 if rollout.log_prob_use_dynamic_bsz else rollout.log_prob_micro_batch_size_per_gpu or 1
-        return self._ranks * math.lcm(update, score)
+        scores = [rollout, *([self.config.actor_rollout_ref.ref] if self.use_reference_policy else [])]
+        sizes = [1 if s.log_prob_use_dynamic_bsz else s.log_prob_micro_batch_size_per_gpu or 1 for s in scores]
+        return self._ranks * math.lcm(update, *sizes)
 
     # --- advantages -------------------------------------------------------------------------------------------------
 
     def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
         """After scoring, over the whole batch at once: mark, shape, and each token's weight in its minibatch."""
-        real = [key for key in self._samples if key in set(batch.keys)]
+        there = set(batch.keys)
+        real = [key for key in self._samples if key in there]
         scored = self._scored(batch, real)
         scored = replace(scored, marks=self._control.mark(scored, self.control_state))
         self._scored_batch = scored
@@ -221,8 +223,9 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
         if padding:
             empty = {name: torch.zeros(len(padding), 1) for name in fields}
             self._put(batch, padding, empty, torch.zeros(len(padding), 4, dtype=torch.float64))
-        if batch.fields is not None:  # else the workers would be sent what was there before
-            batch.fields = list(dict.fromkeys([*batch.fields, *fields, "aepo_rows"]))
+        if batch.fields is not None:  # else the workers would be sent what was there after the first scoring
+            later = [*fields, "aepo_rows", *(["ref_log_prob"] if self.use_reference_policy else [])]
+            batch.fields = list(dict.fromkeys([*batch.fields, *later]))
         return batch
 
     def _scored(self, batch: Any, keys: Sequence[str]) -> Scored:
@@ -241,7 +244,9 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
 
     def _logprobs_at(self, batch: Any, temperature: float, keys: Sequence[str]) -> Tensor:
         """log pi^T of the tokens, [B, T]: one more forward pass."""
-        batch.extra_info.update({"calculate_entropy": False, "compute_loss": False, "temperature": temperature})
+        asked = {"calculate_entropy": False, "compute_loss": False, "temperature": temperature}
+        # A reference model that is the actor without its adapter leaves this behind.
+        batch.extra_info.update({**asked, "no_lora_adapter": False})
         self.actor_rollout_wg.compute_log_prob(batch)
         batch.extra_info["temperature"] = 1.0
         data = tq.kv_batch_get(
