@@ -129,11 +129,9 @@ REFERENCE = [
 ]
 MICROBATCHES = [
     *("actor_rollout_ref.actor.use_dynamic_bsz=false", "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=2"),
-    *(
-        "actor_rollout_ref.rollout.log_prob_use_dynamic_bsz=false",
-        "actor_rollout_ref.ref.log_prob_use_dynamic_bsz=false",
-    ),
+    "actor_rollout_ref.rollout.log_prob_use_dynamic_bsz=false",
     "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=4",
+    "actor_rollout_ref.ref.log_prob_use_dynamic_bsz=false",
     "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=4",
 ]
 METHODS = {
