@@ -137,7 +137,7 @@ METHODS: dict[str, Method] = {
         AEPO(positive_only=False), "AEPO's ablation B: wrong answers, too", actuator="all rows drawn at T_high / T_low"
     ),
     "aepo-reweighted": _aepo(
-        AEPO(positives="reweighted", weight=1.0),
+        AEPO(target=Target("0.75x"), positives="reweighted", weight=1.0),
         "AEPO on the ordinary positives, by importance weights",
         actuator="importance-weighted positives",
         cost="log-probabilities at T",
