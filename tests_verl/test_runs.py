@@ -148,7 +148,7 @@ METHODS = {
 def test_other_controls_two_updates_a_step(work, name):
     """Every step's fields against the core's; both updates of the first step replayed with torch's AdamW."""
     given = [f"aepo.method={name}", *METHODS[name], "actor_rollout_ref.actor.ppo_mini_batch_size=4"]
-    found, dump, algorithm = go(work, name, OURS, given, 3), work / name / "dump", preset(name)
+    found, dump, algorithm = go(work, f"two-{name}", OURS, given, 3), work / f"two-{name}/dump", preset(name)
     micro, coefficient = (range(4), 0.1) if name == "grpo" else (range(1), 0.0)
     updates = [[number * len(micro) + place for place in micro] for number in (0, 1)]
     base = model_at(work, dump, 0)
