@@ -15,7 +15,7 @@ from aepo.calibrate import (
     summed_up,
 )
 from aepo.checks import InvalidValue
-from aepo.cli import Calibrate
+from aepo.cli import Calibrate, Train
 from aepo.config import make_config
 from aepo.tasks import Data, Paths
 
@@ -55,11 +55,9 @@ def test_proposals_follow_from_what_was_measured():
     # Half of the prompts at one half, half of them never: larger groups revive nothing.
     half = summed_up([answered(8, 16, 20.0, 20), answered(0, 16, 22.0, 20)] * 8, limit=9)
     found = proposed(half)
-    assert found["control.target"].value == '"0.5x"'
-    assert (
-        "0.525 nats" in found["control.target"].reason
-        and "0.25x (0.263) and 0.75x (0.788)" in found["control.target"].reason
-    )
+    target = found["control.target"]
+    assert target.value == f'"{make_config().control.target.spec}"' == '"0.6x"'
+    assert all(words in target.reason for words in ("0.630 nats", "0.45x (0.473)", "0.75x (0.788)", "ended at 0.3x"))
     assert half.dead[4] - half.dead[16] < 0.1 and found["sampling.group_size"].value == "4"
     assert "task.max_response" not in found
     # Rare right answers: groups of 16 are worth it.
@@ -109,8 +107,10 @@ def test_the_recipe_can_be_trained_with(quick_model, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "nats per token, exact" in said and "control.target = " in said
     config = make_config(out)
-    assert config.model == str(quick_model) and config.control.target.spec == "0.5x"
+    assert config.model == str(quick_model) and config.control.target.spec == "0.6x"
     assert config.sampling.prompts >= 16 and config.optimizer.lr == 1e-4 and config.threads == 1
+    Train(out, dry_run=True).run()
+    assert "step: " in capsys.readouterr().out
 
 
 def test_the_recipe_names_the_data_and_a_proposal_wins_over_a_setting(tmp_path):

@@ -1,11 +1,13 @@
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,14 +16,17 @@ from aepo import runner
 from aepo.checkpoint import steps_saved
 from aepo.checks import InvalidValue
 from aepo.compare.results import Result, compared, measured
-from aepo.compare.run import compare
+from aepo.compare.run import _print as print_tables
+from aepo.compare.run import compare, most_tokens
 from aepo.compare.statistics import interval, most_covered
 from aepo.compare.study import read_study
 from aepo.compare.table import caption, markdown
 from aepo.config import make_config
+from aepo.dryrun import most_extra
 from aepo.launch import Job
 from aepo.log import being_written, sole_writer
 
+from .run_folders import folder
 from .test_train import metrics, small
 
 # --- statistics ---------------------------------------------------------------------------------------------
@@ -167,6 +172,12 @@ def test_methods_times_targets_times_seeds(tmp_path):
         (("[3, 4]", "[3, 4]\nsteps = 3"), "steps: got 3; must be one of cost, budget"),
         (("samples = 4", "samples = 4\nevery = 0"), "evaluation.every: got 0"),
         (("targets = [0.4,", "targets = [-1,"), "target: got '-1'"),
+        (("targets = [0.4,", "targets = [[1],"), r"targets: got .*; must be a list of targets such as \[0.5"),
+        (('label = "switch"', 'targets = "0.5"'), "methods.targets: got '0.5'; must be a list of targets"),
+        (('label = "switch"', "targets = 0.5"), "methods.targets: got 0.5"),
+        (('label = "switch"', "label = 3"), "methods.label: got 3; must be a text"),
+        (('label = "switch"', 'label = "???"'), r"methods.label: got '\?\?\?'"),
+        (('set = {control.law = "switch"}', "set = 3"), "methods.set: got 3; must be a table"),
     ],
 )
 def test_a_file_that_cannot_work_is_refused_in_one_line(change, words, tmp_path):
@@ -174,6 +185,56 @@ def test_a_file_that_cannot_work_is_refused_in_one_line(change, words, tmp_path)
     with pytest.raises(InvalidValue, match=words) as error:
         read_study(file, tmp_path / "out")
     assert len(str(error.value).splitlines()) == 1 and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("key", ["base", "evaluation"])
+def test_a_number_for_a_table_is_refused(key, tmp_path):
+    (tmp_path / "c.toml").write_text(f'cost = "tokens"\nbudget = 9\nmethods = ["grpo"]\n{key} = 3\n')
+    with pytest.raises(InvalidValue, match=f"{key}: got 3; must be a table of settings"):
+        read_study(tmp_path / "c.toml", tmp_path / "out")
+
+
+def test_golden_the_most_tokens_count_the_last_step_whole():
+    """24 completions a step, of 9 tokens at most, and AEPO at full command draws as many again."""
+    sizes = ("sampling.prompts=6", "sampling.group_size=4")
+    grpo, aepo = (make_config(method=method, settings=sizes) for method in ("grpo", "aepo"))
+    assert (most_extra(grpo), most_extra(aepo), grpo.task.max_tokens) == (0, 24, 9)
+    assert most_tokens(grpo, "completions", 60) == 3 * 24 * 9
+    # At 59 completions the last step begins.
+    assert most_tokens(aepo, "completions", 60) == (59 + 48) * 9
+    assert most_tokens(grpo, "tokens", 60) == 59 + 24 * 9
+
+
+def test_the_plan_says_the_most_tokens_and_which_it_cannot_know(quick_model, tmp_path, capsys):
+    drop = ('{method = "aepo", label = "switch", set = {control.law = "switch"}}, "aepo"', '"dynamic-sampling"')
+    file = write(tmp_path / "c.toml", quick_model, drop=drop, one=("seeds = [3, 4]", "seeds = [3]"))
+    compare(file, tmp_path / "out", dry_run=True)
+    assert "at most 1,296 tokens and what further rounds in the last steps draw;" in capsys.readouterr().out
+
+
+def test_labels_stay_text_in_the_table():
+    """A label is the user's own, but a pull request shows the table."""
+    found = compared("a|b", {"a|b": [result((1, 3), [0.5])], "<b>x\ny": [result((2, 4), [0.5])]})
+    *table, _, below = markdown(found, "completions", 16, [0]).splitlines()
+    assert len(table) == 4 and table[2].startswith("| a\\|b |") and table[3].startswith("| &lt;b&gt;x y |")
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {10} and "the difference to a\\|b," in below
+
+
+def test_a_label_in_brackets_is_no_style_in_the_terminal(capsys):
+    found = compared("[b]a", {"[b]a": [result((1, 3), [0.5])]})
+    print_tables(found, SimpleNamespace(unit="completions", budget=16, seeds=[0]))
+    assert capsys.readouterr().out.count("[b]a") == 3
+
+
+def test_a_run_of_another_version_is_refused_in_one_line(tmp_path):
+    run = folder(tmp_path / "r", [row(0, 0.5), {**row(1, 0.5), "seconds_cpu": None}])
+    for last, words in (
+        ({"step": 1, "problems": ["a"], "correct": [1], "samples": 2}, "step 1 without seconds_cpu"),
+        ({"step": 1, "problems": ["a"]}, "step 1 without correct, samples"),
+    ):
+        (run / "evaluations.jsonl").write_text(json.dumps(last) + "\n")
+        with pytest.raises(InvalidValue, match=f"{words}'; must be rows of this version"):
+            measured(run)
 
 
 # --- runs ---------------------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
 import math
+import sys
 
 import pytest
 import torch
@@ -149,6 +150,80 @@ def test_what_cannot_be_compared_is_said():
     assert only_entropy["values"][0] == "ok" and only_entropy["token mean"][0] == "not checked"
     # Entropy that is right within a looser tolerance only.
     assert not failed(changed(lambda p, e, m, c: (p, e.bfloat16())), tolerance=0.02)
+
+
+def test_none_is_not_checked_and_said():
+    nothing = found(lambda *call: (None, None))
+    assert {status for status, _ in nothing.values()} == {"not checked"}
+    half = found(changed(lambda p, e, m, c: (None, e)))
+    assert half["values"] == half["order"] == ("ok", "logprobs not checked (None)")
+    assert found(good)["values"] == ("ok", "")
+    # A mean alone has its place in the batch and its padding to get right.
+    mean = found(changed(lambda p, e, m, c: (None, None, m)))
+    assert [name for name, (status, _) in mean.items() if status == "ok"] == ["padding", "order"]
+    sometimes = failed(changed(lambda p, e, m, c: (p if len(c[0]) == 3 and c[0].shape[1] == 6 else None, e)))
+    assert "logprobs is None in one call and not in another" in sometimes["padding"]
+
+
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        ({"logprobs": 1, "entropy": 2}, "returned a dict; wanted (logprobs, entropy)"),
+        ("ab", "returned a str"),
+        ((["a"], None), "a result is a list, not a tensor of numbers"),
+        ((None, object()), "a result is a object, not a tensor"),
+        (3, "raised TypeError"),
+    ],
+)
+def test_what_is_no_tensor_is_named(returned, words):
+    assert all(words in text for text in failed(lambda *call: returned).values())
+
+
+def test_third_results_that_cannot_be_added_up_are_named():
+    assert "cannot be added up" in failed(changed(lambda p, e, m, c: (p, e, ("x", "y"))))["rank mean"]
+
+
+def test_a_nan_is_called_by_its_name():
+    causes = failed(changed(lambda p, e, m, c: (p * math.nan, e, m)))
+    assert set(causes) == {"values", "temperature", "padding", "order"}
+    assert set(causes.values()) == {"logprobs: NaN at 9 of 9 tokens inside the mask"}
+    causes = failed(changed(lambda p, e, m, c: (p, e, m[0] * math.nan / m[1])), combine=sum)
+    assert set(causes) == {"padding", "order", "token mean", "rank mean"} and set(causes.values()) == {
+        "the mean is NaN"
+    }
+    # That of padding alone is the padding's fault.
+    causes = failed(changed(lambda p, e, m, c: (p, e, (e / (c[2] + (c[0].amax(-1) < 50))).sum())))
+    assert "padding is counted" in causes["padding"]
+    entropies = failed(changed(lambda p, e, m, c: (p, torch.where(e > 1.5, math.nan, e), m)))
+    assert "entropy: NaN at" in entropies["token mean"] and "entropy: NaN at" in entropies["rank mean"]
+
+
+def test_an_exit_is_no_pass(tmp_path, capsys):
+    """`sys.exit(0)` at the top of a file, or in the function, ended the check with exit code 0."""
+    (tmp_path / "script.py").write_text("import sys\nsys.exit(0)\n")
+    with pytest.raises(InvalidValue, match="importable .SystemExit: 0"):
+        load_function(f"{tmp_path}/script.py:f", "function")
+
+    def leaves(*call):
+        raise SystemExit(0)
+
+    assert all("raised SystemExit" in text for text in failed(leaves).values())
+    mean = changed(lambda p, e, m, c: (p, e, m[0] / m[1]))
+    assert "combine raised SystemExit" in failed(mean, combine=leaves)["rank mean"]
+
+
+def test_a_module_of_the_working_folder(tmp_path, monkeypatch):
+    (tmp_path / "their_trainer.py").write_text(FUNCTION)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert not failed(load_function("their_trainer:good", "function"))
+
+
+def test_a_check_of_nothing_is_refused(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text("def f(*call):\n    return None, None\n")
+    with pytest.raises(InvalidValue, match="function: got .*mine.py:f'; must be .*nothing was checked"):
+        CheckEntropy(f"{tmp_path}/mine.py:f").run()
+    assert capsys.readouterr().out.count("not checked") == 6
 
 
 def test_command(tmp_path, capsys):

@@ -131,8 +131,8 @@ def test_every_figure_holds_the_runs_numbers(several, tmp_path):
     assert lines(by_name["pass-at-k"])["base model"] == [0.1, 0.2, 0.4]
     assert lines(by_name["position"])["grpo"] == pytest.approx([0.4, 0.2, 0.1])
     joined = by_name["performance"].canvas.axes[0].lines[0]
-    assert list(joined.get_xdata()) == pytest.approx([0.2, 0.49, 0.8])  # in order of entropy
-    assert list(joined.get_ydata()) == pytest.approx([0.3, 0.45, 0.6])
+    assert list(joined.get_xdata()) == pytest.approx([0.49, 0.8])  # in order of entropy, and without GRPO's point
+    assert list(joined.get_ydata()) == pytest.approx([0.45, 0.6])
     for figure in shown:
         for axes in figure.canvas.axes:
             assert axes.get_xlabel() and axes.get_ylabel()
@@ -154,8 +154,29 @@ def test_no_two_groups_of_many_look_the_same_and_repeats_do(tmp_path):
     assert len(looks) == 16 and len(set(looks)) == 8 and looks[0::2] == looks[1::2]
     assert len(by_name["entropy"].legends[0].get_texts()) == 8
     assert len(by_name["pass-at-k"].axes[0].lines) == 8
-    colours = [points[0].get_color() for points in by_name["performance"].axes[0].containers]
-    assert len(set(colours)) == 6 == len(set(COLOURS))
+    points = [drawn[0] for drawn in by_name["performance"].axes[0].containers]
+    assert len({(point.get_color(), point.get_marker()) for point in points}) == 8 > len(set(COLOURS))
+    curves = by_name["pass-at-k"].axes[0].lines
+    assert len({(curve.get_color(), curve.get_marker()) for curve in curves}) == 8
+
+
+def test_only_the_targets_of_one_method_are_joined(tmp_path):
+    """Two methods at two targets each, one of them also at a moving target, and one without a target."""
+    runs = [
+        held(tmp_path / f"{m}-{t}", t + 0.01 * (m == "b"), target=str(t), method=m) for m in "ab" for t in (0.4, 0.6)
+    ]
+    (tmp_path / "moving").mkdir()
+    for file in runs[0].iterdir():
+        text = file.read_text().replace('target = "0.4"', 'target = "sine(0.5,0.1,60)"')
+        (tmp_path / "moving" / file.name).write_text(text)
+    shown, _ = drawn([*runs, tmp_path / "moving", held(tmp_path / "grpo", 0.5, method="grpo", target=None)])
+    figure = next(figure for figure in shown if figure.name == "performance")
+    grey = [line for line in figure.canvas.axes[0].lines if line.get_color() == "0.75"]
+    assert [list(line.get_xdata()) for line in grey] == [pytest.approx([0.4, 0.6]), pytest.approx([0.41, 0.61])]
+    assert "alike but for their target" in figure.caption
+    shown, _ = drawn([runs[0], tmp_path / "grpo"])
+    figure = next(figure for figure in shown if figure.name == "performance")
+    assert "none are joined" in figure.caption
 
 
 # --- what may be missing ------------------------------------------------------------------------------------
@@ -193,13 +214,123 @@ def test_numbers_that_are_none_or_nan_leave_gaps(tmp_path):
     assert list(reward.canvas.axes[0].lines[0].get_xdata()) == [0]
 
 
-@pytest.mark.parametrize("content", [None, '["x"]\n', '{"entropy": 1}\n'])
-def test_what_is_no_run_is_refused_in_one_line(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "words"), [(None, "RUN"), ('["x"]\n', "metrics.jsonl, line 1"), ('{"entropy": 1}\n', "line 1")]
+)
+def test_what_is_no_run_is_refused_in_one_line(tmp_path, content, words):
     if content is not None:
         (tmp_path / "metrics.jsonl").write_text(content)
-    with pytest.raises(InvalidValue, match="RUN") as error:
+    with pytest.raises(InvalidValue, match=words) as error:
         report([tmp_path], None, None, ())
     assert "\n" not in str(error.value) and not (tmp_path / "report").exists()
+
+
+def without(key: str) -> list[dict]:
+    return [{name: value for name, value in row(step, 0.5).items() if name != key} for step in range(3)]
+
+
+ODD_ROWS = {
+    "an older version, without saturated": without("saturated"),
+    "without extra completions": without("extra_completions"),
+    "no ordinary completion": [row(step, 0.5, completions=8) for step in range(3)],
+    "null for a count": [row(step, 0.5, completions=None, extra_completions=None) for step in range(3)],
+    "nothing but steps": [{"step": step} for step in range(3)],
+}
+
+
+@pytest.mark.parametrize("rows", ODD_ROWS.values(), ids=ODD_ROWS)
+def test_rows_that_lack_something_are_shown_without_it(tmp_path, rows):
+    made = gather(read_runs([folder(tmp_path / "r", rows)]), None, ())
+    shown = cells(made.tables[0])[0]
+    assert shown["entropy"] == ("0.500" if "entropy" in rows[0] else "")
+    assert shown["extra"] == ("25%" if rows == ODD_ROWS["an older version, without saturated"] else "")
+
+
+@pytest.mark.parametrize(
+    "setting", ['seed = "a"', "seed = [1]", "steps = 0", 'steps = "many"', f"budget_completions = {10**400}"]
+)
+def test_an_odd_setting_is_unknown(tmp_path, setting):
+    run = folder(tmp_path / "r", [row(0, 0.5)])
+    (run / "config.toml").write_text(setting)
+    made = gather(read_runs([run]), None, ())
+    assert cells(made.tables[0])[0]["steps"] == "1" and page(made, {f.name: b"" for f in made.figures})
+
+
+def test_a_folder_whose_name_is_no_utf8(tmp_path, capsys):
+    run = Path(os.fsdecode(os.fsencode(tmp_path) + b"/r\xff"))
+    folder(run, [row(0, 0.5), row(1, 0.5)])
+    Report((run,)).run()
+    assert capsys.readouterr().out.encode() == f"written: {tmp_path}/r?/report/report.html\n".encode()
+    assert "r?" in (run / "report" / "report.md").read_text()
+
+
+def test_a_run_that_its_budget_ended_is_finished(tmp_path):
+    run = folder(tmp_path / "r", [row(0, 0.7), row(1, 0.6)], steps=10)
+    config = run / "config.toml"
+    config.write_text(f"budget_completions = 80\n{config.read_text()}")
+    made = gather(read_runs([run]), None, ())
+    assert cells(made.tables[0])[0]["steps"] == "2, budget reached" and not any("so far" in s for s in made.missing)
+
+
+# --- what lies beside runs ----------------------------------------------------------------------------------
+
+
+def test_what_a_pattern_matches_beside_runs_is_left_out_and_counted(several, tmp_path, capsys):
+    for run in several:
+        run.with_name(f"{run.name}.toml").write_text("")
+    for _ in range(2):  # the second time there is report/, too
+        made = report(sorted(tmp_path.iterdir()), None, None, ())
+        assert made == tmp_path / "report" / "report.html" and "Report on 4 runs" in made.read_text()
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("aepo: left out, no run folders: 4 ('aepo-0.5-seed0.toml', ") and first.endswith("1 more)")
+    assert "no run folders: 5 " in second
+
+
+def test_one_run_among_others_is_reported_in_its_own_folder(several, tmp_path):
+    (tmp_path / "a.toml").write_text("")
+    assert report([tmp_path / "a.toml", several[0]], None, None, ()) == several[0] / "report" / "report.html"
+
+
+def test_paths_of_which_none_is_a_run_and_a_slip_of_the_pen_are_refused(several, tmp_path):
+    (tmp_path / "a.toml").write_text("")
+    for paths in ([tmp_path / "a.toml"], [tmp_path / "a.toml", tmp_path], [several[0], tmp_path / "aepo-0.5-sed1"]):
+        with pytest.raises(InvalidValue, match="RUN: got .*; must be a run folder"):
+            report(paths, None, None, ())
+
+
+def base_json(path: Path, task: dict, correct=(0, 2, 4), model="builtin") -> Path:
+    settings = {"model": model, "task": task}
+    problems = [f"p{number}" for number in range(len(correct))]
+    path.write_text(json.dumps({"settings": settings, "problems": problems, "correct": correct, "samples": 4}))
+    return path
+
+
+def test_golden_the_base_model_of_a_comparison(tmp_path):
+    """0, 2 and 4 of 4 right: pass@1 0, 1/2, 1; pass@2 0, 5/6, 1; pass@4 0, 1, 1."""
+    file = base_json(tmp_path / "base.json", {"name": "paths"})
+    for given in (file, tmp_path):
+        curve = base_curve(given, ["paths"])
+        assert curve.ks == [1, 2, 4] and curve.values == pytest.approx([1 / 2, 11 / 18, 2 / 3])
+        assert (curve.low[0], curve.high[0]) == (0.0, 1.0) and "3 problems" in curve.about
+    assert base_curve(base_json(file, {"name": "paths"}, [3]), ["paths"]).low == ()
+    with pytest.raises(InvalidValue, match=r"--base: .* must be an evaluation of the runs' task \(countdown\)"):
+        base_curve(file, ["countdown"])
+    for text in ("[]", "{", '{"correct": [9], "problems": ["a"], "samples": 4}', '{"correct": 3}'):
+        file.write_text(text)
+        with pytest.raises(InvalidValue, match="--base: got .*base.json") as error:
+            base_curve(file, ["paths"])
+        assert len(str(error.value).splitlines()) == 1
+
+
+def test_the_base_model_is_found_beside_the_runs_where_it_is_theirs(several, tmp_path):
+    file = base_json(tmp_path / "base.json", {"name": "paths"})
+    text = report(several, tmp_path / "out", None, ()).with_suffix(".md").read_text()
+    assert "Black: the base model, 4 samples of each of 3 problems, from base.json" in text
+    for other in ({"task": {"name": "paths", "numbers": 9}}, {"task": {"name": "paths"}, "model": "another"}):
+        base_json(file, **other)
+        assert "base.json" not in report(several, tmp_path / "out", None, ()).with_suffix(".md").read_text()
+    file.write_text("{")
+    assert "base.json" not in report(several, tmp_path / "out", None, ()).with_suffix(".md").read_text()
 
 
 def test_chosen_steps(several):

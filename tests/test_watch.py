@@ -74,7 +74,16 @@ def test_a_budget_ends_a_run_before_its_planned_steps():
     rows = [row(0, 0.7), row(1, 0.6)]  # 40 completions and 2 s each
     assert "about 4 s left" in shown(picture("r", rows, 100, budget_completions=160))
     assert "about 6 s left" in shown(picture("r", rows, 5, budget_completions=1600, budget_tokens="none"))
-    assert "finished" in shown(picture("r", rows, 100, budget_completions=80))
+    assert "step 2, finished: budget reached" in shown(picture("r", rows, 100, budget_completions=80))
+    assert "step 2 of 2 (100%), finished" in shown(picture("r", rows, 2, budget_completions=80))
+
+
+@pytest.mark.parametrize("setting", [{"steps": 0}, {"steps": "many"}, {"steps": 5, "budget_tokens": 10**400}])
+def test_an_odd_setting_is_unknown(setting):
+    rows = [row(0, 0.7, completions=None, tokens=None, reward_failures=float("nan")), row(1, 0.6)]
+    text = shown(Picture(Run("r", setting, rows, ())))
+    assert ("no steps in config.toml: the planned steps are unknown" in text) == (setting["steps"] != 5)
+    assert "gradings" not in text
 
 
 def test_missing_values_are_shown_as_missing():

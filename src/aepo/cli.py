@@ -155,19 +155,21 @@ class Report:
     """One HTML page of one or more runs, with its figures and a Markdown twin (docs/report.md)."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Run folders; those that differ in their seed alone get intervals."""
+    """Run folders; those that differ in their seed alone get intervals. Of several paths, others are left out."""
     out: Path | None = None
     """Where report.html, report.md and figures/ go (default: report/ in the run's folder, or beside several)."""
     base: Path | None = None
-    """The folder of an `aepo evaluate` of the base model on the runs' task: its pass@k curve."""
+    """The base model's pass@k: the folder of an `aepo evaluate` on the runs' task, or an `aepo compare`'s base.json
+    (default: base.json beside the runs, if it is theirs)."""
     step: Annotated[tuple[int, ...], tyro.conf.UseAppendAction] = field(default=())
     """Show the samples of this step, as often as needed (default: the first, the middle and the last)."""
 
     def run(self) -> None:
         """Read, write, say where."""
         from aepo.report.build import report
+        from aepo.report.runs import readable
 
-        print(f"written: {report(self.runs, self.out, self.base, self.step)}")
+        print(f"written: {readable(str(report(self.runs, self.out, self.base, self.step)))}")
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,7 @@ class CheckEntropy:
     """Largest accepted difference, nats."""
 
     def run(self) -> None:
-        """Print a line for each property; exit code 1 if one fails."""
+        """Print a line for each property; exit code 1 if one fails, 2 if there was nothing to check."""
         from aepo.conformance import check_function, load_function
 
         joined = None if self.combine is None else load_function(self.combine, "--combine")
@@ -210,6 +212,9 @@ class CheckEntropy:
         findings = check_function(function, combine=joined, causal=self.causal, tolerance=self.tolerance)
         for finding in findings:
             print(f"{finding.status:<12} {finding.name}{f': {finding.text}' * bool(finding.text)}")
+        if all(finding.status == "not checked" for finding in findings):
+            wanted = "a function that returns log-probabilities or entropies: nothing was checked"
+            raise InvalidValue("function", self.function, wanted)
         if any(finding.status == "FAILED" for finding in findings):
             sys.exit(1)
 
@@ -239,7 +244,7 @@ class FitLaw:
     """Fit R = -a exp(H) + b to one or several runs, with intervals and a held-out error (docs/compare.md)."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Run folders; one law is fitted to all of them together."""
+    """Run folders; one law is fitted to all of them together. Of several paths, others are left out."""
     reward: Literal["reward", "pass@1"] = "reward"
     """R: each step's mean reward, or each evaluation's pass@1."""
     held_out: float = 0.3
@@ -250,8 +255,10 @@ class FitLaw:
     def run(self) -> None:
         """Fit, print."""
         from aepo.law_fit import Points, fit_law
+        from aepo.report.runs import read_runs, run_folders
 
-        points = [Points.of_run(run, self.reward) for run in self.runs]
+        runs = read_runs(run_folders(self.runs), samples=False)
+        points = [Points.of_rows(run.rows, self.reward) for run in runs]
         print(*fit_law(points, held_out=self.held_out, seed=self.seed).lines(), sep="\n")
 
 

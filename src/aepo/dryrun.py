@@ -20,7 +20,7 @@ import torch
 
 from aepo.checks import InvalidValue, require
 from aepo.config import Config
-from aepo.control.base import State, Step
+from aepo.control.base import ExtraGroup, State, Step
 from aepo.cost import H100, Lengths, Model, Work, operations, seconds, table
 from aepo.policy import SCORING_TOKENS
 from aepo.preflight import preflight
@@ -136,10 +136,8 @@ def _trained(model: Any, config: Config) -> int:
 
 def work_of(config: Config, model: Model, assumed: Assumed = Assumed()) -> Work:
     """A step of this run, after its first: what is drawn, scored and trained. Follow-up rounds are not counted."""
-    control, sampling, optimizer = config.control, config.sampling, config.optimizer
-    step = Step(1, config.steps, sampling.prompts, sampling.group_size, config.task.max_tokens, config.seed)
-    state = _commanded(control.initial_state(), assumed)
-    planned = control.plan(state, step)
+    control, optimizer = config.control, config.optimizer
+    step, state, planned = _planned(config, assumed)
     ordinary = [s for group in range(step.prompts) for s in _made_up(group, step.group_size, assumed.accuracy)]
     extra = [
         replace(sample, extra=True)
@@ -168,6 +166,22 @@ def work_of(config: Config, model: Model, assumed: Assumed = Assumed()) -> Work:
         temperatures=len(needs.temperatures),
         kept=int(needs.entropy_gradient) + (needs.kept is not None),
     )
+
+
+def most_extra(config: Config) -> int:
+    """The most completions that the control plans beside a step's ordinary ones: at full command either way, and with
+    as good as none of them right. Follow-up rounds are not counted.
+    """
+    hopeless = (Assumed(extra_accuracy=1e-9, command=command) for command in (-1.0, 1.0))
+    return max(sum(group.count for group in _planned(config, assumed)[2]) for assumed in hopeless)
+
+
+def _planned(config: Config, assumed: Assumed) -> tuple[Step, State, tuple[ExtraGroup, ...]]:
+    """The second step of a run, the control's state in it, and what it draws beside the ordinary completions."""
+    sampling = config.sampling
+    step = Step(1, config.steps, sampling.prompts, sampling.group_size, config.task.max_tokens, config.seed)
+    state = _commanded(config.control.initial_state(), assumed)
+    return step, state, tuple(config.control.plan(state, step))
 
 
 def _commanded(state: State, assumed: Assumed) -> State:

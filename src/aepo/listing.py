@@ -1,9 +1,14 @@
-"""`aepo methods`: the table of all methods, for a terminal, for programs and for docs/methods/README.md."""
+"""`aepo methods`: the table of all methods, for a terminal, for programs and for docs/methods/README.md.
+
+And `plain`, for text from elsewhere in any Markdown that we write.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
+from html import escape
 from typing import Any
 
 from aepo.control.base import moments
@@ -24,6 +29,11 @@ control (2602.09782), GTPO / GRPO-S (2508.04349), EMPG (2509.09265). Of EDGE-GRP
 the guided error correction.
 
 """
+
+
+def plain(text: str) -> str:
+    """One line that Markdown shows as it stands: no tag, link, cell border, heading or emphasis."""
+    return re.sub(r"([\\`*_\[\]|#~!@])", r"\\\1", escape(" ".join(text.split()), quote=False))
 
 
 def rows() -> list[dict[str, Any]]:

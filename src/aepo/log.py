@@ -12,7 +12,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -99,23 +99,93 @@ def start_folder(run: Path, config: Config, device: torch.device) -> None:
         raise InvalidValue("out", str(run), f"a folder that can be written ({error.strerror})") from None
 
 
+def is_number(value: object) -> bool:
+    """A finite int or float, and no int that is too large for a float."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
 def read_rows(path: Path, before: int | None = None) -> list[dict[str, Any]]:
-    """The rows of a JSONL file (those of steps under `before`); a half-written last line is left out."""
+    """The rows of a JSONL file (those of steps under `before`); none where there is no file.
+
+    A half-written last line is left out. `InvalidValue` names file and line of any other one that is no JSON object
+    with its step, and a file that cannot be read.
+    """
+    return [row for _, row in _numbered(path) if before is None or row["step"] < before]
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The rows of a run's metrics.jsonl, as `read_rows`; a key may be missing, null or NaN.
+
+    `InvalidValue` names file and line of a key that holds something else than docs/metrics.md says.
+    """
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            break
-        if before is None or row["step"] < before:
-            rows.append(row)
+    for number, row in _numbered(run / METRICS):
+        for key, (wanted, fits) in KINDS.items():
+            value = row.get(key)
+            if value is not None and not fits(value):
+                raise InvalidValue(f"{run / METRICS}, line {number}, {key}", _short(value), f"{wanted}, or left out")
+        rows.append(row)
     return rows
 
 
+def _numbered(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Each row with the number of its line."""
+    try:
+        text = path.read_text("utf-8") if path.exists() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidValue("RUN", str(path), f"a file that can be read ({error})") from None
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    for number, line in lines:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            if number == lines[-1][0]:
+                return
+            row = None
+        if not isinstance(row, dict) or type(row.get("step")) is not int or not 0 <= row["step"] < 2**63:
+            wanted = "a JSON object with its step (only the last line may be half-written)"
+            raise InvalidValue(f"{path}, line {number}", _short(line), wanted)
+        yield number, row
+
+
+def _short(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _is_plain(value: object) -> bool:
+    """A truth value or a number that can be squared and summed; NaN and infinities are left to the readers."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return True
+    return isinstance(value, int | float) and abs(value) < 1e100
+
+
+def _are_plain(values: Iterable[object]) -> bool:
+    return all(value is None or _is_plain(value) for value in values)
+
+
+# What a row of metrics.jsonl may hold under the keys that anything here reads.
+KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(
+        (
+            *("entropy", "target_entropy", "error", "command", "saturated", "alarm", "reward", "dead_groups"),
+            *("length", "truncated", "mismatch", "reward_failures", "extra_completions", "extra_used"),
+            *("extra_temperature", "completions", "tokens", "seconds", "seconds_cpu"),
+        ),
+        ("a number", _is_plain),
+    ),
+    "entropy_by_position": ("a list of numbers", lambda value: isinstance(value, list) and _are_plain(value)),
+    "evaluation": ("a table of numbers", lambda value: isinstance(value, dict) and _are_plain(value.values())),
+}
+
+
 def cut_back(run: Path, step: int) -> None:
-    """Drop everything logged from `step` on: the steps that a resumed run will do again."""
-    for name in FILES:
-        rows = read_rows(run / name, before=step)
+    """Drop everything logged from `step` on: the steps that a resumed run will do again.
+
+    `InvalidValue`, and nothing is changed, where a file cannot be read (see `read_rows`).
+    """
+    kept = {name: read_rows(run / name, before=step) for name in FILES}
+    for name, rows in kept.items():
         write_atomically(run / name, "".join(json.dumps(row) + "\n" for row in rows))
 
 

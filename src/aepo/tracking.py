@@ -15,7 +15,8 @@ SETTLED = 0.1
 class Tracking:
     """settling_step: None if the run never settled. mean_error and rmse (nats): from settling to the end, NaN
     without it. last_third_rmse: over the last third of the steps, settled or not. last_third_entropy: mean there.
-    extra_share: extra completions drawn over ordinary ones. saturated: share of steps at the control's limit.
+    extra_share: extra completions drawn over ordinary ones, NaN without any ordinary one. saturated: share of steps at
+    the control's limit, NaN where rows do not say.
     """
 
     settling_step: int | None
@@ -40,8 +41,8 @@ def tracking(rows: Sequence[Mapping[str, Any]], target: float | None = None) -> 
         rmse=_rms(after),
         last_third_entropy=_mean([row["entropy"] for row in last]),
         last_third_rmse=_rms(errors[2 * len(rows) // 3 :]),
-        extra_share=sum(row["extra_completions"] for row in rows) / ordinary,
-        saturated=_mean([row["saturated"] or 0.0 for row in rows]),
+        extra_share=sum(row["extra_completions"] for row in rows) / ordinary if ordinary > 0 else math.nan,
+        saturated=_mean([row.get("saturated", math.nan) or 0.0 for row in rows]),
     )
 
 
@@ -54,7 +55,7 @@ def settling_index(errors: Sequence[float]) -> int | None:
 
 
 def _error(row: Mapping[str, Any], target: float | None) -> float:
-    if row["error"] is not None:
+    if row.get("error") is not None:
         return float(row["error"])
     return math.nan if target is None else target - row["entropy"]
 

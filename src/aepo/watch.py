@@ -18,8 +18,8 @@ from rich.live import Live
 from rich.text import Text
 
 from aepo.checks import require
-from aepo.log import METRICS
-from aepo.report.runs import Run, is_number, read_run
+from aepo.log import METRICS, is_number
+from aepo.report.runs import Run, read_run, readable
 
 # Dots of a braille character by column and row, as bits over U+2800.
 DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
@@ -81,7 +81,7 @@ def frame(picture: Picture, console: Console) -> Group:
 def _text(name: str, rest: str, plain: bool, style: str) -> Text:
     """A name from the disk, without what would steer the terminal."""
     shown = "".join(c if c.isprintable() else "?" for c in name)
-    shown = shown.encode("ascii", "replace").decode() if plain else shown.encode("utf-8", "replace").decode()
+    shown = shown.encode("ascii", "replace").decode() if plain else readable(shown)
     return Text(shown, style=style).append(rest, style="")
 
 
@@ -91,7 +91,10 @@ def _text(name: str, rest: str, plain: bool, style: str) -> Text:
 def _progress(run: Run) -> str:
     done, seconds = len(run.rows), run.series("seconds")[1][-20:]
     if run.steps is None or run.steps_left is None:
-        return f"step {done} (no config.toml: the planned steps are unknown)"
+        lacks = "steps in config.toml" if run.config else "config.toml"
+        return f"step {done} (no {lacks}: the planned steps are unknown)"
+    if run.stopped_early:
+        return f"step {done}, finished: budget reached"
     parts = [f"step {done} of {run.steps} ({done / run.steps:.0%})"]
     if run.finished:
         parts.append("finished")
@@ -149,9 +152,9 @@ def _warnings(picture: Picture) -> Iterator[Text]:
         yield Text(f"alarm: the control is at its limit and the error stays (step {last['step']})", style="bold red")
     elif alarms:
         yield Text(f"alarm in {len(alarms)} earlier steps, last in step {alarms[-1]}", style="red")
-    failures = sum(row.get("reward_failures") or 0 for row in picture.run.rows)
+    failures = math.fsum(picture.run.series("reward_failures")[1])
     if failures:
-        yield Text(f"{failures} gradings failed so far", style="red")
+        yield Text(f"{failures:.0f} gradings failed so far", style="red")
     slowest = max(picture.run.series("seconds")[1], default=0.0)
     if not picture.run.finished and picture.quiet > max(SILENT_SECONDS, SILENT_STEPS * slowest):
         yield Text(f"no new step for {_duration(picture.quiet)}: stopped, or in a long evaluation", style="yellow")

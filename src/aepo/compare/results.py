@@ -9,15 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from aepo.checks import InvalidValue
+from aepo.checks import InvalidValue, require
 from aepo.compare.statistics import Array, Interval, interval
 from aepo.evaluate import pass_at_k
-from aepo.log import EVALUATIONS, METRICS, read_rows
+from aepo.log import EVALUATIONS, METRICS, read_metrics, read_rows
 from aepo.tracking import tracking
 
 # The arm without training: the same for every seed.
 BASE = "base model"
+# Its evaluation, in the folder of the comparison, with the settings that it was made with.
+BASE_FILE = "base.json"
 COSTS = ("completions", "tokens", "seconds_cpu")
+# What a row has to have.
+NEEDED = (*COSTS, "extra_completions", "entropy")
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Result:
 
     def target(self) -> float | None:
         """The entropy target (nats per token), where it is the same in every step."""
-        found = {row["target_entropy"] for row in self.rows}
+        found = {row.get("target_entropy") for row in self.rows}
         return found.pop() if len(found) == 1 else None
 
     def tracking_error(self, target: float | None) -> float:
@@ -76,9 +80,16 @@ def measured(run: Path) -> Result:
     found = read_rows(run / EVALUATIONS)
     if not found:
         raise InvalidValue("run", str(run), f"a finished run with an evaluation in {EVALUATIONS}")
-    last = found[-1]
-    rows = read_rows(run / METRICS)
+    last, rows = found[-1], read_metrics(run)
+    _complete(run / EVALUATIONS, [last], ("problems", "correct", "samples"))
+    _complete(run / METRICS, rows, NEEDED)
     return Result(tuple(last["problems"]), tuple(last["correct"]), last["samples"], rows)
+
+
+def _complete(file: Path, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
+    for row in rows:
+        absent = ", ".join(key for key in keys if row.get(key) is None)
+        require(not absent, str(file), f"step {row['step']} without {absent}", "rows of this version of aepo")
 
 
 def compared(baseline: str, results: Mapping[str, Sequence[Result]]) -> Comparison:

@@ -10,14 +10,16 @@ from pathlib import Path
 import torch
 from rich.box import SIMPLE
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from aepo.checks import require
-from aepo.compare.results import BASE, Comparison, Result, compared, measured
+from aepo.compare.results import BASE, BASE_FILE, Comparison, Result, compared, measured
 from aepo.compare.study import Study, read_study
 from aepo.compare.table import COLUMNS, REACHED, caption, cells, markdown
 from aepo.config import Config, to_dict
-from aepo.dryrun import GIB, architecture, on_paper
+from aepo.control.base import moments
+from aepo.dryrun import GIB, architecture, most_extra, on_paper
 from aepo.launch import launch
 from aepo.log import METRICS, cpu_count, read_rows, write_atomically
 from aepo.preflight import preflight
@@ -56,7 +58,7 @@ def compare(file: Path, out: Path, *, dry_run: bool = False, at_once: int | None
 
 def _base(config: Config, out: Path) -> Result:
     """The base model's evaluation, kept in `out` with the settings that it was made with."""
-    file = out / "base.json"
+    file = out / BASE_FILE
     settings = {name: to_dict(config)[name] for name in ("model", "task", "evaluation", "sampling", "policy")}
     kept = json.loads(file.read_text()) if file.exists() else {}
     if kept.get("settings") != settings:
@@ -78,13 +80,28 @@ def plan(study: Study, together: int) -> list[str]:
     config, runs = study.runs[0].config, len(study.runs)
     evaluation = config.evaluation
     step = config.sampling.prompts * config.sampling.group_size
-    each = study.budget if study.unit == "tokens" else study.budget * config.task.max_tokens
+    most = sum(most_tokens(run.config, study.unit, study.budget) for run in study.runs)
+    rounds = any("follow_up" in moments(run.config.control) for run in study.runs)
     said.append(
         f"{runs} runs, {together} at once: {runs} x {study.budget} {study.unit} (each ends with the step that reaches "
-        f"it; an ordinary step is {step} completions), at most {runs * each:,} tokens; and at the end of each "
+        f"it; an ordinary step is {step} completions), at most {most:,} tokens"
+        f"{' and what further rounds in the last steps draw' * rounds}; and at the end of each "
         f"{evaluation.prompts} problems x {evaluation.samples} samples"
     )
     return said
+
+
+def most_tokens(config: Config, unit: str, budget: int) -> int:
+    """Tokens that a run may sample, its last step counted whole: that begins a completion (or token) under the budget.
+
+    Further rounds of a control within that step are not counted.
+    """
+    extra = most_extra(config)
+    step, longest = config.sampling.prompts * config.sampling.group_size + extra, config.task.max_tokens
+    if unit == "tokens":
+        return budget - 1 + step * longest
+    # Steps of one size fill it exactly so; where sizes differ, the last step may begin one completion short of it.
+    return (budget - 1 + step if extra else step * -(-budget // step)) * longest
 
 
 def _held(config: Config) -> int:
@@ -98,10 +115,10 @@ def _held(config: Config) -> int:
 
 def _print(found: Comparison, study: Study) -> None:
     """Two tables, so that each fits 80 columns: what the runs reached, and what they cost."""
-    console, lines = Console(), cells(found, short=True)
+    console, lines = Console(), [(escape(label), *numbers) for label, *numbers in cells(found, short=True)]
     for columns in (range(1, REACHED), range(REACHED, len(COLUMNS))):
         table = Table(COLUMNS[0], *(COLUMNS[column] for column in columns), box=SIMPLE, padding=(0, 1))
         for line in lines:
             table.add_row(line[0], *(line[column] for column in columns))
         console.print(table)
-    console.print(caption(found, study.unit, study.budget, study.seeds))
+    console.print(caption(found, study.unit, study.budget, study.seeds), markup=False)

@@ -90,6 +90,8 @@ def read_study(file: Path, out: Path) -> Study:
     data = read_toml(file)
     for key, value in data.items():
         require(key in KEYS, key, value, f"one of {', '.join(KEYS)}")
+    for key in ("base", "evaluation"):
+        require(isinstance(data.get(key, {}), Mapping), key, data.get(key), f"a table of settings: [{key}]")
     unit, budget = _cost(data)
     seeds = data.get("seeds", [0])
     whole = isinstance(seeds, list) and all(type(seed) is int for seed in seeds)
@@ -123,27 +125,39 @@ def _arms(data: Mapping[str, Any]) -> Iterator[Arm]:
     """A method with a closed loop once for each target, any other once."""
     methods, wanted = data.get("methods"), data.get("targets", [])
     require(isinstance(methods, list) and len(methods) > 0, "methods", methods, "a list of methods")
-    require(isinstance(wanted, list), "targets", wanted, 'a list of targets such as 0.5 or "0.6x"')
+    _check_targets("targets", wanted)
     assert isinstance(methods, list)
     for entry in methods:
         given: Any = {"method": entry} if isinstance(entry, str) else entry
         known = isinstance(given, Mapping) and isinstance(given.get("method"), str)
         wish = "a name, or a table with method and, as it likes, label, targets and set"
         require(known and set(given) <= {"method", "label", "targets", "set"}, "methods", entry, wish)
-        method, settings = given["method"], _flat(given.get("set", {}))
+        label = given.get("label", given["method"])
+        named = isinstance(label, str) and re.search(r"\w", label) is not None
+        require(named, "methods.label", label, "a text with a letter or digit")
+        changed = given.get("set", {})
+        require(
+            isinstance(changed, Mapping), "methods.set", changed, "a table of settings, such as {control.law = ...}"
+        )
+        method, settings = given["method"], _flat(changed)
         for name in settings:
             wish = "left out: it is the same in all runs, from [base] or set by the comparison"
             require(name.split(".")[0] not in SHARED, f"methods.set.{name}", settings[name], wish)
         aims = dict(targets(make_config(method=method).control))
-        label = given.get("label", method)
         if not aims:
             own = given.get("targets")
             require(own is None, "methods.targets", own, f"left out: {method} has no target")
+        _check_targets("methods.targets", given.get("targets", wanted))
         own_targets = [str(target) for target in given.get("targets", wanted)] if aims else []
         for target in own_targets:
             yield Arm(f"{label} {target}", method, target, {**settings, **dict.fromkeys(aims, target)})
         if not own_targets:
             yield Arm(label, method, None, settings)
+
+
+def _check_targets(field: str, given: Any) -> None:
+    known = isinstance(given, list) and all(isinstance(target, str | int | float) for target in given)
+    require(known, field, given, 'a list of targets such as [0.5, "0.6x"]')
 
 
 def _config(data: Mapping[str, Any], arm: Arm, seed: int, unit: str, budget: int) -> Config:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from aepo.compare.results import Comparison, Measure
 from aepo.compare.statistics import Interval, most_covered
+from aepo.listing import plain
 
 COLUMNS = ("run", "pass@1", "pass@k", "entropy", "tracking error", "steps", "completions", "tokens", "CPU s")
 # The first of the columns that say what a run cost.
@@ -59,9 +61,10 @@ def _few(seeds: int) -> list[str]:
 
 
 def markdown(found: Comparison, unit: str, budget: int, seeds: Sequence[int]) -> str:
-    """The table and its caption."""
-    lines = [COLUMNS, ("---",) * len(COLUMNS), *cells(found)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{caption(found, unit, budget, seeds)}\n"
+    """The table and its caption; a label is shown as it stands, whatever it holds."""
+    lines = [COLUMNS, ("---",) * len(COLUMNS), *((plain(label), *numbers) for label, *numbers in cells(found))]
+    below = caption(replace(found, baseline=plain(found.baseline)), unit, budget, seeds)
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{below}\n"
 
 
 def _cell(measure: Measure | None, form: str, short: bool) -> str:

@@ -10,7 +10,8 @@ The function under test is f(logits, labels, mask, temperature) -> (logprobs, en
     entropy      [B, T], exact entropy of softmax(logits), temperature 1, nats, over the whole vocabulary
     mean         the token mean of entropy over the mask, or (total, count), which is what ranks can add up
 
-What stands outside the mask is free. Either of logprobs and entropy may be None and is then not checked. With
+What stands outside the mask is free. Either of logprobs and entropy may be None and is then not checked, which the
+finding says. With
 `causal`, logits and labels are a model's output and input: logits[b, t] predicts labels[b, t + 1], and the results are
 [B, T - 1], or [B, T] with a first column that is not looked at.
 """
@@ -20,8 +21,10 @@ from __future__ import annotations
 import importlib
 import math
 import runpy
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -34,6 +37,7 @@ Function = Callable[[Tensor, Tensor, Tensor, float], Sequence[Any]]
 Combine = Callable[[list[Any]], Any]
 
 RANKS = ((0,), (1, 2))
+PER_TOKEN = ("logprobs", "entropy")
 TEMPERATURE = 0.5
 
 
@@ -66,6 +70,7 @@ def check_function(
     tolerance: largest accepted difference, nats.
     """
     tested = _Tested(function, combine, causal, tolerance)
+    unseen = tested.unseen()
     checks = {
         "values": tested.values,
         "temperature": tested.temperature,
@@ -74,17 +79,18 @@ def check_function(
         "token mean": tested.token_mean,
         "rank mean": tested.rank_mean,
     }
-    return [_finding(name, check) for name, check in checks.items()]
+    of_both = ("values", "temperature", "padding", "order")
+    return [_finding(name, check, unseen if name in of_both else "") for name, check in checks.items()]
 
 
-def _finding(name: str, check: Callable[[], str | None]) -> Finding:
+def _finding(name: str, check: Callable[[], str | None], unseen: str) -> Finding:
     try:
         cause = check()
     except _Skipped as reason:
         return Finding(name, "not checked", str(reason))
     except _Broken as error:
         cause = str(error)
-    return Finding(name, "FAILED", cause) if cause else Finding(name, "ok")
+    return Finding(name, "FAILED", cause) if cause else Finding(name, "ok", unseen)
 
 
 class _Skipped(Exception):
@@ -100,6 +106,14 @@ class _Tested:
     causal: bool
     tolerance: float
 
+    def unseen(self) -> str:
+        """What of logprobs and entropy is None, in words; nothing where the function cannot be called."""
+        try:
+            found = self._call(Fixture.standard())
+        except (_Broken, _Skipped):
+            return ""
+        return ", ".join(f"{name} not checked (None)" for name in PER_TOKEN if getattr(found, name) is None)
+
     def values(self) -> str | None:
         return self._compare(1.0)
 
@@ -109,10 +123,10 @@ class _Tested:
     def padding(self) -> str | None:
         base = Fixture.standard()
         plain, wide, noisy = self._call(base), self._call(base.wider(3)), self._call(base, outside=50.0)
+        self._something(plain)
         for what, other in (("wider padding", wide), ("other logits and labels outside the mask", noisy)):
-            for name in ("logprobs", "entropy"):
-                before, after = getattr(plain, name), getattr(other, name)
-                if before is not None and not self._close(after[:, : before.shape[1]], before, base.mask):
+            for name, before, after in _pairs(plain, other):
+                if not self._close(after[:, : before.shape[1]], before, base.mask):
                     return f"{name} inside the mask changed with {what}: padding is counted"
             if plain.mean is not None and not math.isclose(
                 _number(plain.mean), _number(other.mean), abs_tol=self.tolerance
@@ -123,19 +137,31 @@ class _Tested:
     def order(self) -> str | None:
         base, order = Fixture.standard(), [2, 0, 1]
         plain, moved = self._call(base), self._call(base.rows(order))
-        for name in ("logprobs", "entropy"):
-            before, after = getattr(plain, name), getattr(moved, name)
-            if before is not None and not self._close(after, before[order], base.mask[order]):
+        self._something(plain)
+        for name, before, after in _pairs(plain, moved):
+            if not self._close(after, before[order], base.mask[order]):
                 return f"{name} of a row depend on where in the batch it stands"
         if plain.mean is not None and abs(_number(plain.mean) - _number(moved.mean)) > self.tolerance:
             return "the mean depends on the order of the rows"
         return None
+
+    def _something(self, found: _Result) -> None:
+        """Raise where there is nothing to compare, or a NaN before anything was changed."""
+        if all(part is None for part in (found.logprobs, found.entropy, found.mean)):
+            raise _Skipped("the function returns None for logprobs and entropy")
+        for name in PER_TOKEN:
+            values = getattr(found, name)
+            if values is not None:
+                _refuse_nan(name, values, Fixture.standard().mask)
+        if found.mean is not None and math.isnan(_number(found.mean)):
+            raise _Broken("the mean is NaN")
 
     def token_mean(self) -> str | None:
         base = Fixture.standard()
         found = self._call(base)
         if found.mean is None or found.entropy is None:
             raise _Skipped("the function returns no mean beside its entropy")
+        _refuse_nan("entropy", found.entropy, base.mask)
         mask, own = base.mask.double(), torch.where(base.mask.bool(), found.entropy, 0.0)
         sums = own.sum(1)
         return self._cause(
@@ -160,6 +186,7 @@ class _Tested:
         if self.combine is None and not all(isinstance(third, tuple | list) for third in thirds):
             wanted = "return (total, count), or say how the trainer joins its ranks (combine)"
             raise _Skipped(f"means alone cannot be joined over ranks of different size: {wanted}")
+        _refuse_nan("entropy", whole, base.mask)
         got = _number(self._combined(thirds))
         own = torch.where(base.mask.bool(), whole, 0.0).sum(1)
         rank_means = [own[list(rows)].sum() / base.mask[list(rows)].sum() for rows in RANKS]
@@ -170,15 +197,18 @@ class _Tested:
         )
 
     def _combined(self, thirds: list[Any]) -> Any:
-        if self.combine is None:
+        try:
+            if self.combine is not None:
+                return self.combine(thirds)
             totals, counts = zip(*thirds, strict=True)
             return sum(map(float, totals)), sum(map(float, counts))
-        try:
-            return self.combine(thirds)
-        except Exception as error:
-            raise _Broken(f"combine raised {type(error).__name__}: {error}") from None
+        except (Exception, SystemExit) as error:
+            what = "the third results cannot be added up" if self.combine is None else "combine raised"
+            raise _Broken(f"{what} {type(error).__name__}: {error}") from None
 
     def _cause(self, got: float, wanted: float, candidates: Mapping[str, Tensor]) -> str | None:
+        if math.isnan(got):
+            return "the mean is NaN"
         if abs(got - wanted) <= self.tolerance:
             return None
         for cause, value in candidates.items():
@@ -189,6 +219,8 @@ class _Tested:
     def _compare(self, temperature: float) -> str | None:
         base = Fixture.standard()
         found = self._call(base, temperature)
+        if found.logprobs is None and found.entropy is None:
+            raise _Skipped("the function returns None for logprobs and entropy")
         causes = []
         if found.logprobs is not None:
             wanted = base.logprobs(temperature)
@@ -200,6 +232,7 @@ class _Tested:
     def _named(
         self, what: str, got: Tensor, wanted: Tensor, base: Fixture, candidates: Mapping[str, Tensor]
     ) -> str | None:
+        _refuse_nan(what, got, base.mask)
         if self._close(got, wanted, base.mask):
             return None
         inner = base.mask.clone()
@@ -225,24 +258,47 @@ class _Tested:
         if self.causal:
             logits = torch.cat([logits, torch.zeros_like(logits[:, :1])], 1)
             labels, mask = (torch.cat([torch.zeros_like(part[:, :1]), part], 1) for part in (labels, mask))
+        wanted = "wanted (logprobs, entropy) and maybe a mean"
         try:
-            returned = tuple(self.function(logits, labels, mask, temperature))
-        except Exception as error:
+            given = self.function(logits, labels, mask, temperature)
+            returned = tuple(given)
+        except (Exception, SystemExit) as error:
             raise _Broken(f"the function raised {type(error).__name__}: {error}") from None
+        if isinstance(given, Mapping | str | bytes):
+            raise _Broken(f"the function returned a {type(given).__name__}; {wanted}")
         if len(returned) not in (2, 3):
-            raise _Broken(f"the function returned {len(returned)} things; wanted (logprobs, entropy) and maybe a mean")
+            raise _Broken(f"the function returned {len(returned)} things; {wanted}")
         return _Result(*(self._values(part, base.mask) for part in returned[:2]), *returned[2:])
 
     def _values(self, returned: Any, mask: Tensor) -> Tensor | None:
         if returned is None:
             return None
-        values = torch.as_tensor(returned).detach().cpu().double()
+        try:
+            values = torch.as_tensor(returned).detach().cpu().double()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise _Broken(f"a result is a {type(returned).__name__}, not a tensor of numbers ({error})") from None
         if self.causal and values.dim() == 2 and values.shape[1] == mask.shape[1] + 1:
             values = values[:, 1:]
         if values.shape != mask.shape:
             wanted = "[B, T - 1] or [B, T]" if self.causal else "[B, T]"
             raise _Broken(f"a result has the shape {tuple(values.shape)}; wanted {wanted}, a value for each token")
         return values
+
+
+def _refuse_nan(what: str, values: Tensor, mask: Tensor) -> None:
+    inside = values[mask.bool()].isnan()
+    if inside.any():
+        raise _Broken(f"{what}: NaN at {int(inside.sum())} of {inside.numel()} tokens inside the mask")
+
+
+def _pairs(plain: _Result, other: _Result) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """logprobs and entropy of two calls, where they are returned."""
+    for name in PER_TOKEN:
+        before, after = getattr(plain, name), getattr(other, name)
+        if (before is None) != (after is None):
+            raise _Broken(f"{name} is None in one call and not in another")
+        if before is not None:
+            yield name, before, after
 
 
 def _number(mean: Any) -> float:
@@ -257,13 +313,19 @@ def _number(mean: Any) -> float:
 
 
 def load_function(path: str, field: str) -> Callable[..., Any]:
-    """`module:function` or `file.py:function`; `InvalidValue` naming `field` where there is none."""
+    """`module:function` or `file.py:function`; `InvalidValue` naming `field` where there is none.
+
+    Modules of the working folder come first, as with `python -m`: it is put on `sys.path`.
+    """
     place, colon, name = path.rpartition(":")
     if not colon:
         raise InvalidValue(field, path, "written as module:function or file.py:function")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
     try:
         found = runpy.run_path(place)[name] if place.endswith(".py") else getattr(importlib.import_module(place), name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InvalidValue(field, path, f"importable ({type(error).__name__}: {error})") from None
     if not callable(found):
         raise InvalidValue(field, path, "a function")

@@ -15,7 +15,7 @@ from aepo.report.figures import figures
 from aepo.report.markdown import markdown
 from aepo.report.numbers import differences, group_table, groups, largest_k, missing, run_table
 from aepo.report.page import Report, page
-from aepo.report.runs import Run, base_curve, read_runs
+from aepo.report.runs import Run, base_beside, base_curve, read_runs, run_folders
 from aepo.report.samples import chosen
 
 FIGURES, HTML, MARKDOWN = "figures", "report.html", "report.md"
@@ -24,13 +24,15 @@ FIGURES, HTML, MARKDOWN = "figures", "report.html", "report.md"
 def report(folders: Sequence[Path], out: Path | None, base: Path | None, steps: Sequence[int]) -> Path:
     """Write report.html, report.md and figures/*.png, *.svg into `out` and return the page's path.
 
-    Default of `out`: report/ in the run's folder, or beside several. Raises `InvalidValue` in one line, before it
-    writes anything, for what is no run folder, no evaluation, or not to be written to.
+    Default of `out`: report/ in the run's folder, or beside several; of `base`: base.json beside the runs, if it is of
+    them. Of several folders those that are no runs are left out (`run_folders`). Raises `InvalidValue` in one line,
+    before it writes anything, for what is no run folder, no evaluation, or not to be written to.
     """
-    runs = read_runs(folders)
-    made = gather(runs, base, steps)
-    parents = [folder.resolve().parent for folder in folders]
-    home = folders[0] if len(runs) == 1 else Path(os.path.commonpath(parents))
+    kept = run_folders(folders)
+    runs = read_runs(kept)
+    made = gather(runs, base or base_beside(kept, runs), steps)
+    parents = [folder.resolve().parent for folder in kept]
+    home = kept[0] if len(runs) == 1 else Path(os.path.commonpath(parents))
     return write(made, out or home / "report")
 
 

@@ -10,13 +10,16 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from aepo.log import is_number
 from aepo.positions import STARTS
 from aepo.report.numbers import Group, Interval, largest_k, score
-from aepo.report.runs import Curve, Run, is_number
+from aepo.report.runs import Curve, Run
 
 # Okabe and Ito without black (the base model's) and yellow (too pale on white).
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 STYLES = ("-", "-.", ":")
+# Filled, so that they can be told apart at six points.
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 SMOOTHED = 10
 # Both ends of a run in the figure by position: this share of its steps.
 END = 0.1
@@ -92,7 +95,7 @@ def pass_at_k(runs: Sequence[Run], found: Sequence[Group], base: Curve | None) -
     for number, group in enumerate(found):
         curve = group.curve()
         if curve:
-            _points(axes, curve, _named(group), **_look(number))
+            _points(axes, curve, _named(group), marker=_marker(number), **_look(number))
             made.append(curve.about)
             if curve.low:
                 axes.fill_between(curve.ks, curve.low, curve.high, color=_colour(number), alpha=0.15, lw=0)
@@ -112,7 +115,7 @@ def pass_at_k(runs: Sequence[Run], found: Sequence[Group], base: Curve | None) -
 def _base(axes: Axes, base: Curve | None, runs: Sequence[Run]) -> str:
     if base is None:
         return "The base model's curve is not here: no evaluation of it was given (--base FOLDER)."
-    _points(axes, base, "base model", color="black", ls="--")
+    _points(axes, base, "base model", marker="o", color="black", ls="--")
     words = f"Black: the base model, {base.about}"
     if base.low:
         axes.fill_between(base.ks, base.low, base.high, color="black", alpha=0.08, lw=0)
@@ -125,11 +128,12 @@ def performance(runs: Sequence[Run], found: Sequence[Group], base: Curve | None)
     evaluated = any(not math.isnan(score(run, 1)) for run in runs)
     sizes = sorted({1, largest_k(runs)}) if evaluated else [0]
     canvas = Figure(figsize=(8, 4), layout="constrained")
-    drawn = 0
+    drawn, joined = 0, 0
     for axes, k in zip(canvas.subplots(1, len(sizes), squeeze=False)[0], sizes, strict=True):
         _finish(axes, "entropy held (nats per token)", f"pass@{k} (share of problems)" if k else "reward")
-        of = [group.pass_at(k) if k else group.interval("reward") for group in found]
-        drawn += _against_entropy(axes, of, found)
+        points = _points_held(found, [group.pass_at(k) if k else group.interval("reward") for group in found])
+        joined += _join(axes, points)
+        drawn += _against_entropy(axes, points)
         if base is not None and k in base.ks:
             axes.axhline(base.values[base.ks.index(k)], color="black", ls="--", lw=1, label="base model")
     if not drawn:
@@ -139,28 +143,52 @@ def performance(runs: Sequence[Run], found: Sequence[Group], base: Curve | None)
         "Score of the last evaluation" if evaluated else "Reward, mean of the last third of the steps,",
         "against the entropy's mean over the last third of the steps.",
         "Bars: 95 % by bootstrap over runs alike but for the seed." if seeds else "No bars: no run is repeated.",
-        "The grey line only joins the points in order of entropy."
-        if len(found) > 1
-        else "One entropy alone shows no curve: give runs at several targets.",
+        "A grey line only joins runs that are alike but for their target, in order of entropy."
+        if joined
+        else "No two points differ in their target alone, so none are joined: give runs at several targets.",
         "Dashed: the base model." if base is not None else "",
     ]
     return _legend(canvas, axes), " ".join(filter(None, words))
 
 
-def _against_entropy(axes: Axes, scores: Sequence[Interval], found: Sequence[Group]) -> int:
-    """One point with its bars for each group that has both numbers; how many."""
-    points = [(group.interval("entropy"), y, group) for y, group in zip(scores, found, strict=True)]
-    known = [(x, y, group) for x, y, group in points if not math.isnan(x.mean + y.mean)]
-    ordered = sorted(known, key=lambda point: point[0].mean)
-    axes.plot([x.mean for x, _, _ in ordered], [y.mean for _, y, _ in ordered], color="0.75", lw=1, zorder=1)
-    for x, y, group in known:
-        bars: dict[str, Any] = {}
-        for name, value in (("xerr", x), ("yerr", y)):
+@dataclass(frozen=True)
+class _Held:
+    """A point of the figure performance: group number `number` of all."""
+
+    number: int
+    group: Group
+    entropy: Interval
+    score: Interval
+
+
+def _points_held(found: Sequence[Group], scores: Sequence[Interval]) -> list[_Held]:
+    """Of the groups that have both numbers."""
+    numbered = enumerate(zip(found, scores, strict=True))
+    points = [_Held(number, group, group.interval("entropy"), score) for number, (group, score) in numbered]
+    return [point for point in points if not math.isnan(point.entropy.mean + point.score.mean)]
+
+
+def _join(axes: Axes, points: Sequence[_Held]) -> int:
+    """A grey line through the targets of each method that has several; how many lines."""
+    families: dict[str, list[_Held]] = {}
+    for point in sorted(points, key=lambda point: point.entropy.mean):
+        families.setdefault(point.group.runs[0].family(), []).append(point)
+    lines = [family for family in families.values() if len(family) > 1]
+    for family in lines:
+        axes.plot([p.entropy.mean for p in family], [p.score.mean for p in family], color="0.75", lw=1, zorder=1)
+    return len(lines)
+
+
+def _against_entropy(axes: Axes, points: Sequence[_Held]) -> int:
+    """Each point with its bars; how many."""
+    for point in points:
+        look: dict[str, Any] = {"color": _colour(point.number), "fmt": _marker(point.number)}
+        for name, value in (("xerr", point.entropy), ("yerr", point.score)):
             if not math.isnan(value.low):
-                bars[name] = [[value.mean - value.low], [value.high - value.mean]]
-        colour, label = _colour(found.index(group)), _words(group.label)
-        axes.errorbar(x.mean, y.mean, fmt="o", ms=6, capsize=3, color=colour, label=label, **bars)
-    return len(known)
+                look[name] = [[value.mean - value.low], [value.high - value.mean]]
+        label = _words(point.group.label)
+        axes.errorbar(point.entropy.mean, point.score.mean, ms=6, capsize=3, label=label, **look)
+    return len(points)
 
 
 def by_position(runs: Sequence[Run], found: Sequence[Group], base: Curve | None) -> Made:
@@ -214,6 +242,11 @@ def _colour(number: int) -> str:
     return COLOURS[number % len(COLOURS)]
 
 
+def _marker(number: int) -> str:
+    """Where colours come round again, another shape."""
+    return MARKERS[number // len(COLOURS) % len(MARKERS)]
+
+
 def _look(number: int) -> dict[str, Any]:
     """One colour a group; where colours come round again, another dash."""
     return {"color": _colour(number), "ls": STYLES[number // len(COLOURS) % len(STYLES)]}
@@ -244,7 +277,7 @@ def _lines(
 
 
 def _points(axes: Axes, curve: Curve, label: str, **look: Any) -> None:
-    axes.plot(curve.ks, curve.values, marker="o", ms=4, lw=1.6, label=_words(label), **look)
+    axes.plot(curve.ks, curve.values, ms=4, lw=1.6, label=_words(label), **look)
 
 
 def _legend(canvas: Figure, axes: Axes) -> Figure:

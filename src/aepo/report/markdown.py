@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from html import escape
 
+from aepo.listing import plain
 from aepo.report.numbers import Table
 from aepo.report.page import Report
 from aepo.report.samples import Chosen
@@ -23,11 +24,6 @@ def markdown(report: Report, figures: str) -> str:
     parts += ["## Samples", *map(_samples, report.samples), "## What is not here"]
     parts.append("".join(f"- {plain(sentence)}\n" for sentence in report.missing or ["nothing is missing"]).rstrip())
     return ("\n\n".join(parts) + "\n").encode("utf-8", "replace").decode()
-
-
-def plain(text: str) -> str:
-    """One line that Markdown shows as it stands: no tag, link, cell border, heading or emphasis."""
-    return re.sub(r"([\\`*_\[\]|#~!@])", r"\\\1", escape(" ".join(text.split()), quote=False))
 
 
 def _table(table: Table) -> str:

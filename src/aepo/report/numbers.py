@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from aepo.evaluation.scores import intervals
-from aepo.report.runs import Curve, Run, is_number, run_curve
+from aepo.log import is_number
+from aepo.report.runs import Curve, Run, run_curve
 from aepo.tracking import SETTLED, Tracking, tracking
 
-TRACKED = ("entropy", "error", "completions", "extra_completions")
+# What each row has to have as a number, for how the run held its target.
+TRACKED = ("entropy", "completions", "extra_completions")
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,8 @@ def largest_k(runs: Sequence[Run]) -> int:
 
 def held(run: Run) -> Tracking | None:
     """How the run held its target; None where rows lack what that takes."""
-    complete = run.rows and all(all(key in row for key in TRACKED) and is_number(row["entropy"]) for row in run.rows)
-    return tracking(run.rows) if complete else None
+    complete = all("error" in row and all(is_number(row.get(key)) for key in TRACKED) for row in run.rows)
+    return tracking(run.rows) if run.rows and complete else None
 
 
 def run_table(runs: Sequence[Run]) -> Table:
@@ -126,7 +128,10 @@ def run_table(runs: Sequence[Run]) -> Table:
 
 def _about(run: Run) -> list[Cell]:
     done = len(run.rows)
-    steps = Cell(f"{done}" if run.steps in (None, done) else f"{done} of {run.steps}", done)
+    shown = f"{done} of {run.steps}"
+    if run.steps is None or run.finished:
+        shown = f"{done}, budget reached" if run.stopped_early else f"{done}"
+    steps = Cell(shown, done)
     seed = Cell("", math.nan) if run.seed is None else Cell(str(run.seed), run.seed)
     return [Cell(run.label, run.label), Cell(run.method, run.method), Cell(run.target, run.target), seed, steps]
 
@@ -134,7 +139,7 @@ def _about(run: Run) -> list[Cell]:
 def _held(run: Run) -> list[Cell]:
     kept = held(run)
     settled = Cell("", math.nan)
-    if kept and any(is_number(row["error"]) for row in run.rows):
+    if kept and run.series("error")[1]:
         never = kept.settling_step is None
         settled = Cell("never", math.inf) if never else Cell(str(kept.settling_step), float(kept.settling_step or 0))
     return [

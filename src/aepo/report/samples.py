@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aepo.report.runs import Run, is_number
+from aepo.log import is_number
+from aepo.report.runs import Run
 
 
 @dataclass(frozen=True)
