@@ -10,9 +10,11 @@ verl's own GRPO with as many completions, all of which it trains on. The last co
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
@@ -31,6 +33,11 @@ CASES: Mapping[str, tuple[str, int, list[str]]] = {
     "ours, aepo, full command": (OURS, 32, ["aepo.method=aepo", "aepo.law=switch", "aepo.target=9.0"]),
     "verl's GRPO, 62 prompts": (STOCK, 62, []),
 }
+HEAD = """# Entropy control inside verl: what it costs on a CPU
+
+`.venv-verl/bin/python benchmarks/verl_overhead.py --repeats {repeats}`: median seconds of a step, {repeats} turns of
+{steps} steps after {warm_up} of warm-up, {cores} cores. `gen` is the wait for the rollout engine; the adapter's own
+part at the driver is `adv` (mark, shape, minibatches, weights)."""
 
 
 def measure(work: Path, name: str, turn: int) -> list[Mapping[str, float]]:
@@ -54,6 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=2)
     repeats = parser.parse_args().repeats
+    before = os.getloadavg()[0]
     found: dict[str, list[list[Mapping[str, float]]]] = {name: [] for name in CASES}
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -64,7 +72,9 @@ def main() -> None:
                 print(f"{name}, turn {turn}", file=sys.stderr)
     together = {name: [row for rows in turns for row in rows] for name, turns in found.items()}
     stock = median(row["timing_s/step"] for row in together["verl's GRPO"])
-    print(f"Median seconds of a step, {repeats} turns of {STEPS - WARM_UP} steps after {WARM_UP} of warm-up.\n")
+    print(HEAD.format(repeats=repeats, steps=STEPS - WARM_UP, warm_up=WARM_UP, cores=os.cpu_count()))
+    print(", ".join(f"{name} {version(name)}" for name in ("verl", "ray", "torch")), end="; ")
+    print(f"load average {before:.1f} before and {os.getloadavg()[0]:.1f} after.\n")
     print("| | " + " | ".join(PARTS) + " | ratio of steps | completions |")
     print("|---" * (len(PARTS) + 3) + "|")
     for name, rows in together.items():
