@@ -155,6 +155,9 @@ def test_what_each_trainer_calls_entropy(dialect):
 def test_a_sum_is_also_given_per_token():
     (finding,) = entropy.meaning(log(entropy=150, length=300, meaning=Entropy("sum", "a sum", "divide")))
     assert "0.5 per token" in finding.evidence
+    for broken in ({"entropy": math.nan}, {"length": 0}, {"length": math.inf}):
+        (finding,) = entropy.meaning(log(**{"entropy": 150, **broken}, meaning=Entropy("sum", "a sum", "divide")))
+        assert "per token" not in finding.evidence
 
 
 def test_impossible_entropies():
@@ -222,9 +225,53 @@ def test_a_target_that_is_missed():
     assert signal.target_missed(log(60, entropy=lambda step: 0.8 + 0.2 * (-1) ** step, target_entropy=0.65)) == []
     assert signal.target_missed(log(60, entropy=0.85, target_entropy=0.8)) == []
     assert signal.target_missed(log(20, **missed)) == []
+    (finding,) = signal.target_missed(log(90, entropy=lambda step: 1.4 if step < 60 else 0.5, target_entropy=0.8))
+    assert "0.3 nats below" in finding.evidence, "nearer, and gone past it"
     above = log(120, entropy=0.9, target_entropy=0.6)
     assert "0.3 nats above" in signal.target_missed(above)[0].evidence
     assert signal.target_missed(above)[0].confidence == "sure"
+
+
+def steps_of_target(steps: int, jump: int, pace: float, after: float = 0.4) -> Log:
+    """At the target of 0.8 until it jumps; the gap that the jump makes shrinks by exp(-1 / pace) a step."""
+
+    def entropy(step):
+        return 0.8 if step < jump else after + (0.8 - after) * math.exp((jump - step) / pace)
+
+    return log(steps, entropy=entropy, target_entropy=lambda step: 0.8 if step < jump else after)
+
+
+def test_a_gap_that_a_step_of_the_target_made_is_measured_since_that_step():
+    """The third before had another target: on it there was no gap. Pace 30 is that of our closed loop."""
+    for after in (0.4, 1.2):
+        assert signal.target_missed(steps_of_target(114, 75, 30, after)) == []
+        (finding,) = signal.target_missed(steps_of_target(114, 75, 1e4, after))
+        assert finding.step == 76 and "0.39" in finding.evidence and finding.confidence == "sure"
+    for jump in (77, 79, 100):
+        assert signal.target_missed(steps_of_target(114, jump, 1e4)) == [], "too short a time to say"
+    for jump in range(20):
+        assert signal.target_missed(steps_of_target(30, jump + 10, 30)) == []
+
+
+def test_a_gap_that_was_larger_on_another_target_has_not_closed_for_that():
+    """0.5 nats above a target of 0.3, then 0.2 above one of 0.6: nothing has moved but the target."""
+    (finding,) = signal.target_missed(log(90, entropy=0.8, target_entropy=lambda step: 0.3 if step < 50 else 0.6))
+    assert "0.2 nats above" in finding.evidence and finding.step == 60
+
+
+def test_a_gap_that_opened_and_closes_in_the_last_third_is_not_missed():
+    """The gap is 0 up to step 60, then 0.4 and closing: larger than in the third before, and still coming nearer."""
+    closing = lambda step: 0.8 if step < 60 else 0.8 - 0.4 * math.exp((60 - step) / 20)
+    assert signal.target_missed(log(90, entropy=closing, target_entropy=0.8)) == []
+    (finding,) = signal.target_missed(log(90, entropy=lambda step: 0.8 - 0.4 * (step >= 60), target_entropy=0.8))
+    assert finding.step == 60
+
+
+def test_a_target_that_moves_slowly_can_be_missed_and_one_that_moves_fast_is_not_judged():
+    for pace, found in ((0.005, 1), (0.02, 0)):
+        glide = lambda step, pace=pace: 3.0 - pace * step
+        above = lambda step, pace=pace: 3.3 - pace * step
+        assert len(signal.target_missed(log(90, entropy=above, target_entropy=glide))) == found
 
 
 @pytest.mark.parametrize(
@@ -266,7 +313,35 @@ def test_a_gradient_that_grows(factor, confidence):
 
 def test_reward_lost_needs_a_reward_that_was_there():
     assert kinds(log(reward=lambda step: 0.6 if step < 15 else 0.01)) == {"reward lost": "sure"}
-    assert kinds(log(reward=lambda step: 0.01)) == {}
+    assert kinds(log(reward=lambda step: 0.01)) == {} == kinds(log(reward=lambda step: 0.04 * (step < 15)))
+
+
+def test_a_reward_below_zero_is_measured_on_the_range_of_its_log():
+    """DAPO's rewards are -1 and +1: 0.58 to -0.95 is as good as all of it, and 0 is nothing but a half right."""
+
+    def found(*levels, noise=0.0):
+        values = [level + noise * (-1) ** step for level in levels for step in range(30)]
+        return [
+            (finding.confidence, finding.step) for finding in stability.reward_lost(log(len(values), reward=values))
+        ]
+
+    assert found(-0.2, 0.58, -0.95) == [("likely", 60)]
+    assert (
+        "bottom of this log" in stability.reward_lost(log(reward=lambda step: 0.58 if step < 15 else -0.95))[0].evidence
+    )
+    assert found(-0.5, -1.0) == [("likely", 30)]
+    assert found(-50, -10, -60) == [("likely", 60)] and found(-40, -60) == [("possible", 30)]
+    assert found(0.1, -0.1) == [("possible", 30)], "half right to nearly half right"
+    for healthy in ((-0.95, -0.2, 0.58), (0.58, 0.2, 0.58), (-0.5, -0.5), (-0.5, -0.55), (-50, -55), (-0.2, 0.58, 0.3)):
+        assert found(*healthy) == found(*healthy, noise=0.05) == [], healthy
+    assert found(0.02, -0.02, noise=0.05) == []
+
+
+def test_a_reward_a_little_below_zero_switches_nothing_off():
+    fallen = lambda step: 0.45 if step < 15 else -0.01 * (step % 2)
+    assert kinds(log(reward=fallen)) == {"reward lost": "sure"}
+    once = lambda step: -5.0 if step == 4 else 0.45 if step < 15 else 0.0
+    assert kinds(log(reward=once)) == {"reward lost": "sure"}, "one step is no level"
 
 
 def test_a_jump_at_a_resume():

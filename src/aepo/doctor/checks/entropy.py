@@ -73,21 +73,24 @@ def meaning(log: Log) -> list[Finding]:
     if "entropy" not in log.series or not log.entropy.then:
         return []
     key = log.keys.get("entropy", "entropy")
-    length = finite(log.get("length"))
-    each = (
-        f"; at {end(length):.0f} tokens its end is about {end(finite(log.get('entropy'))) / end(length):.3g} per token"
-    )
     evidence = f"{log.framework} logs `{key}`, which is {log.entropy.says}"
     return [
         Finding(
             kind=_KINDS[log.entropy.kind],
             step=None,
-            evidence=evidence + (each if log.entropy.kind == "sum" and length else ""),
+            evidence=evidence + (_per_token(log) if log.entropy.kind == "sum" else ""),
             confidence="sure",
             advice=log.entropy.then,
             serious=False,
         )
     ]
+
+
+def _per_token(log: Log) -> str:
+    entropy, length = finite(log.get("entropy")), finite(log.get("length"))
+    if not entropy or not length or end(length) <= 0:
+        return ""
+    return f"; at {end(length):.0f} tokens its end is about {end(entropy) / end(length):.3g} per token"
 
 
 _KINDS = {

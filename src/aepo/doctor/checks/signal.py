@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
@@ -12,7 +13,7 @@ from aepo.doctor.types import Confidence, Finding, Log, Series
 DEAD: tuple[tuple[float, Confidence], ...] = ((0.5, "sure"), (0.35, "possible"))
 CUT: tuple[tuple[float, Confidence], ...] = ((0.3, "sure"), (0.15, "likely"), (0.08, "possible"))
 FEWEST = 3
-# Steps in a third of the run, and nats; a gap that is this much smaller than in the third before is closing.
+# Steps in a third of the run, and nats; a gap is closing if the second half of it is this much of the first.
 FEWEST_FOR_TARGET, SURE_OF_TARGET, MISSED, CLOSING = 10, 30, 0.1, 0.8
 # Means of a ratio that never moved differ from 1 by rounding only; so does a KL of nothing from 0.
 STILL = 1e-6
@@ -167,26 +168,42 @@ def beyond_authority(log: Log) -> list[Finding]:
 def target_missed(log: Log) -> list[Finding]:
     """The entropy stays on one side of its target over the last third of the run, and the gap does not close."""
     target = dict(finite(log.get("target_entropy")))
-    gaps = tuple((step, value - target[step]) for step, value in finite(log.get("entropy")) if step in target)
+    entropy = [(step, value) for step, value in finite(log.get("entropy")) if step in target]
+    gaps = [value - target[step] for step, value in entropy]
     third = len(gaps) // 3
-    if third < FEWEST_FOR_TARGET or (log.get("alarm") and any(value == 1 for _, value in log.get("alarm"))):
+    if third < FEWEST_FOR_TARGET or any(value == 1 for _, value in log.get("alarm")):
         return []
-    before, last = (fmean(value for _, value in part) for part in (gaps[third : 2 * third], gaps[-third:]))
-    one_side = len({value > 0 for _, value in gaps[-third:]}) == 1
-    if not one_side or abs(last) <= MISSED or (abs(last) < CLOSING * abs(before) and last * before > 0):
+    last, on_target = gaps[-third:], _resting([target[step] for step, _ in entropy])
+    since = gaps[-min(2 * third, on_target) :]
+    if len(since) < max(third, 2 * FEWEST_FOR_TARGET):
         return []
-    where = "above" if last > 0 else "below"
+    one_side = len({gap > 0 for gap in last}) == 1
+    if not one_side or abs(fmean(last)) <= MISSED or _closes(since) or _closes(last):
+        return []
+    gap = f"{decimals(abs(fmean(last)))} nats {'above' if last[-1] > 0 else 'below'} its target"
     return [
         Finding(
             kind="target missed",
-            step=gaps[-third][0],
-            evidence=f"entropy is {decimals(abs(last))} nats {where} its target over the last {third} steps and does "
-            f"not come nearer{_command(log)}",
+            step=entropy[-third][0],
+            evidence=f"entropy is {gap} over the last {third} steps and does not come nearer{_command(log)}",
             confidence="sure" if third >= SURE_OF_TARGET else "likely",
             advice="a control with more authority (its gain, its limit, heavier or hotter extra samples), or a target "
             "nearer to what the run has",
         )
     ]
+
+
+def _resting(target: Sequence[float]) -> int:
+    """For how many steps up to the end it has not moved by more than `MISSED` within `FEWEST_FOR_TARGET` steps."""
+    last = len(target) - 1
+    moved = (abs(target[min(at + FEWEST_FOR_TARGET, last)] - target[at]) > MISSED for at in range(last, -1, -1))
+    return next((steps for steps, moves in enumerate(moved) if moves), len(target))
+
+
+def _closes(gaps: Sequence[float]) -> bool:
+    """On the same side, and nearer in the second half than in the first."""
+    before, after = fmean(gaps[: len(gaps) // 2]), fmean(gaps[len(gaps) // 2 :])
+    return before * after > 0 and abs(after) < CLOSING * abs(before)
 
 
 def _command(log: Log) -> str:

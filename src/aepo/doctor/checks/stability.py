@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 
 from aepo.doctor.checks.base import decimals, end, finite, onset, start
 from aepo.doctor.types import Confidence, Finding, Log, Series
@@ -15,6 +15,8 @@ GROWN: tuple[tuple[float, Confidence], ...] = ((30.0, "likely"), (10.0, "possibl
 # The reward is lost: this share of the best level is left, and that level was worth something.
 LOST = 0.2
 WORTH = 0.05
+# Where rewards go below 0 nobody says how far they could: likely if it fell by this, or by this share of the largest.
+FALL = 0.5
 # Steps on either side of a resume, and how many standard deviations of the steps before it count as a jump.
 AROUND, LEAST_BEFORE = 10, 4
 JUMP = 4.0
@@ -91,19 +93,27 @@ def gradient(log: Log) -> list[Finding]:
 
 
 def reward_lost(log: Log) -> list[Finding]:
-    """The reward was there, and is gone."""
+    """The reward was there, and is gone: down at 0, or at the bottom of what the log has where that is below 0."""
     reward = finite(log.get("reward"))
-    if len(reward) < AROUND or min(value for _, value in reward) < 0:
+    if len(reward) < AROUND:
         return []
-    best = max(start(reward), max(fmean(v for _, v in reward[i : i + 3]) for i in range(len(reward) - 2)))
-    if best < WORTH or end(reward) > LOST * best:
+    threes = [[value for _, value in reward[i : i + 3]] for i in range(len(reward) - 2)]
+    best, bottom = max(start(reward), *map(fmean, threes)), min(0.0, *map(median, threes))
+    largest, now = max(abs(best), abs(bottom)), end(reward)
+    left = bottom + LOST * (best - bottom)
+    if best - bottom < max(WORTH, LEAST_JUMP * largest) or now > left:
         return []
+    confidence: Confidence = "sure" if now <= bottom + LOST / 4 * (best - bottom) else "likely"
+    below_zero = bottom < -LOST * best
+    if below_zero:
+        confidence = "likely" if best - now >= FALL * max(1.0, largest) else "possible"
     return [
         Finding(
             kind="reward lost",
-            step=onset(reward, lambda value: value <= LOST * best),
-            evidence=f"reward fell from a best level of {decimals(best)} to {decimals(end(reward))}",
-            confidence="sure" if end(reward) <= LOST * best / 4 else "likely",
+            step=onset(reward, lambda value: value <= left),
+            evidence=f"reward fell from a best level of {decimals(best)} to {decimals(now)}"
+            f"{', the bottom of this log' if below_zero else ''}",
+            confidence=confidence,
             advice="go back to a checkpoint from before this step; look at its KL, gradient norm and completions",
         )
     ]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from aepo.checks import InvalidValue
+from aepo.doctor.readers.rows import some_of
 from aepo.doctor.types import Log
 
 COLUMNS = {"step", "prompt", "completion", "advantage"}
@@ -44,10 +46,16 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     except (ArrowException, OSError) as error:
         raise InvalidValue("LOG", str(path), f"a Parquet file ({str(error).splitlines()[0]})") from None
     if not set(table.column_names) >= COLUMNS or table.num_rows == 0:
-        found = ", ".join(table.column_names)
-        raise InvalidValue("LOG", str(path), f"TRL's completions, with {', '.join(sorted(COLUMNS))} (it has {found})")
-    rows: list[dict[str, Any]] = table.select(sorted(COLUMNS)).to_pylist()
+        wanted = f"TRL's completions, with {some_of(COLUMNS)} (it has {some_of(table.column_names)})"
+        raise InvalidValue("LOG", str(path), wanted)
+    rows = [row for row in table.select(sorted(COLUMNS)).to_pylist() if _has_step(row)]
+    if not rows:
+        raise InvalidValue("LOG", str(path), "TRL's completions, with a number as step")
     return rows
+
+
+def _has_step(row: Mapping[str, Any]) -> bool:
+    return isinstance(row["step"], int | float) and math.isfinite(row["step"])
 
 
 def _is_dead(group: Sequence[Mapping[str, Any]]) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,10 @@ Row = Mapping[str, float]
 PREFIX = "train/"
 # Of a text's characters.
 MOST_BROKEN = 0.05
+# Larger numbers are infinite to the checks, whose sums they would overflow; float32 ends at 3.4e38.
+LARGEST = 1e100
+# NumPy from version 2 on prints its numbers so.
+_WRAPPED = re.compile(r"\bnp\.\w+\(([^()]*)\)")
 
 
 @dataclass(frozen=True)
@@ -46,9 +51,10 @@ def load(path: Path) -> Text:
 
 
 def _parsed(text: str) -> Any:
+    """None for what is no JSON, or nested too deep for it. Whole numbers are floats, which have no most digits."""
     try:
-        return json.loads(text)
-    except json.JSONDecodeError:
+        return json.loads(text, parse_int=float)
+    except (ValueError, RecursionError):
         return None
 
 
@@ -78,14 +84,26 @@ def number(value: Any) -> float | None:
     return None
 
 
-def flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+def some_of(keys: Iterable[str]) -> str:
+    """A few of them, on one line, for a refusal."""
+    return ", ".join(" ".join(key.split()) for key in sorted(keys)[:6]) or "none"
+
+
+def unwrapped(text: str) -> str:
+    """Printed numbers without NumPy's type around them: 3.8 for np.float64(3.8)."""
+    return _WRAPPED.sub(r"\1", text)
+
+
+def flat(row: Mapping[str, Any]) -> dict[str, float]:
     """Nested groups joined by /, numbers only."""
     found: dict[str, float] = {}
-    for key, value in row.items():
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{key}/")
-        elif (measured := number(value)) is not None:
-            found[prefix + str(key)] = measured
+    groups: list[tuple[str, Mapping[str, Any]]] = [("", row)]
+    for prefix, group in groups:
+        for key, value in group.items():
+            if isinstance(value, Mapping):
+                groups.append((f"{prefix}{key}/", value))
+            elif (measured := number(value)) is not None:
+                found[f"{prefix}{key}"] = measured
     return found
 
 
@@ -114,8 +132,10 @@ def make_log(
 ) -> Log:
     """The log in our names. Where the step goes back, the run was resumed: what it did again counts.
 
-    Raises `InvalidValue` when nothing of what the dialect knows is in the rows.
+    Raises `InvalidValue` when there are no rows, or nothing of what the dialect knows is in them.
     """
+    if not rows:
+        raise InvalidValue("LOG", str(path), f"a log of {dialect.name} with a number as step in its rows")
     kept, restarts = _latest(rows)
     present = {key for _, row in kept for key in row}
     keys = {
@@ -127,7 +147,7 @@ def make_log(
     for step, row in kept:
         ours = {name: row[key] for name, key in keys.items() if key in row}
         for name, value in {**ours, **dialect.derive(ours)}.items():
-            series.setdefault(name, {})[step] = value
+            series.setdefault(name, {})[step] = math.copysign(math.inf, value) if abs(value) > LARGEST else value
     if not series:
         raise InvalidValue("LOG", str(path), f"a log of {dialect.name} with at least one of its training metrics in it")
     meaning = dialect.entropies.get(keys.get("entropy", ""), Entropy("unknown", "its meaning is not documented"))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from aepo.checks import InvalidValue
 from aepo.doctor.names import recognise
-from aepo.doctor.readers.rows import PREFIX, make_log
+from aepo.doctor.readers.rows import PREFIX, make_log, some_of
 from aepo.doctor.types import Log
 
 MARK = "tfevents"
@@ -21,9 +21,10 @@ def read_folder(path: Path) -> list[Log]:
     Raises `InvalidValue` if there are events and none has.
     """
     logs, refused = [], None
-    for folder in sorted({file.parent for file in path.rglob(f"*{MARK}*")}):
+    files = sorted(file for file in path.rglob(f"*{MARK}*") if file.is_file())
+    for folder in sorted({file.parent for file in files}):
         try:
-            logs.extend(read(sorted(folder.glob(f"*{MARK}*"))))
+            logs.extend(read([file for file in files if file.parent == folder]))
         except InvalidValue as error:
             refused = error
     if refused and not logs:
@@ -42,7 +43,7 @@ def read(paths: Sequence[Path]) -> list[Log]:
         rows.extend(session)
     dialect = recognise({key for _, row in rows for key in row})
     if dialect is None:
-        tags = ", ".join(sorted({key for _, row in rows for key in row})[:6]) or "none"
+        tags = some_of({key for _, row in rows for key in row})
         raise InvalidValue("LOG", str(paths[0]), f"events of a trainer that is known here (its scalars: {tags})")
     return [make_log(dialect, paths[0], rows, resumes=resumes, framework=f"{dialect.name} (TensorBoard)")]
 

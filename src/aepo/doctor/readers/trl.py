@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
 
 from aepo.checks import InvalidValue
 from aepo.doctor.names import TRL, TRL_PPO, recognise
-from aepo.doctor.readers.rows import Text, flat, make_log, stepped
+from aepo.doctor.readers.rows import Text, flat, make_log, some_of, stepped
 from aepo.doctor.types import Log
 
 STATE = "trainer_state.json"
@@ -35,12 +36,12 @@ def read(text: Text) -> list[Log]:
     keys = {key for row in history for key in row}
     dialect = recognise(keys)
     if dialect is None or dialect not in (TRL, TRL_PPO):
-        some = ", ".join(sorted(keys)[:6])
-        raise InvalidValue("LOG", str(text.path), f"the state of a GRPO or PPO trainer (its keys are {some}, ...)")
+        raise InvalidValue("LOG", str(text.path), f"the state of a GRPO or PPO trainer (its keys: {some_of(keys)})")
     return [make_log(dialect, text.path, stepped(history, "step"), resumes=_resumes(history))]
 
 
 def _resumes(history: list[dict[str, Any]]) -> list[int]:
     """The trainer writes `train_runtime` when it ends; steps after that are a later session's."""
     ends = [index for index, row in enumerate(history[:-1]) if "train_runtime" in row]
-    return [int(history[index + 1]["step"]) for index in ends if "step" in history[index + 1]]
+    steps = [history[index + 1].get("step", math.nan) for index in ends]
+    return [int(step) for step in steps if math.isfinite(step)]

@@ -5,15 +5,18 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from aepo.checks import InvalidValue
-from aepo.doctor.names import recognise
-from aepo.doctor.readers.rows import PREFIX, Row, Text, flat, make_log, number, stepped, unprefixed
+from aepo.doctor.names import Dialect, recognise
+from aepo.doctor.readers.rows import PREFIX, Row, Text, flat, make_log, number, some_of, stepped, unprefixed
 from aepo.doctor.types import Log
 
+# The trainer's own counts first: `_step` counts the calls of W&B's log function.
 STEPS = ("global_step", "training/global_step", "_step", "Step", "step")
+OF_WANDB = {*STEPS, "_runtime", "_timestamp"}
 
 
 def read(text: Text) -> list[Log]:
@@ -22,20 +25,27 @@ def read(text: Text) -> list[Log]:
         return [_log(text, "", [flat(row) for row in text.rows])] if any("_step" in row for row in text.rows) else []
     if text.path.suffix != ".csv":
         return []
-    return [_log(text, run, rows) for run, rows in _runs(text.text).items()]
+    return [_log(text, run, rows) for run, rows in _runs(_records(text)).items()]
 
 
-def _runs(text: str) -> dict[str, list[dict[str, float]]]:
-    """Rows by run; a history's plain columns are the run ""."""
+def _records(text: Text) -> list[dict[str, str]]:
+    try:
+        return list(csv.DictReader(io.StringIO(text.text)))
+    except csv.Error as error:
+        raise InvalidValue("LOG", str(text.path), f"a CSV of numbers, without columns of text ({error})") from None
+
+
+def _runs(records: Sequence[Mapping[str, str]]) -> dict[str, list[dict[str, float]]]:
+    """Rows by run; the columns of a history, which has `_step`, are the run ""."""
     runs: dict[str, list[dict[str, float]]] = defaultdict(list)
-    for record in csv.DictReader(io.StringIO(text)):
+    for record in records:
         cells = {column: value for column, cell in record.items() if (value := number(cell)) is not None}
         steps = {column: value for column, value in cells.items() if column.removeprefix(PREFIX) in STEPS}
         rows: dict[str, dict[str, float]] = defaultdict(dict)
         for column, value in cells.items():
-            run, dash, key = column.partition(" - ")
+            run, _, key = ("", "", column) if "_step" in record else column.rpartition(" - ")
             if column not in steps:
-                rows[run if dash else ""][key if dash else column] = value
+                rows[run][key] = value
         for run, row in rows.items():
             runs[run].append({**steps, **row})
     return runs
@@ -45,11 +55,32 @@ def _log(text: Text, run: str, rows: Sequence[Row]) -> Log:
     plain = unprefixed(rows)
     keys = {key for row in plain for key in row}
     dialect = recognise(keys)
-    steps = stepped(plain, *STEPS)
+    steps = _by_one_clock(_measured(plain, dialect, is_history=not run and "_step" in keys)) if dialect else []
     if dialect is None or not steps:
-        some = ", ".join(sorted(keys)[:6])
-        raise InvalidValue(
-            "LOG", str(text.path), f"an export with a step and a known trainer's metrics (it has {some})"
-        )
+        wanted = f"an export with a step and a known trainer's metrics (it has {some_of(keys)})"
+        raise InvalidValue("LOG", str(text.path), wanted)
     log = make_log(dialect, text.path, steps, framework=f"{dialect.name} (W&B)")
     return dataclasses.replace(log, source=f"{log.source} ({run})") if run else log
+
+
+def _measured(rows: Sequence[Row], dialect: Dialect, is_history: bool) -> list[Row]:
+    """Rows with one of the trainer's metrics in them.
+
+    A history that was made a table has NaN in its gaps: in a row that something else was logged in, all metrics. A
+    chart leaves them empty.
+    """
+    wanted = {key for names in dialect.keys.values() for key in names}
+    keys = {key for row in rows for key in row}
+    has_gaps = is_history and bool(keys - wanted - OF_WANDB)
+    found = [[value for key, value in row.items() if key in wanted] for row in rows]
+    return [
+        row
+        for row, values in zip(rows, found, strict=True)
+        if values and not (has_gaps and all(map(math.isnan, values)))
+    ]
+
+
+def _by_one_clock(rows: Sequence[Row]) -> list[tuple[int, Row]]:
+    """Steps by the first name that half of the rows have, else by the commonest; two names would be two clocks."""
+    clock = max(STEPS, key=lambda name: min(len(stepped(rows, name)), len(rows) / 2))
+    return stepped(rows, clock)
