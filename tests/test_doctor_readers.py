@@ -25,6 +25,7 @@ def lines(path: Path, rows) -> Path:
     return path
 
 
+TRL_ROW = {"entropy": 1.0, "frac_reward_zero_std": 0.0, "reward": 1.0}
 VERL_ROW = {
     "actor/entropy": 0.32, "actor/ppo_kl": -8e-6, "actor/pg_clipfrac": 8e-4, "actor/grad_norm": 0.13,
     "critic/score/mean": 0.41, "critic/advantages/max": 1.8, "critic/advantages/min": -1.8,
@@ -74,7 +75,7 @@ def test_trl_ppo_entropy_sum_gives_way_to_the_mean(tmp_path):
 
 
 def test_trainer_state_shows_a_resume_after_an_end(tmp_path):
-    row = {"entropy": 1.0, "frac_reward_zero_std": 0.0, "reward": 1.0}
+    row = TRL_ROW
     history = [
         row | {"step": 1},
         {"step": 1, "train_runtime": 3.0},
@@ -103,6 +104,21 @@ def test_verl_file_logger_by_hand(tmp_path):
     assert log.framework == "verl" and log.steps == (1, 2)
     assert log.get("entropy") == ((1, 0.32), (2, 0.32)) and log.get("no_advantage") == ((1, 0.0), (2, 0.0))
     assert log.get("gradient_norm")[0] == (1, 0.13) and math.isnan(log.get("gradient_norm")[1][1])
+
+
+@pytest.mark.parametrize("where", ["verl", "trl"])
+def test_what_our_plug_in_logs_counts_before_the_trainers_own(tmp_path, where):
+    """Theirs has the tempered rows in it, and knows no target."""
+    ours = {"aepo/entropy": 0.5, "aepo/target_entropy": 0.6, "aepo/alarm": 1.0, "aepo/mismatch": 0.01}
+    if where == "verl":
+        log = only(lines(tmp_path / "m.jsonl", [{"step": 1, "data": {**VERL_ROW, **ours}}]))
+    else:
+        path = tmp_path / "trainer_state.json"
+        path.write_text(json.dumps({"log_history": [{**TRL_ROW, **ours, "step": 1}]}))
+        log = only(path)
+    assert log.keys["entropy"] == "aepo/entropy" and log.get("entropy") == ((1, 0.5),)
+    assert log.get("target_entropy") == ((1, 0.6),) and log.get("alarm") == ((1, 1.0),)
+    assert log.entropy.kind == "exact" and log.get("reward") and log.get("mismatch") == ((1, 0.01),)
 
 
 def test_verl_rows_without_a_step_that_is_a_number_are_left_out(tmp_path):

@@ -19,6 +19,7 @@ from .tiny import config, even_start, model, prompts, tokenizer, trainer
 NEVER = {"target": None}
 REFUSED = {
     "method": [
+        ({"method": None}, "a name of"),
         ({"method": "apeo"}, "one of grpo"),
         ({"method": "hapo", **NEVER}, "'token_temperature', which hapo"),
         ({"method": "dapo", **NEVER}, "'follow_up', which dynamic-sampling"),

@@ -61,6 +61,13 @@ AEPO = Dialect(
     entropies={"entropy": EXACT},
 )
 
+
+def _with_ours(keys: Mapping[str, tuple[str, ...]]) -> Mapping[str, tuple[str, ...]]:
+    """What our plug-in logs there besides, under `aepo/`, counts before the trainer's own."""
+    names = [*keys, *(name for name in _OURS.split() if name not in keys)]
+    return {name: (*([f"aepo/{name}"] if name in _OURS.split() else []), *keys.get(name, ())) for name in names}
+
+
 _VERL_COMMON = {
     "reward": ("critic/score/mean", "critic/rewards/mean"),
     "advantage_high": ("critic/advantages/max",),
@@ -92,15 +99,18 @@ EASYR1 = Dialect(
 VERL = Dialect(
     name="verl",
     marks=_marks("actor/pg_loss", "actor/ppo_kl", "critic/score/mean", "actor/entropy", "rollout_corr/kl"),
-    keys={
-        **_VERL_COMMON,
-        "entropy": ("actor/entropy", "actor/entropy_loss"),
-        "clip_fraction": ("actor/pg_clipfrac",),
-        "mismatch_kl": ("rollout_corr/kl",),
-        "mismatch_probability": ("training/rollout_probs_diff_mean",),
-        "mismatch_correlation": ("training/rollout_actor_probs_pearson_corr",),
-    },
+    keys=_with_ours(
+        {
+            **_VERL_COMMON,
+            "entropy": ("actor/entropy", "actor/entropy_loss"),
+            "clip_fraction": ("actor/pg_clipfrac",),
+            "mismatch_kl": ("rollout_corr/kl",),
+            "mismatch_probability": ("training/rollout_probs_diff_mean",),
+            "mismatch_correlation": ("training/rollout_actor_probs_pearson_corr",),
+        }
+    ),
     entropies={
+        "aepo/entropy": EXACT,
         "actor/entropy": Entropy("exact", "the exact entropy per token, aggregated as the loss is (loss_agg_mode)"),
         "actor/entropy_loss": Entropy(
             "exact",
@@ -142,21 +152,24 @@ TRL = Dialect(
         "clip_ratio/region_mean",
         "reward reward_std completion_length",
     ),
-    keys={
-        "entropy": ("entropy",),
-        "reward": ("reward",),
-        "dead_groups": ("frac_reward_zero_std",),
-        "length": ("completions/mean_length", "completion_length"),
-        "truncated": ("completions/clipped_ratio",),
-        "clip_fraction": ("clip_ratio/region_mean", "clip_ratio"),
-        "mismatch": ("sampling/sampling_logp_difference/mean",),
-        "gradient_norm": ("grad_norm",),
-        "learning_rate": ("learning_rate",),
-    },
+    keys=_with_ours(
+        {
+            "entropy": ("entropy",),
+            "reward": ("reward",),
+            "dead_groups": ("frac_reward_zero_std",),
+            "length": ("completions/mean_length", "completion_length"),
+            "truncated": ("completions/clipped_ratio",),
+            "clip_fraction": ("clip_ratio/region_mean", "clip_ratio"),
+            "mismatch": ("sampling/sampling_logp_difference/mean",),
+            "gradient_norm": ("grad_norm",),
+            "learning_rate": ("learning_rate",),
+        }
+    ),
     entropies={
+        "aepo/entropy": EXACT,
         "entropy": Entropy(
             "exact", "the exact entropy per token of the distribution divided by the sampling temperature"
-        )
+        ),
     },
 )
 

@@ -111,6 +111,7 @@ class EntropyControlConfig(GRPOConfig):  # type: ignore[misc]
 
     def _chosen(self) -> Algorithm:
         """The method with its settings; AEPO's positives in the place of ordinary rows."""
+        require(isinstance(self.method, str), "method", self.method, "a name of `aepo methods`, or two joined by `+`")
         require(
             self.settings is None or isinstance(self.settings, dict),
             "settings",
