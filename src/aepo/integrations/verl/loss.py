@@ -44,10 +44,10 @@ def policy_loss(
         logprobs=no_padding_2_padding(model_output["log_probs"], data).float(),
         entropy=_entropy(model_output, data, part),
     )
+    if part.ref_logprobs is None and (kl_coefficient > 0 or algorithm.control.needs(state).reference):
+        raise RuntimeError("verl sent no ref_log_prob, so a penalty would silently be left out")
     penalty = None
-    if kl_coefficient > 0 or algorithm.control.needs(state).reference:
-        if part.ref_logprobs is None:
-            raise RuntimeError("verl sent no ref_log_prob, so a penalty would silently be left out")
+    if part.ref_logprobs is not None and kl_coefficient > 0:
         penalty = kl_coefficient * k3(new.logprobs, part.ref_logprobs)
     output = stages.loss(algorithm, part, new, fields["aepo_weights"], state, penalty)
     return output.loss * data["dp_size"], _sums(output, new, fields["aepo_weights"] > 0)
