@@ -362,6 +362,10 @@ def test_the_base_model_is_a_row_and_may_be_the_baseline(quick_model, tmp_path, 
     kept = (tmp_path / "out" / "base.json").stat().st_mtime_ns
     compare(file, tmp_path / "out")
     assert (tmp_path / "out" / "base.json").stat().st_mtime_ns == kept
+    whole = (tmp_path / "out" / "base.json").read_text()
+    (tmp_path / "out" / "base.json").write_text(whole[:40])
+    compare(file, tmp_path / "out")
+    assert (tmp_path / "out" / "base.json").read_text() == whole
 
 
 def test_a_run_has_one_writer(quick_model, tmp_path):

@@ -60,8 +60,11 @@ def _base(config: Config, out: Path) -> Result:
     """The base model's evaluation, kept in `out` with the settings that it was made with."""
     file = out / BASE_FILE
     settings = {name: to_dict(config)[name] for name in ("model", "task", "evaluation", "sampling", "policy")}
-    kept = json.loads(file.read_text()) if file.exists() else {}
-    if kept.get("settings") != settings:
+    try:
+        kept = json.loads(file.read_text())
+    except (OSError, ValueError):  # none, or none that can be read
+        kept = None
+    if not isinstance(kept, dict) or kept.get("settings") != settings:
         found = evaluate_base(config)
         kept = {"settings": settings, "problems": found.problems, "correct": found.correct, "samples": found.samples}
         write_atomically(file, json.dumps(kept))
