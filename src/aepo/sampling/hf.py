@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -50,6 +51,7 @@ class HFSampler(Sampler):
         self.pad_token_id = pad_token_id
         self.top_p = top_p
         self.max_rows = max_rows
+        self._cache_argument = cache_argument(model)
 
     def at_top_p(self, top_p: float) -> HFSampler:
         """The same sampler with another top-p cut."""
@@ -143,9 +145,9 @@ class HFSampler(Sampler):
             input_ids=ids,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
+            **{self._cache_argument: cache},
         )
         logits: Tensor = output.logits[:, -1]
         return logits
@@ -161,6 +163,11 @@ class HFSampler(Sampler):
             logprobs=tuple(logprobs[:length]),
             truncated=length is None,
         )
+
+
+def cache_argument(model: torch.nn.Module) -> str:
+    """The name under which a model's `forward` takes the KV cache: `cache` since transformers 5.24."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def draw(logits: Tensor, temperatures: Tensor, uniforms: Tensor, top_p: float = 1.0) -> tuple[Tensor, Tensor]:
