@@ -27,7 +27,7 @@ test-report: setup
 	$(BIN)/pip install --quiet "playwright>=1.50"
 	which chromium-headless-shell chromium chromium-browser google-chrome 2>/dev/null | grep -q . || \
 		$(BIN)/playwright install --only-shell chromium
-	$(BIN)/pytest -rs tests/test_report.py
+	$(BIN)/pytest -rs tests/analysis/test_report.py
 
 # vLLM on the CPU pins its own versions of torch and transformers, hence its own environment. Its torchaudio, torchvision
 # and torchcodec are left out: language models do not need them.
@@ -68,7 +68,7 @@ $(TRL_ENV)/.ready: pyproject.toml
 TRITON := .venv-triton
 
 test-triton: $(TRITON)/.ready
-	$(TRITON)/bin/pytest tests/test_triton.py
+	$(TRITON)/bin/pytest tests/entropy/test_triton.py
 
 $(TRITON)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(TRITON)

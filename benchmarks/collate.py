@@ -1,4 +1,4 @@
-"""Seconds of CPU that padding rows into tensors takes (`aepo.collate`), once a step, on one driver.
+"""Seconds of CPU that padding rows into tensors takes (`aepo.engines.collate`), once a step, on one driver.
 
 python benchmarks/collate.py [--rows 64] [--tokens 8192]
 """
@@ -10,7 +10,7 @@ import random
 import time
 from statistics import median
 
-from aepo.collate import collate
+from aepo.engines.collate import collate
 from aepo.types import Completion, Prompt, Rollout, Sample
 
 

@@ -12,16 +12,16 @@ import argparse
 import statistics
 from pathlib import Path
 
-from aepo.base_model import base_model
+from aepo.analysis.demo import PROBLEMS, SAMPLES, evaluated_job
+from aepo.analysis.tracking import tracking
 from aepo.config import default_config
-from aepo.demo import PROBLEMS, SAMPLES, evaluated_job
-from aepo.evaluate import evaluate
-from aepo.launch import Job, launch
-from aepo.log import METRICS, read_rows
-from aepo.plot import figure, save
-from aepo.policy import Policy
-from aepo.runner import make_sampler
-from aepo.tracking import tracking
+from aepo.model.builtin import base_model
+from aepo.model.policy import Policy
+from aepo.training.evaluate import evaluate
+from aepo.training.folder import METRICS, read_rows
+from aepo.training.plot import figure, save
+from aepo.training.processes import Job, launch
+from aepo.training.runner import make_sampler
 
 SEEDS = (0, 1, 2)
 

@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aepo.launch import Job, launch
-from aepo.log import METRICS, read_rows
 from aepo.methods import METHODS
-from aepo.preflight import targets
+from aepo.training.folder import METRICS, read_rows
+from aepo.training.preflight import targets
+from aepo.training.processes import Job, launch
 
 TARGET, LAST = "0.8", 10
 HEADER = (

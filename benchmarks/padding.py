@@ -17,11 +17,11 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from aepo import policy as policy_module
-from aepo.collate import collate
 from aepo.control.base import Needs
-from aepo.loading import Loaded
-from aepo.policy import Policy, by_length, trimmed
+from aepo.engines.collate import collate
+from aepo.model import policy as policy_module
+from aepo.model.loading import Loaded
+from aepo.model.policy import Policy, by_length, trimmed
 from aepo.types import Batch, Completion, Prompt, Rollout, Sample
 
 ROWS, LIMIT, MICROBATCH = 128, 256, 16

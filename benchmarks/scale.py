@@ -1,11 +1,11 @@
-"""The cost model of a step (aepo.cost): fitted to steps on the CPU, tested on others that were held out, and tables.
+"""The cost model of a step (aepo.planning.cost): fitted to CPU steps, tested on held-out ones, and tables.
 
     python benchmarks/scale.py fit [--out FILE] [--keep FILE]  # about 4 minutes of one core
     python benchmarks/scale.py tables                          # the papers' setting on 1, 8, 64 and 512 H100s
     python benchmarks/scale.py published                       # beside step times that others have published
 
-`fit` runs `aepo.train.train_step` for each case below: two steps to warm up, then five; what counts is the median of
-the CPU seconds of sampling (with rewards), scoring and update. The constants are fitted to the cases marked FIT,
+`fit` runs `train_step` for each case below: two steps to warm up, then five; what counts is the median of the CPU
+seconds of sampling (with rewards), scoring and update. The constants are fitted to the cases marked FIT,
 by least squares of relative errors over constants that are not negative; the cases marked HELD are then predicted.
 What the prediction is given of a held-out case: its settings, and the mean completion length and the share of usable
 extra completions that it showed.
@@ -32,16 +32,16 @@ import torch
 import transformers
 from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
-import aepo.train
-from aepo.base_model import base_model, make_tokenizer
-from aepo.checkpoint import TrainState
+import aepo.training.step
 from aepo.config import Config, make_config
-from aepo.cost import H100, Lengths, Machine, Model, Work, seconds, table
-from aepo.dryrun import Assumed, architecture, work_of
-from aepo.policy import Policy
-from aepo.runner import make_sampler
+from aepo.model.builtin import base_model, make_tokenizer
+from aepo.model.policy import Policy
+from aepo.planning.cost import H100, Lengths, Machine, Model, Work, seconds, table
+from aepo.planning.dry_run import Assumed, architecture, work_of
 from aepo.tasks import Problem, Task
-from aepo.train import Clock, Run, make_optimizer, train_step
+from aepo.training.checkpoint import TrainState
+from aepo.training.runner import make_sampler
+from aepo.training.step import Clock, Run, make_optimizer, train_step
 
 ROOT = Path(__file__).parents[1]
 FIT, HELD = "fit", "held out"
@@ -311,7 +311,7 @@ def added(results: dict[str, dict[str, Any]], prices: Mapping[str, float]) -> li
 def run_fit(options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
-    aepo.train.Clock = ProcessClock  # type: ignore[misc]
+    aepo.training.step.Clock = ProcessClock  # type: ignore[misc]
     results: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         for case in CASES:

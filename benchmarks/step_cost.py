@@ -16,12 +16,12 @@ from pathlib import Path
 
 import torch
 
-from aepo.base_model import base_model
-from aepo.checkpoint import TrainState
 from aepo.config import make_config
-from aepo.policy import Policy
-from aepo.runner import make_sampler
-from aepo.train import Run, make_optimizer, train_step
+from aepo.model.builtin import base_model
+from aepo.model.policy import Policy
+from aepo.training.checkpoint import TrainState
+from aepo.training.runner import make_sampler
+from aepo.training.step import Run, make_optimizer, train_step
 
 PARTS = ("seconds", "seconds_sampling", "seconds_scoring", "seconds_update")
 

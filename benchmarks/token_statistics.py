@@ -26,8 +26,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aepo.entropy import token_statistics
-from aepo.kept import Clamped, Kept, Nucleus
+from aepo.entropy.partial import Clamped, Kept, Nucleus
+from aepo.entropy.statistics import token_statistics
 
 FURTHER_TEMPERATURES = (0.8, 1.2)
 Inputs = tuple[Tensor, Tensor, Tensor, tuple[float, ...]]

@@ -5,10 +5,10 @@ python examples/minimal.py
 
 import torch
 
-from aepo.advantages import group_mean_std
-from aepo.entropy import logits_statistics
-from aepo.laws import PI
-from aepo.losses import Clip, policy_loss, token_mean
+from aepo.control.laws import PI
+from aepo.entropy.statistics import logits_statistics
+from aepo.loss.advantages import group_mean_std
+from aepo.loss.surrogates import Clip, policy_loss, token_mean
 
 STATES, ACTIONS, GROUP, TARGET = 64, 50, 16, 1.0
 torch.manual_seed(0)

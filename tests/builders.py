@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import torch
 
-from aepo.collate import collate
 from aepo.control.base import Measured, Scored, Step
-from aepo.entropy import logits_statistics
+from aepo.engines.collate import collate
+from aepo.entropy.statistics import logits_statistics
 from aepo.types import Completion, Metric, Prompt, Rollout, Sample, TokenStats
 
 

@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from aepo.base_model import QUICK, base_model
-
-from .tiny_models import CLASSES, make_model
+from aepo.model.builtin import QUICK, base_model
+from tests.tiny_models import CLASSES, make_model
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,14 +1,14 @@
 import pytest
 
-from aepo.advantages import GroupMean
-from aepo.checks import InvalidValue
 from aepo.config import default_config, make_config, override, to_dict, to_toml
 from aepo.control import AEPO, Both, EntropyReg
-from aepo.laws import PI, Switch
-from aepo.losses import Clip, Ratio
+from aepo.control.laws import PI, Switch
+from aepo.control.schedules import Schedule, Target
+from aepo.convert import parse_setting
+from aepo.errors import InvalidValue
+from aepo.loss.advantages import GroupMean
+from aepo.loss.surrogates import Clip, Ratio
 from aepo.methods import METHODS
-from aepo.schedules import Schedule, Target
-from aepo.settings import parse_setting
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -5,7 +5,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-CORE = ("types", "entropy", "advantages", "losses", "schedules", "laws", "control", "algorithm", "collate", "theory")
+CORE = (
+    *("types", "entropy.statistics", "loss.advantages", "loss.surrogates", "control.laws", "control", "algorithm"),
+    *("methods", "convert", "engines.stages", "engines.collate", "conformance", "analysis.tracking", "planning.cost"),
+)
 HEAVY = ("transformers", "tokenizers", "safetensors", "numpy", "rich", "tyro", "tomli_w", "matplotlib", "datasets")
 
 

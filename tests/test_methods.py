@@ -3,8 +3,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from aepo.engines import ENGINES
-from aepo.listing import as_json, as_markdown, rows
+from aepo.catalogue import as_json, as_markdown, rows
+from aepo.engines.capabilities import ENGINES
 from aepo.methods import METHODS
 
 ROOT = Path(__file__).parents[1]

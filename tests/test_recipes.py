@@ -9,15 +9,14 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
-from aepo import runner
-from aepo.checks import InvalidValue
 from aepo.cli import Train
 from aepo.config import make_config, read_toml
 from aepo.control import AEPO
-from aepo.cost import H100, seconds
-from aepo.dryrun import Assumed, architecture, dry_run, on_paper, work_of
-
-from .tiny_models import byte_tokenizer, make_model
+from aepo.errors import InvalidValue
+from aepo.planning.cost import H100, seconds
+from aepo.planning.dry_run import Assumed, architecture, dry_run, on_paper, work_of
+from aepo.training import runner
+from tests.tiny_models import byte_tokenizer, make_model
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path for path in (ROOT / "recipes" / "dapo17k").glob("v*-*.toml"))
@@ -122,7 +121,7 @@ def test_golden_the_cost_on_paper_by_hand(quick_model):
 
 
 def test_the_parameters_on_paper_are_the_models(quick_model, models):
-    from aepo.policy import Policy
+    from aepo.model.policy import Policy
 
     for folder in (quick_model, models["qwen2"], models["llama"]):
         config = make_config(settings=[f"model='{folder}'", "policy.lora_rank=4"])

@@ -16,11 +16,11 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from aepo.checks import InvalidValue
-from aepo.collate import collate
 from aepo.config import PolicyConfig
 from aepo.control.base import Needs, generator
-from aepo.policy import Policy
+from aepo.engines.collate import collate
+from aepo.errors import InvalidValue
+from aepo.model.policy import Policy
 from aepo.sampling.hf import HFSampler
 from aepo.types import Completion, Prompt, Request, Rollout, Sample
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from aepo import stages
-from aepo.entropy import logits_statistics
+from aepo.engines import stages
+from aepo.entropy.statistics import logits_statistics
 from aepo.integrations.trl import EntropyControlTrainer
-from aepo.losses import AGGREGATES, Clip
+from aepo.loss.surrogates import AGGREGATES, Clip
 from aepo.types import TokenStats
 
 

@@ -7,11 +7,11 @@ import json
 import pytest
 from transformers import HfArgumentParser
 
-from aepo.checks import InvalidValue
+from aepo.control.laws import Switch
+from aepo.errors import InvalidValue
 from aepo.integrations.trl import AEPOTrainer, EntropyControlConfig
 from aepo.integrations.trl import config as under_test
-from aepo.laws import Switch
-from aepo.losses import Clip
+from aepo.loss.surrogates import Clip
 from aepo.methods import METHODS
 
 from .tiny import config, even_start, model, prompts, tokenizer, trainer
@@ -161,7 +161,7 @@ def _capped(output):
 
 
 def test_every_method_is_offered_or_refused_as_the_table_says(tmp_path):
-    from aepo.engines import runs_on
+    from aepo.engines.capabilities import runs_on
 
     for name, method in METHODS.items():
         offered = "trl" in runs_on(method.algorithm)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aepo.checks import InvalidValue
+from aepo.errors import InvalidValue
 
 from .job import Job, run, spread
 from .tiny import trainer

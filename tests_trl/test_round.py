@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 import torch
 
-from aepo.entropy import logits_statistics
+from aepo.entropy.statistics import logits_statistics
 from aepo.integrations.trl import EntropyControlTrainer
 from aepo.types import Metric
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from aepo.checks import InvalidValue
+from aepo.errors import InvalidValue
 from aepo.integrations.trl.rows import check, fit, place, placement, token_weights, without_correction
 
 

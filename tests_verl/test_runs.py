@@ -15,11 +15,11 @@ import psutil
 import pytest
 import torch
 
-from aepo.advantages import group_mean_std
 from aepo.control import AEPO
-from aepo.laws import Switch
+from aepo.control.laws import Switch
+from aepo.control.schedules import Target
+from aepo.loss.advantages import group_mean_std
 from aepo.methods import preset
-from aepo.schedules import Target
 from tests_verl.support import toy
 from tests_verl.support.parity import Minibatch, gradient_norm, model_at
 from tests_verl.support.run import OURS, STOCK, Finished, finish, rows, run, settings, start

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from aepo.checks import InvalidValue
+from aepo.control.laws import PI
+from aepo.errors import InvalidValue
 from aepo.integrations.verl.__main__ import compose, overrides
 from aepo.integrations.verl.settings import TESTED, check_version, read, remarks
-from aepo.laws import PI
 from aepo.methods import METHODS
 from tests_verl.support.run import ROOT, settings
 

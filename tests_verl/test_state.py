@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aepo.checks import InvalidValue
+from aepo.errors import InvalidValue
 from aepo.integrations.verl import state
 from aepo.integrations.verl.settings import Chosen
 from aepo.methods import preset

@@ -3,9 +3,9 @@
 import json
 from dataclasses import replace
 
-from aepo import runner
-from aepo.base_model import QUICK, base_model
 from aepo.config import make_config
+from aepo.model.builtin import QUICK, base_model
+from aepo.training import runner
 
 SETTINGS = (
     *("steps=4", "sampling.engine=vllm", "sampling.prompts=8", "optimizer.lr=1e-2", "control.start=hot"),

@@ -8,7 +8,7 @@ from threading import Timer
 import pytest
 import torch
 
-from aepo.checks import InvalidValue
+from aepo.errors import InvalidValue
 from aepo.sampling.hf import HFSampler
 from aepo.sampling.vllm import VLLMSampler
 from aepo.sampling.vllm_local import BATCHED_TOKENS, LocalEngine

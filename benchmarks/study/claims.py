@@ -21,10 +21,10 @@ from pathlib import Path
 
 import numpy as np
 
-from aepo.compare.results import Result, measured
-from aepo.compare.statistics import Interval, interval
-from aepo.compare.study import read_study
-from aepo.tracking import SETTLED, tracking
+from aepo.analysis.compare.results import Result, measured
+from aepo.analysis.compare.statistics import Interval, interval
+from aepo.analysis.compare.study import read_study
+from aepo.analysis.tracking import SETTLED, tracking
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not decidable here"
 HERE = Path(__file__).parent

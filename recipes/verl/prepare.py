@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from aepo.data import load_rows
-from aepo.prompts import render
 from aepo.tasks.data import Data
+from aepo.tasks.rows import load_rows
+from aepo.tasks.styles import render
 
 STYLE, HELD_OUT = "think", 256
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aepo.advantages import Advantage, GroupMeanStd
-from aepo.checks import require
 from aepo.control import Control, NoControl
-from aepo.losses import AGGREGATES, Clip, Surrogate
+from aepo.errors import require
+from aepo.loss.advantages import Advantage, GroupMeanStd
+from aepo.loss.surrogates import AGGREGATES, Clip, Surrogate
 
 
 @dataclass(frozen=True, kw_only=True)

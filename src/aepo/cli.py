@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from aepo.checks import InvalidValue
+from aepo.errors import InvalidValue
 from aepo.evaluation.options import Options
 
 
@@ -47,8 +47,8 @@ class Train:
 
     def run(self) -> None:
         """Start or resume."""
-        from aepo import runner
         from aepo.config import make_config
+        from aepo.training import runner
 
         if self.resume is not None:
             if self != Train(resume=self.resume):
@@ -63,7 +63,7 @@ class Train:
         config = make_config(self.recipe, self.method, overrides, self.set)
         target = getattr(config.control, "target", None)
         if self.dry_run:
-            from aepo.dryrun import dry_run
+            from aepo.planning.dry_run import dry_run
 
             dry_run(config, self.gpus, self.length)
             return
@@ -84,7 +84,7 @@ class Demo:
 
     def run(self) -> None:
         """All runs, side by side on the machine's cores."""
-        from aepo.demo import demo
+        from aepo.analysis.demo import demo
 
         demo(self.out, self.steps, self.seed)
 
@@ -100,7 +100,7 @@ class Methods:
 
     def run(self) -> None:
         """Print."""
-        from aepo.listing import as_json, as_markdown, print_table
+        from aepo.catalogue import as_json, as_markdown, print_table
 
         if self.json:
             print(as_json())
@@ -166,8 +166,8 @@ class Report:
 
     def run(self) -> None:
         """Read, write, say where."""
-        from aepo.report.build import report
-        from aepo.report.runs import readable
+        from aepo.analysis.report.build import report
+        from aepo.analysis.report.runs import readable
 
         print(f"written: {readable(str(report(self.runs, self.out, self.base, self.step)))}")
 
@@ -185,7 +185,7 @@ class Watch:
 
     def run(self) -> None:
         """Until the run is finished, or q."""
-        from aepo.watch import watch
+        from aepo.analysis.watch import watch
 
         watch(self.folder, self.once, self.every)
 
@@ -234,7 +234,7 @@ class Compare:
 
     def run(self) -> None:
         """Run what is missing, write, print the table."""
-        from aepo.compare.run import compare
+        from aepo.analysis.compare.run import compare
 
         compare(self.file, self.out or Path("runs") / self.file.stem, dry_run=self.dry_run, at_once=self.at_once)
 
@@ -254,8 +254,8 @@ class FitLaw:
 
     def run(self) -> None:
         """Fit, print."""
-        from aepo.law_fit import Points, fit_law
-        from aepo.report.runs import read_runs, run_folders
+        from aepo.analysis.law_fit import Points, fit_law
+        from aepo.analysis.report.runs import read_runs, run_folders
 
         runs = read_runs(run_folders(self.runs), samples=False)
         points = [Points.of_rows(run.rows, self.reward) for run in runs]
@@ -281,8 +281,8 @@ class Calibrate:
 
     def run(self) -> None:
         """Measure, print, write."""
-        from aepo.calibrate import calibration_config, measure, proposals, recipe
-        from aepo.log import write_atomically
+        from aepo.planning.calibrate import calibration_config, measure, proposals, recipe
+        from aepo.training.folder import write_atomically
 
         config = calibration_config(self.model, self.data, self.set)
         found = measure(config, self.prompts, self.samples)

@@ -10,18 +10,18 @@ from typing import Any, Literal
 
 import tomli_w
 
-from aepo.advantages import Advantage
 from aepo.algorithm import Algorithm
-from aepo.checks import InvalidValue, require
 from aepo.control import Control
 from aepo.control.base import moments
+from aepo.convert import SETTINGS, Settings, parse_setting, tree
+from aepo.errors import InvalidValue, require
 from aepo.grading.base import Grader
 from aepo.grading.table import GRADERS
-from aepo.losses import Surrogate
+from aepo.loss.advantages import Advantage
+from aepo.loss.surrogates import Surrogate
 from aepo.methods import preset
-from aepo.settings import SETTINGS, Settings, parse_setting, tree
 from aepo.tasks import TASKS, Task
-from aepo.verifiers import VERIFIERS, Verifier
+from aepo.tasks.rewards import VERIFIERS, Verifier
 
 RUN_SETTINGS = Settings({**SETTINGS.tables, Task: TASKS, Verifier: VERIFIERS, Grader: GRADERS})
 override, to_dict = RUN_SETTINGS.override, RUN_SETTINGS.to_dict

@@ -9,9 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from aepo.advantages import GroupMean, LeaveOneOut, PassAtK, QuantileBaseline
 from aepo.algorithm import Algorithm
-from aepo.checks import InvalidValue
 from aepo.control import (
     AEPO,
     AER,
@@ -41,9 +39,11 @@ from aepo.control import (
     TrajectoryEntropy,
 )
 from aepo.control.distributions import Temperature
-from aepo.laws import Proportional, Switch
-from aepo.losses import Clip, Ratio
-from aepo.schedules import Schedule, Target
+from aepo.control.laws import Proportional, Switch
+from aepo.control.schedules import Schedule, Target
+from aepo.errors import InvalidValue
+from aepo.loss.advantages import GroupMean, LeaveOneOut, PassAtK, QuantileBaseline
+from aepo.loss.surrogates import Clip, Ratio
 
 
 @dataclass(frozen=True)

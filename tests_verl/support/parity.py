@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from aepo import stages
 from aepo.algorithm import Algorithm
 from aepo.control.base import Scored
-from aepo.entropy import logits_statistics
+from aepo.engines import stages
+from aepo.entropy.statistics import logits_statistics
 from aepo.integrations.verl import rows
-from aepo.losses import AGGREGATES, k3
+from aepo.loss.surrogates import AGGREGATES, k3
 from aepo.types import Completion, Prompt, Rollout, TokenStats
 from tests_verl.support import toy
 

@@ -30,8 +30,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from aepo.checks import InvalidValue
 from aepo.conformance.fixtures import VOCABULARY, Fixture, wrong_entropy, wrong_logprobs
+from aepo.errors import InvalidValue
 
 Function = Callable[[Tensor, Tensor, Tensor, float], Sequence[Any]]
 Combine = Callable[[list[Any]], Any]

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from aepo.checks import require
 from aepo.control.base import Control, Measured, Needs, Scored, State
+from aepo.errors import require
 from aepo.types import TokenStats
 
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from aepo.checks import require
 from aepo.control.adapted import Adapted
 from aepo.control.base import Measured, State
-from aepo.laws import stepped
-from aepo.schedules import Target
+from aepo.control.laws import stepped
+from aepo.control.schedules import Target
+from aepo.errors import require
 from aepo.types import Metric
 
 

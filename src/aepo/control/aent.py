@@ -8,11 +8,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from aepo.checks import require
 from aepo.control.adapted import require_limits
 from aepo.control.base import Control, Measured, Needs, Scored, State
-from aepo.kept import Clamped
-from aepo.laws import integrated, outside
+from aepo.control.laws import integrated, outside
+from aepo.entropy.partial import Clamped
+from aepo.errors import require
 from aepo.types import Metric, TokenStats
 
 

@@ -20,7 +20,6 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from aepo.checks import require
 from aepo.control.base import (
     ClosedLoop,
     ExtraGroup,
@@ -34,8 +33,9 @@ from aepo.control.base import (
     rows,
 )
 from aepo.control.distributions import TargetDistribution, Temperature
-from aepo.laws import Constant
-from aepo.schedules import Target
+from aepo.control.laws import Constant
+from aepo.control.schedules import Target
+from aepo.errors import require
 from aepo.types import Sample
 
 # The authors' threshold on the group-normalised advantage: rows of all-correct groups do not pass it.

@@ -9,12 +9,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from aepo.checks import require
 from aepo.control.adapted import Adapted
 from aepo.control.base import Scored, State
+from aepo.control.laws import integrated
+from aepo.control.schedules import Target
 from aepo.control.tokens import group_accuracy
-from aepo.laws import integrated
-from aepo.schedules import Target
+from aepo.errors import require
 from aepo.types import TokenStats
 
 

@@ -9,10 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from aepo.checks import require
 from aepo.control.base import Control, Needs, Scored, State
 from aepo.control.tokens import row_quantile
-from aepo.losses import Bounds, k3
+from aepo.errors import require
+from aepo.loss.surrogates import Bounds, k3
 from aepo.types import TokenStats
 
 

@@ -28,11 +28,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from aepo.checks import require
-from aepo.kept import Kept
-from aepo.laws import PI, Law
-from aepo.losses import Bounds
-from aepo.schedules import Target
+from aepo.control.laws import PI, Law
+from aepo.control.schedules import Target
+from aepo.entropy.partial import Kept
+from aepo.errors import require
+from aepo.loss.surrogates import Bounds
 from aepo.types import Batch, Metric, Rollout, Sample, TokenStats, TokenTemperature
 
 State = Mapping[str, Any]

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from aepo.checks import InvalidValue
 from aepo.control.base import (
     NOT_REPORTED,
     Control,
@@ -22,7 +21,8 @@ from aepo.control.base import (
     Step,
     moments,
 )
-from aepo.losses import Bounds
+from aepo.errors import InvalidValue
+from aepo.loss.surrogates import Bounds
 from aepo.types import Rollout, Sample, TokenStats, TokenTemperature
 
 # At these moments there is one answer, so at most one of the two may give it.

@@ -9,10 +9,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from aepo.checks import require
 from aepo.control.base import Control, Scored, State
 from aepo.control.tokens import covariance, largest, share_of
-from aepo.losses import Clip
+from aepo.errors import require
+from aepo.loss.surrogates import Clip
 from aepo.types import TokenStats
 
 _DRAWS = "clip-cov"

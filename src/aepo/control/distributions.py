@@ -14,8 +14,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from aepo.checks import require
 from aepo.control.base import Scored
+from aepo.errors import require
 from aepo.types import Rollout
 
 

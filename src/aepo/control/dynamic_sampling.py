@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from aepo.checks import InvalidValue, require
 from aepo.control.base import Control, FollowUp, State, Step
+from aepo.errors import InvalidValue, require
 from aepo.types import Rollout, Sample
 
 

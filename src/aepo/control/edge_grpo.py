@@ -8,9 +8,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from aepo.checks import require
 from aepo.control.base import Control, Scored, State
 from aepo.control.tokens import masked_mean, row_mean
+from aepo.errors import require
 
 
 @dataclass(frozen=True, kw_only=True)

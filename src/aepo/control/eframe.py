@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 import torch
 
-from aepo.advantages import group_mean_std
-from aepo.checks import require
 from aepo.control.base import Control, ExtraGroup, FollowUp, Measured, Scored, State, Step, is_correct
 from aepo.control.dynamic_sampling import ordinary_groups, rounds_drawn
+from aepo.errors import require
+from aepo.loss.advantages import group_mean_std
 from aepo.types import Completion, Prompt, Rollout, Sample
 
 

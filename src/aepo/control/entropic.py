@@ -8,9 +8,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from aepo.checks import require
 from aepo.control.base import ClosedLoop, Scored, State
-from aepo.laws import PI, Law
+from aepo.control.laws import PI, Law
+from aepo.errors import require
 
 
 @dataclass(frozen=True, kw_only=True)

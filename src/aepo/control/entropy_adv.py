@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from aepo.checks import require
 from aepo.control.base import Control, Scored, State
+from aepo.errors import require
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from aepo.control.base import Control, Needs, Scored, State
-from aepo.schedules import Schedule
+from aepo.control.schedules import Schedule
 from aepo.types import TokenStats
 
 

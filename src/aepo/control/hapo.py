@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from aepo.checks import require
 from aepo.control.base import Control, Measured, Scored, State
 from aepo.control.tokens import masked_mean, quantile
-from aepo.losses import Bounds
+from aepo.errors import require
+from aepo.loss.surrogates import Bounds
 from aepo.types import TokenStats, TokenTemperature
 
 # Entropies are clamped here (nats) before the logarithm.

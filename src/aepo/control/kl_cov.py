@@ -8,9 +8,9 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from aepo.checks import require
 from aepo.control.base import Control, Scored, State
 from aepo.control.tokens import covariance, top_share
+from aepo.errors import require
 from aepo.types import TokenStats
 
 _CHOSEN = "kl-cov"

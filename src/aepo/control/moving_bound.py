@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from aepo.checks import require
 from aepo.control.base import Control, Measured, Scored, State, compared
-from aepo.laws import stepped
-from aepo.losses import Bounds
-from aepo.schedules import Target
+from aepo.control.laws import stepped
+from aepo.control.schedules import Target
+from aepo.errors import require
+from aepo.loss.surrogates import Bounds
 
 
 @dataclass(frozen=True, kw_only=True)

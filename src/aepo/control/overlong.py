@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from aepo.checks import require
 from aepo.control.base import Control, State, Step
+from aepo.errors import require
 from aepo.types import Rollout, Sample
 
 

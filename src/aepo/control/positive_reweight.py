@@ -8,11 +8,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from aepo.checks import require
 from aepo.control.base import Control, Measured, Scored, State, Step, compared
+from aepo.control.laws import stepped
+from aepo.control.schedules import Target
 from aepo.control.tokens import top_share
-from aepo.laws import stepped
-from aepo.schedules import Target
+from aepo.errors import require
 
 
 @dataclass(frozen=True, kw_only=True)

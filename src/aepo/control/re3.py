@@ -11,9 +11,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from aepo.checks import require
 from aepo.control.base import Control, State, Step, generator, is_correct
 from aepo.control.dynamic_sampling import by_group
+from aepo.errors import require
 from aepo.types import Rollout
 
 

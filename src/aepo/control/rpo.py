@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from aepo.checks import require
 from aepo.control.base import Control, Scored, State, Step
+from aepo.errors import require
 from aepo.types import Completion, Prompt, Rollout, Sample, TokenStats
 
 

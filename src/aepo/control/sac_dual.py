@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from aepo.checks import require
 from aepo.control.adapted import Adapted
 from aepo.control.base import State
-from aepo.laws import integrated
-from aepo.schedules import Target
+from aepo.control.laws import integrated
+from aepo.control.schedules import Target
+from aepo.errors import require
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,10 +10,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from aepo.checks import require
 from aepo.control.base import Control, Measured, Needs, Scored, State
 from aepo.control.tokens import row_mean, row_quantile, top_share
-from aepo.kept import Nucleus
+from aepo.entropy.partial import Nucleus
+from aepo.errors import require
 from aepo.types import Metric, TokenStats
 
 

@@ -9,8 +9,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from aepo.checks import require
 from aepo.control.base import Control, Scored, State
+from aepo.errors import require
 from aepo.types import TokenStats
 
 # Nats times advantages. The exponential map never reads a batch's largest change as smaller (the authors' code).

@@ -9,11 +9,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from aepo.checks import require
 from aepo.control.adapted import Adapted
 from aepo.control.base import Measured, Scored, State
+from aepo.control.laws import integrated
 from aepo.control.tokens import entropy_to_go, masked_mean
-from aepo.laws import integrated
+from aepo.errors import require
 from aepo.types import Metric
 
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from aepo.checks import require
 from aepo.doctor.checks import examine
 from aepo.doctor.readers import read
 from aepo.doctor.types import Finding, Log
+from aepo.errors import require
 
 Examined = tuple[Log, list[Finding]]
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from aepo.checks import InvalidValue
-from aepo.data import FILE_TYPES, Row, load_rows
+from aepo.errors import InvalidValue
+from aepo.tasks.rows import FILE_TYPES, Row, load_rows
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from aepo.checks import require
+from aepo.errors import require
 
 LARGEST_K = 1024
 # pass@1 at a low temperature needs no more samples than this to be steady.

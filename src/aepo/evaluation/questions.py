@@ -7,16 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aepo.checks import InvalidValue
+from aepo.errors import InvalidValue
 from aepo.evaluation.answers import EXTRACTORS, Extractor, whole
 from aepo.evaluation.benchmarks import Found
 from aepo.grading.table import GRADERS
-from aepo.policy import Policy
-from aepo.prompts import Rendered, render
+from aepo.model.policy import Policy
 from aepo.tasks import Data, Problem, Task
-from aepo.train import prompt_tokens
+from aepo.tasks.rewards import Answered, Graded, Verdict, Verifier
+from aepo.tasks.styles import Rendered, render
+from aepo.training.step import prompt_tokens
 from aepo.types import Prompt
-from aepo.verifiers import Answered, Graded, Verdict, Verifier
 
 Judge = Callable[[Sequence[Mapping[str, Any]], Sequence[str], Sequence[bool]], list[Verdict]]
 

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from aepo.checks import InvalidValue, require
 from aepo.config import Config, default_config
 from aepo.control.base import generator
+from aepo.errors import InvalidValue, require
 from aepo.evaluation.benchmarks import find
 from aepo.evaluation.options import Options, Pass
 from aepo.evaluation.questions import Questions, from_rows, from_task
@@ -20,13 +20,13 @@ from aepo.evaluation.report import Progress, show
 from aepo.evaluation.samples import RESULT, SAMPLES, Unit, append, cut_to_whole_units, open_folder, read, units
 from aepo.evaluation.scores import Tally, scores
 from aepo.evaluation.target import Target, weights_digest
-from aepo.log import environment, write_atomically
-from aepo.policy import Policy
-from aepo.runner import make_sampler
+from aepo.model.policy import Policy
 from aepo.sampling.base import Sampler
-from aepo.train import prompt_tokens
+from aepo.tasks.rewards import Verdict
+from aepo.training.folder import environment, write_atomically
+from aepo.training.runner import make_sampler
+from aepo.training.step import prompt_tokens
 from aepo.types import Prompt, Request
-from aepo.verifiers import Verdict
 
 # Qwen2.5-Math's evaluation ends a completion at these, also where a base model's own configuration does not.
 CHATML, STOPS = "<|im_start|>", ("<|im_end|>", "<|endoftext|>")

@@ -14,8 +14,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from aepo.checks import InvalidValue
-from aepo.log import write_atomically
+from aepo.errors import InvalidValue
+from aepo.training.folder import write_atomically
 
 SETTINGS, SAMPLES, RESULT = "settings.json", "samples.jsonl", "evaluation.json"
 

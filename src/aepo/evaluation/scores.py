@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aepo.evaluate import pass_at_k
 from aepo.evaluation.options import Pass
+from aepo.training.evaluate import pass_at_k
 
 RESAMPLES = 2000
 # Draws of k completions behind one maj@k: a standard error of at most 0.016 for one problem.

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
-from aepo.checkpoint import FOLDER, steps_saved
-from aepo.checks import InvalidValue
 from aepo.config import Config, PolicyConfig, make_config, override, read_toml
-from aepo.policy import Policy
-from aepo.runner import model_folder
+from aepo.errors import InvalidValue
+from aepo.model.policy import Policy
+from aepo.training.checkpoint import FOLDER, steps_saved
+from aepo.training.runner import model_folder
 
 CONFIG = "config.toml"
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aepo.checks import InvalidValue
+from aepo.errors import InvalidValue
 from aepo.grading.base import Grade, Grader
 from aepo.grading.pool import GradingPool
 

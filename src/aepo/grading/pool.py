@@ -20,7 +20,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
 
-from aepo.checks import InvalidValue, require
+from aepo.errors import InvalidValue, require
 from aepo.grading.base import Grade, Grader
 from aepo.grading.text import printable
 

@@ -7,7 +7,7 @@ import re
 from functools import lru_cache
 from typing import Any
 
-from aepo.checks import InvalidValue
+from aepo.errors import InvalidValue
 
 # Two closed forms that agree to this many significant digits, at two points, are taken as equal.
 _DIGITS = 20

@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from aepo.checks import require
-from aepo.kept import FLOOR
+from aepo.entropy.partial import FLOOR
+from aepo.errors import require
 from aepo.sampling.base import Sampler
 from aepo.types import Completion, Request, TokenTemperature
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from aepo.checks import require
+from aepo.errors import require
 from aepo.sampling.base import Sampler
 from aepo.types import Completion, Request
 
@@ -26,7 +26,7 @@ TMPFS = Path("/dev/shm")
 
 
 class Saved(Protocol):
-    """What `refresh` needs of a policy; `aepo.policy.Policy` has it."""
+    """What `refresh` needs of a policy; `aepo.model.policy.Policy` has it."""
 
     model: Any
 

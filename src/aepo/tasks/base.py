@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from aepo.verifiers import Verdict
+from aepo.tasks.rewards import Verdict
 
 
 @dataclass(frozen=True)

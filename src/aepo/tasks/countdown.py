@@ -14,7 +14,7 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
-from aepo.checks import InvalidValue
+from aepo.errors import InvalidValue
 from aepo.tasks.base import Problem, Task
 
 EQUALS, SEPARATOR = "=", ":"

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Literal
 
-from aepo.checks import InvalidValue, require
-from aepo.data import Columns, Row, load_rows
-from aepo.prompts import Rendered, render
+from aepo.errors import InvalidValue, require
 from aepo.tasks.base import Problem, Task
-from aepo.verifiers import Answered, Graded, Verdict, Verifier
+from aepo.tasks.rewards import Answered, Graded, Verdict, Verifier
+from aepo.tasks.rows import Columns, Row, load_rows
+from aepo.tasks.styles import Rendered, render
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from aepo.checks import InvalidValue, require
+from aepo.errors import InvalidValue, require
 from aepo.grading.text import last_boxed
-from aepo.prompts import render
 from aepo.tasks.base import Problem, Task
+from aepo.tasks.styles import render
 
 
 @dataclass(frozen=True)

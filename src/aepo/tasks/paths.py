@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aepo.checks import InvalidValue, require
+from aepo.errors import InvalidValue, require
 from aepo.tasks.base import Problem, Task
 
 SEPARATOR = ":"

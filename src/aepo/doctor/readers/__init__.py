@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from aepo.checks import InvalidValue
 from aepo.doctor.readers import aepo, completions, easyr1, openrlhf, tensorboard, tinker, trl, verl, wandb
 from aepo.doctor.readers.rows import Text, load
 from aepo.doctor.types import Log
+from aepo.errors import InvalidValue
 
 KNOWN = (
     "a run folder of aepo or its metrics.jsonl, TRL's trainer_state.json or completions folder, verl's file logger or "

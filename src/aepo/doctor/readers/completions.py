@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aepo.checks import InvalidValue
 from aepo.doctor.readers.rows import some_of
 from aepo.doctor.types import Log
+from aepo.errors import InvalidValue
 
 COLUMNS = {"step", "prompt", "completion", "advantage"}
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aepo.checks import InvalidValue
 from aepo.doctor.names import Dialect
 from aepo.doctor.types import Entropy, Log
+from aepo.errors import InvalidValue
 
 Row = Mapping[str, float]
 # Of W&B, TensorBoard callbacks and OpenRLHF's loggers; evaluation metrics keep theirs and so stay apart.

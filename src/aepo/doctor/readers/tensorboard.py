@@ -7,10 +7,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from aepo.checks import InvalidValue
 from aepo.doctor.names import recognise
 from aepo.doctor.readers.rows import PREFIX, make_log, some_of
 from aepo.doctor.types import Log
+from aepo.errors import InvalidValue
 
 MARK = "tfevents"
 

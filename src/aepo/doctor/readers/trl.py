@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from aepo.checks import InvalidValue
 from aepo.doctor.names import TRL, TRL_PPO, recognise
 from aepo.doctor.readers.rows import Text, flat, make_log, some_of, stepped
 from aepo.doctor.types import Log
+from aepo.errors import InvalidValue
 
 STATE = "trainer_state.json"
 

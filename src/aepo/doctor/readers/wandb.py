@@ -9,10 +9,10 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from aepo.checks import InvalidValue
 from aepo.doctor.names import Dialect, recognise
 from aepo.doctor.readers.rows import PREFIX, Row, Text, flat, make_log, number, some_of, stepped, unprefixed
 from aepo.doctor.types import Log
+from aepo.errors import InvalidValue
 
 # The trainer's own counts first: `_step` counts the calls of W&B's log function.
 STEPS = ("global_step", "training/global_step", "_step", "Step", "step")

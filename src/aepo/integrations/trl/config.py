@@ -14,13 +14,13 @@ from packaging.version import Version
 from trl import GRPOConfig
 
 from aepo.algorithm import Algorithm
-from aepo.checks import InvalidValue, require
 from aepo.control import AEPO
 from aepo.control.base import moments
-from aepo.engines import TRL
-from aepo.losses import Clip
+from aepo.convert import make_algorithm
+from aepo.engines.capabilities import TRL
+from aepo.errors import InvalidValue, require
+from aepo.loss.surrogates import Clip
 from aepo.methods import GRPO
-from aepo.settings import make_algorithm
 
 OLDEST, NEWEST = Version("1.5"), Version("1.17.dev0")
 # From here on Liger yields log-probabilities and entropies to TRL's own loss instead of replacing the loss.

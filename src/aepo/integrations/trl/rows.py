@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from aepo.checks import InvalidValue
 from aepo.control.base import Scored
+from aepo.errors import InvalidValue
 from aepo.types import Batch, Completion, Prompt, Rollout, TokenStats
 
 Rows = dict[str, Tensor]

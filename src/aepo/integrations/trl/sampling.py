@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from trl import GRPOTrainer
 
-from aepo.checks import InvalidValue
 from aepo.control.base import ExtraGroup, Needs
+from aepo.errors import InvalidValue
 from aepo.integrations.trl import rows as table
 from aepo.integrations.trl.ranks import Ranks
 from aepo.integrations.trl.rows import Rows

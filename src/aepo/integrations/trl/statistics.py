@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aepo.checks import InvalidValue
 from aepo.control.base import Needs
-from aepo.entropy import token_statistics
+from aepo.entropy.statistics import token_statistics
+from aepo.errors import InvalidValue
 from aepo.types import TokenStats
 
 

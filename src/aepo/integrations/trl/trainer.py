@@ -20,17 +20,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aepo import stages
-from aepo.checks import InvalidValue
-from aepo.collate import collate
 from aepo.control import AEPO
 from aepo.control.base import Measured, Scored, State, Step
+from aepo.engines import stages
+from aepo.engines.collate import collate
+from aepo.errors import InvalidValue
 from aepo.integrations.trl import rows as table
 from aepo.integrations.trl.config import EntropyControlConfig, own_loss
 from aepo.integrations.trl.rows import Rows
 from aepo.integrations.trl.sampling import SamplingTrainer
 from aepo.integrations.trl.statistics import beyond_trl, check_model, statistics
-from aepo.losses import LossOutput
+from aepo.loss.surrogates import LossOutput
 from aepo.types import Metric, Rollout, Sample, TokenStats
 
 STATE_FILE = "aepo_state.json"

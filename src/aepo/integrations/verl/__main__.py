@@ -7,9 +7,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from aepo.checks import InvalidValue
+from aepo.convert import parse_setting
+from aepo.errors import InvalidValue
 from aepo.integrations.verl.settings import AGENT_LOOP, TRAINER, check_version, read, remarks
-from aepo.settings import parse_setting
 
 # Before the user's own overrides, which may change them and are then told why not.
 DEFAULTS = (

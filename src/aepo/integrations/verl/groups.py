@@ -10,8 +10,8 @@ import torch
 from tensordict import TensorDict
 from verl.utils import tensordict_utils as tu
 
-from aepo.checks import InvalidValue
 from aepo.control.base import ExtraGroup
+from aepo.errors import InvalidValue
 from aepo.integrations.verl.agent import TEMPERATURE
 from aepo.integrations.verl.settings import AGENT_LOOP
 

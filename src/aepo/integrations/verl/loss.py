@@ -15,11 +15,11 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.metric import AggregationType, Metric
 from verl.workers.utils.padding import no_padding_2_padding
 
-from aepo import stages
 from aepo.algorithm import Algorithm
 from aepo.control.base import Scored
+from aepo.engines import stages
 from aepo.integrations.verl import rows
-from aepo.losses import LossOutput, k3
+from aepo.loss.surrogates import LossOutput, k3
 from aepo.types import TokenStats
 
 FIELDS = ("response_mask", "old_log_probs", "entropy", "advantages", "aepo_weights")

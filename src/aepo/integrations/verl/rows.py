@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass, replace
 import torch
 from torch import Tensor
 
-from aepo.collate import collate
 from aepo.control.base import Scored, Step
-from aepo.losses import AGGREGATES
+from aepo.engines.collate import collate
+from aepo.loss.surrogates import AGGREGATES
 from aepo.types import Batch, Completion, Prompt, Rollout, Sample, TokenStats
 
 MARK = "aepo_mark_"

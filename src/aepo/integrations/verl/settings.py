@@ -8,10 +8,10 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from aepo.algorithm import Algorithm
-from aepo.checks import InvalidValue, require
 from aepo.control.base import Control, moments
-from aepo.engines import VERL
-from aepo.settings import make_algorithm
+from aepo.convert import make_algorithm
+from aepo.engines.capabilities import VERL
+from aepo.errors import InvalidValue, require
 
 # The trainer's interface changed with every version so far.
 TESTED = ("0.9.1",)

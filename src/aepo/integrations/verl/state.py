@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from aepo.checks import InvalidValue
 from aepo.control.base import State
+from aepo.errors import InvalidValue
 from aepo.integrations.verl.settings import Chosen
 
 STATE_FILE = "aepo.json"

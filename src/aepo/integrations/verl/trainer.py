@@ -28,9 +28,9 @@ from verl.utils.py_functional import rename_dict
 from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_partitions
 from verl.workers.utils.padding import response_from_nested, response_to_nested
 
-from aepo import stages
-from aepo.checks import require
 from aepo.control.base import Measured, Scored, State, Step, moments
+from aepo.engines import stages
+from aepo.errors import require
 from aepo.integrations.verl import metrics as log
 from aepo.integrations.verl import rows as table
 from aepo.integrations.verl import state as saved

@@ -1,0 +1,140 @@
+"""What finished runs measured, and how far each arm is from the baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aepo.analysis.compare.statistics import Array, Interval, interval
+from aepo.analysis.tracking import tracking
+from aepo.errors import InvalidValue, require
+from aepo.training.evaluate import pass_at_k
+from aepo.training.folder import EVALUATIONS, METRICS, read_metrics, read_rows
+
+# The arm without training: the same for every seed.
+BASE = "base model"
+# Its evaluation, in the folder of the comparison, with the settings that it was made with.
+BASE_FILE = "base.json"
+COSTS = ("completions", "tokens", "seconds_cpu")
+# What a row has to have.
+NEEDED = (*COSTS, "extra_completions", "entropy")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run. problems: ids of the last evaluation's; correct: right completions of each, of `samples`.
+
+    rows: of metrics.jsonl; none of the base model.
+    """
+
+    problems: tuple[str, ...]
+    correct: tuple[int, ...]
+    samples: int
+    rows: Sequence[Mapping[str, Any]]
+
+    def pass_at(self, k: int) -> Array:
+        """Unbiased pass@k of each problem, [problems]."""
+        return np.array([pass_at_k(self.samples, c, k) for c in self.correct])
+
+    def target(self) -> float | None:
+        """The entropy target (nats per token), where it is the same in every step."""
+        found = {row.get("target_entropy") for row in self.rows}
+        return found.pop() if len(found) == 1 else None
+
+    def tracking_error(self, target: float | None) -> float:
+        """RMSE to the run's own target over the last third of its steps; without one, to `target`; NaN without both."""
+        return tracking(self.rows, target).last_third_rmse
+
+    def numbers(self) -> dict[str, float]:
+        """Of the whole run, one each."""
+        costs = {name: float(sum(row[name] for row in self.rows)) for name in COSTS}
+        return {"entropy": tracking(self.rows).last_third_entropy, "steps": float(len(self.rows)), **costs}
+
+
+@dataclass(frozen=True)
+class Measure:
+    """value: of the arm, over seeds (and problems); difference: to the baseline, paired; None where there is none."""
+
+    value: Interval
+    difference: Interval | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """arms: by label, then by name: pass@1, pass@k, entropy, tracking_error, steps, completions, tokens, seconds_cpu.
+
+    k: of pass@k, the number of samples.
+    """
+
+    baseline: str
+    k: int
+    arms: Mapping[str, Mapping[str, Measure]]
+
+
+def measured(run: Path) -> Result:
+    """A finished run's; `InvalidValue` without its last evaluation."""
+    found = read_rows(run / EVALUATIONS)
+    if not found:
+        raise InvalidValue("run", str(run), f"a finished run with an evaluation in {EVALUATIONS}")
+    last, rows = found[-1], read_metrics(run)
+    _complete(run / EVALUATIONS, [last], ("problems", "correct", "samples"))
+    _complete(run / METRICS, rows, NEEDED)
+    return Result(tuple(last["problems"]), tuple(last["correct"]), last["samples"], rows)
+
+
+def _complete(file: Path, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
+    for row in rows:
+        absent = ", ".join(key for key in keys if row.get(key) is None)
+        require(not absent, str(file), f"step {row['step']} without {absent}", "rows of this version of aepo")
+
+
+def compared(baseline: str, results: Mapping[str, Sequence[Result]]) -> Comparison:
+    """Each arm against the baseline; the runs of an arm in the order of the same seeds."""
+    everything = [result for runs in results.values() for result in runs]
+    first = everything[0]
+    for result in everything:
+        if (result.problems, result.samples) != (first.problems, first.samples):
+            got = f"{len(result.problems)} problems x {result.samples} samples"
+            raise InvalidValue("evaluation", got, "the same problems and samples in every run: differences are paired")
+    arms = {}
+    for label, runs in results.items():
+        others = None if label == baseline else results[baseline]
+        arms[label] = _measures(runs, others, first.samples)
+    return Comparison(baseline, first.samples, arms)
+
+
+def _measures(runs: Sequence[Result], others: Sequence[Result] | None, k: int) -> dict[str, Measure]:
+    ks = {"pass@1": 1, f"pass@{k}": k}
+    found = {name: _measure(*(_passes(some, at) for some in (runs, others))) for name, at in ks.items()}
+    numbers = [run.numbers() for run in runs if run.rows]
+    trained = others is not None and all(other.rows for other in others)
+    base = [other.numbers() for other in others] if others is not None and trained else None
+    for name in numbers[0] if numbers else ():
+        mine, theirs = (None if some is None else _column([n[name] for n in some]) for some in (numbers, base))
+        found[name] = _measure(mine, theirs)
+    own = _column([run.tracking_error(None) for run in runs if run.rows])
+    if numbers and np.isfinite(own).all():
+        against = None
+        if others is not None and trained:
+            pairs = zip(runs, others, strict=True)
+            against = _column([other.tracking_error(run.target()) for run, other in pairs])
+        found["tracking_error"] = _measure(own, against)
+    return found
+
+
+def _passes(runs: Sequence[Result] | None, k: int) -> Array | None:
+    return None if runs is None else np.stack([run.pass_at(k) for run in runs])
+
+
+def _column(values: Sequence[float]) -> Array:
+    return np.array(values, dtype=np.float64)[:, None]
+
+
+def _measure(mine: Array | None, theirs: Array | None) -> Measure:
+    assert mine is not None
+    paired = theirs is not None and bool(np.isfinite(theirs).all())
+    return Measure(interval(mine), interval(mine - theirs) if paired and theirs is not None else None)

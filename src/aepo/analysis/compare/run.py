@@ -1,0 +1,127 @@
+"""`aepo compare`, from the file to the table."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from aepo.analysis.compare.results import BASE, BASE_FILE, Comparison, Result, compared, measured
+from aepo.analysis.compare.study import Study, read_study
+from aepo.analysis.compare.table import COLUMNS, REACHED, caption, cells, markdown
+from aepo.config import Config, to_dict
+from aepo.control.base import moments
+from aepo.errors import require
+from aepo.planning.dry_run import GIB, architecture, most_extra, on_paper
+from aepo.training.folder import METRICS, cpu_count, read_rows, write_atomically
+from aepo.training.preflight import preflight
+from aepo.training.processes import launch
+from aepo.training.runner import evaluate_base, model_folder
+
+# What a process takes before any weights, and how much more than the bounds on paper a run is given: activations.
+PROCESS, ROOM = 1 * GIB, 1.5
+
+
+def compare(file: Path, out: Path, *, dry_run: bool = False, at_once: int | None = None) -> Comparison | None:
+    """Do the runs that are missing, then write comparison.json and comparison.md into `out`; None from a dry run.
+
+    at_once: runs at the same time; None for what the machine holds. Raises `InvalidValue` before the first run.
+    """
+    require(at_once is None or at_once >= 1, "--at-once", at_once, "at least 1")
+    study = read_study(file, out)
+    together = at_once or _held(study.runs[0].config)
+    for line in plan(study, together):
+        print(line, flush=True)
+    if dry_run:
+        return None
+    study.prepare()
+    # Trained once, not by every run at the same time.
+    model_folder(study.runs[0].config)
+    launch(study.jobs(), together)
+    results = {arm.label: [measured(run.out) for run in study.of(arm)] for arm in study.arms}
+    base = _base(study.runs[0].config, out)
+    found = compared(study.baseline, {BASE: [base] * len(study.seeds), **results})
+    text = markdown(found, study.unit, study.budget, study.seeds)
+    write_atomically(out / "comparison.json", json.dumps(asdict(found), indent=2))
+    write_atomically(out / "comparison.md", text)
+    _print(found, study)
+    print(f"written: {out / 'comparison.md'}, {out / 'comparison.json'}")
+    return found
+
+
+def _base(config: Config, out: Path) -> Result:
+    """The base model's evaluation, kept in `out` with the settings that it was made with."""
+    file = out / BASE_FILE
+    settings = {name: to_dict(config)[name] for name in ("model", "task", "evaluation", "sampling", "policy")}
+    try:
+        kept = json.loads(file.read_text())
+    except (OSError, ValueError):  # none, or none that can be read
+        kept = None
+    if not isinstance(kept, dict) or kept.get("settings") != settings:
+        found = evaluate_base(config)
+        kept = {"settings": settings, "problems": found.problems, "correct": found.correct, "samples": found.samples}
+        write_atomically(file, json.dumps(kept))
+    return Result(tuple(kept["problems"]), tuple(kept["correct"]), kept["samples"], ())
+
+
+def plan(study: Study, together: int) -> list[str]:
+    """The runs, what each may cost, how far it is, and what preflight says."""
+    said = []
+    for run, job in zip(study.runs, study.jobs(), strict=True):
+        done = len(read_rows(run.out / METRICS))
+        state = "finished" if job.finished else f"{done} steps done" if done else "to do"
+        said.append(f"{run.out.name}: {study.budget} {study.unit}, at most {run.config.steps} steps; {state}")
+    for arm in study.arms:
+        said += [f"preflight, {arm.label}: {sentence}" for sentence in preflight(study.of(arm)[0].config)]
+    config, runs = study.runs[0].config, len(study.runs)
+    evaluation = config.evaluation
+    step = config.sampling.prompts * config.sampling.group_size
+    most = sum(most_tokens(run.config, study.unit, study.budget) for run in study.runs)
+    rounds = any("follow_up" in moments(run.config.control) for run in study.runs)
+    said.append(
+        f"{runs} runs, {together} at once: {runs} x {study.budget} {study.unit} (each ends with the step that reaches "
+        f"it; an ordinary step is {step} completions), at most {most:,} tokens"
+        f"{' and what further rounds in the last steps draw' * rounds}; and at the end of each "
+        f"{evaluation.prompts} problems x {evaluation.samples} samples"
+    )
+    return said
+
+
+def most_tokens(config: Config, unit: str, budget: int) -> int:
+    """Tokens that a run may sample, its last step counted whole: that begins a completion (or token) under the budget.
+
+    Further rounds of a control within that step are not counted.
+    """
+    extra = most_extra(config)
+    step, longest = config.sampling.prompts * config.sampling.group_size + extra, config.task.max_tokens
+    if unit == "tokens":
+        return budget - 1 + step * longest
+    # Steps of one size fill it exactly so; where sizes differ, the last step may begin one completion short of it.
+    return (budget - 1 + step if extra else step * -(-budget // step)) * longest
+
+
+def _held(config: Config) -> int:
+    """Runs that fit side by side: by memory, and on the CPU also by cores. At least one."""
+    need = ROOM * sum(on_paper(config, architecture(config)).memory.values())
+    if config.device != "cpu" and torch.cuda.is_available():
+        return max(1, int(torch.cuda.mem_get_info()[0] / (need + PROCESS)))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(1, min(cpu_count(), int(memory / (need + PROCESS))))
+
+
+def _print(found: Comparison, study: Study) -> None:
+    """Two tables, so that each fits 80 columns: what the runs reached, and what they cost."""
+    console, lines = Console(), [(escape(label), *numbers) for label, *numbers in cells(found, short=True)]
+    for columns in (range(1, REACHED), range(REACHED, len(COLUMNS))):
+        table = Table(COLUMNS[0], *(COLUMNS[column] for column in columns), box=SIMPLE, padding=(0, 1))
+        for line in lines:
+            table.add_row(line[0], *(line[column] for column in columns))
+        console.print(table)
+    console.print(caption(found, study.unit, study.budget, study.seeds), markup=False)

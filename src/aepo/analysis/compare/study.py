@@ -1,0 +1,197 @@
+"""The file of a comparison: which runs it asks for, all checked before the first one starts (docs/compare.md)."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from aepo.analysis.compare.results import BASE
+from aepo.config import Config, make_config, read_toml, to_dict, to_toml
+from aepo.errors import require
+from aepo.training.folder import write_atomically
+from aepo.training.preflight import targets
+from aepo.training.processes import Job
+
+UNITS = ("completions", "tokens")
+KEYS = ("cost", "budget", "methods", "targets", "seeds", "baseline", "base", "evaluation")
+# What must be equal in all runs, or is set by the comparison.
+SHARED = ("method", "model", "task", "seed", "steps", "evaluation", "budget_completions", "budget_tokens", "threads")
+# Evaluated once, at the end.
+NEVER = 1_000_000
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One method at one target, or at none; settings: its own, by dotted name."""
+
+    label: str
+    method: str
+    target: str | None
+    settings: Mapping[str, Any]
+
+    @property
+    def slug(self) -> str:
+        """The label as part of a folder's name."""
+        return re.sub(r"[^\w.+-]+", "-", self.label).strip("-").lower()
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run: where it is or will be, and all its settings."""
+
+    arm: Arm
+    config: Config
+    out: Path
+
+    def job(self, unit: str, budget: int) -> Job:
+        """As `launch` takes it; the run is started from a file beside its folder."""
+        return Job(self.out, (str(self.recipe),), self.config.steps, (unit, budget))
+
+    @property
+    def recipe(self) -> Path:
+        """The file that the run is started from."""
+        return self.out.with_suffix(self.out.suffix + ".toml")
+
+
+@dataclass(frozen=True)
+class Study:
+    """A whole comparison. budget: of each run, in `unit`; baseline: label of what the others are compared with."""
+
+    unit: Literal["completions", "tokens"]
+    budget: int
+    baseline: str
+    arms: Sequence[Arm]
+    seeds: Sequence[int]
+    runs: Sequence[Planned]
+
+    def of(self, arm: Arm) -> list[Planned]:
+        """The arm's runs in the order of the seeds."""
+        return [run for run in self.runs if run.arm == arm]
+
+    def jobs(self) -> list[Job]:
+        """Seed by seed, so that a stopped comparison has as many whole seeds as possible."""
+        return [run.job(self.unit, self.budget) for run in self.runs]
+
+    def prepare(self) -> None:
+        """Write each run's settings; `InvalidValue` where a run has begun with others."""
+        for run in self.runs:
+            _check_same(run)
+        for run in self.runs:
+            run.out.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(run.recipe, to_toml(run.config))
+
+
+def read_study(file: Path, out: Path) -> Study:
+    """Every run of the file, into folders under `out`; `InvalidValue` for the first thing that cannot work."""
+    data = read_toml(file)
+    for key, value in data.items():
+        require(key in KEYS, key, value, f"one of {', '.join(KEYS)}")
+    for key in ("base", "evaluation"):
+        require(isinstance(data.get(key, {}), Mapping), key, data.get(key), f"a table of settings: [{key}]")
+    unit, budget = _cost(data)
+    seeds = data.get("seeds", [0])
+    whole = isinstance(seeds, list) and all(type(seed) is int for seed in seeds)
+    require(whole and len(set(seeds)) == len(seeds) > 0, "seeds", seeds, "a list of different whole numbers")
+    arms = list(_arms(data))
+    labels = [arm.label for arm in arms]
+    slugs = [arm.slug for arm in arms]
+    for label, slug in zip(labels, slugs, strict=True):
+        require(slugs.count(slug) == 1, "methods", label, "labels that differ: there are two of this one")
+    require(BASE not in labels, "methods.label", BASE, "another label: this is the row of the model before training")
+    chosen = data.get("baseline", labels[0])
+    known = [*labels, BASE]
+    require(chosen in known, "baseline", chosen, f"one of the runs' labels: {', '.join(known)}")
+    runs = [
+        Planned(arm, _config(data, arm, seed, unit, budget), out / f"{arm.slug}-seed{seed}")
+        for seed in seeds
+        for arm in arms
+    ]
+    return Study(unit, budget, chosen, arms, seeds, runs)
+
+
+def _cost(data: Mapping[str, Any]) -> tuple[Literal["completions", "tokens"], int]:
+    unit, budget = data.get("cost"), data.get("budget")
+    require(unit in UNITS, "cost", unit, "completions or tokens: what every run may sample the same number of")
+    require(type(budget) is int and budget >= 1, "budget", budget, f"how many {unit} each run samples, at least 1")
+    assert budget is not None
+    return ("completions" if unit == "completions" else "tokens"), budget
+
+
+def _arms(data: Mapping[str, Any]) -> Iterator[Arm]:
+    """A method with a closed loop once for each target, any other once."""
+    methods, wanted = data.get("methods"), data.get("targets", [])
+    require(isinstance(methods, list) and len(methods) > 0, "methods", methods, "a list of methods")
+    _check_targets("targets", wanted)
+    assert isinstance(methods, list)
+    for entry in methods:
+        given: Any = {"method": entry} if isinstance(entry, str) else entry
+        known = isinstance(given, Mapping) and isinstance(given.get("method"), str)
+        wish = "a name, or a table with method and, as it likes, label, targets and set"
+        require(known and set(given) <= {"method", "label", "targets", "set"}, "methods", entry, wish)
+        label = given.get("label", given["method"])
+        named = isinstance(label, str) and re.search(r"\w", label) is not None
+        require(named, "methods.label", label, "a text with a letter or digit")
+        changed = given.get("set", {})
+        require(
+            isinstance(changed, Mapping), "methods.set", changed, "a table of settings, such as {control.law = ...}"
+        )
+        method, settings = given["method"], _flat(changed)
+        for name in settings:
+            wish = "left out: it is the same in all runs, from [base] or set by the comparison"
+            require(name.split(".")[0] not in SHARED, f"methods.set.{name}", settings[name], wish)
+        aims = dict(targets(make_config(method=method).control))
+        if not aims:
+            own = given.get("targets")
+            require(own is None, "methods.targets", own, f"left out: {method} has no target")
+        _check_targets("methods.targets", given.get("targets", wanted))
+        own_targets = [str(target) for target in given.get("targets", wanted)] if aims else []
+        for target in own_targets:
+            yield Arm(f"{label} {target}", method, target, {**settings, **dict.fromkeys(aims, target)})
+        if not own_targets:
+            yield Arm(label, method, None, settings)
+
+
+def _check_targets(field: str, given: Any) -> None:
+    known = isinstance(given, list) and all(isinstance(target, str | int | float) for target in given)
+    require(known, field, given, 'a list of targets such as [0.5, "0.6x"]')
+
+
+def _config(data: Mapping[str, Any], arm: Arm, seed: int, unit: str, budget: int) -> Config:
+    """All settings of a run: [base], then the arm's own, then what is equal in all."""
+    base = copy.deepcopy(dict(data.get("base", {})))
+    for name in base:
+        fixed = name in (*SHARED, "control") and name not in ("model", "task")
+        require(not fixed, f"base.{name}", base[name], "left out: the comparison sets it")
+    evaluation = {"every": NEVER, **data.get("evaluation", {})}
+    require(evaluation["every"] != 0, "evaluation.every", 0, "at least 1: the end of each run is evaluated")
+    config = make_config(
+        method=arm.method,
+        overrides={**base, "threads": 1, "evaluation": evaluation, **arm.settings, "seed": seed},
+    )
+    # Every step draws at least this many, and no completion is empty: the budget ends the run, never the steps.
+    steps = -(-budget // (config.sampling.prompts * config.sampling.group_size))
+    if unit == "tokens":
+        return replace(config, steps=steps, budget_tokens=budget)
+    return replace(config, steps=steps, budget_completions=budget)
+
+
+def _check_same(run: Planned) -> None:
+    file = run.out / "config.toml"
+    if not file.exists():
+        return
+    before, now = _flat(to_dict(make_config(file))), _flat(to_dict(run.config))
+    for name in sorted({*before, *now}):
+        old, new = before.get(name), now.get(name)
+        wanted = f"as the run {run.out} has begun with it ({old!r}), or another --out"
+        require(old == new, name, new, wanted)
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in table.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat

@@ -1,0 +1,81 @@
+"""A comparison for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from aepo.analysis.compare.results import Comparison, Measure
+from aepo.analysis.compare.statistics import Interval, most_covered
+from aepo.catalogue import plain
+
+COLUMNS = ("run", "pass@1", "pass@k", "entropy", "tracking error", "steps", "completions", "tokens", "CPU s")
+# The first of the columns that say what a run cost.
+REACHED = COLUMNS.index("steps")
+FORMS = {
+    "pass@1": ".3f",
+    "pass@k": ".3f",
+    "entropy": ".3f",
+    "tracking_error": ".3f",
+    "steps": ".0f",
+    "completions": ".0f",
+    "tokens": ".0f",
+    "seconds_cpu": ".1f",
+}
+
+
+def cells(found: Comparison, short: bool = False) -> list[tuple[str, ...]]:
+    """A line for each arm; the baseline's differences are empty. short: on lines of their own, for a terminal."""
+    lines = []
+    for label, measures in found.arms.items():
+        named = {**measures, "pass@k": measures[f"pass@{found.k}"]}
+        lines.append((label, *(_cell(named.get(name), form, short) for name, form in FORMS.items())))
+    return lines
+
+
+def caption(found: Comparison, unit: str, budget: int, seeds: Sequence[int]) -> str:
+    """What made the numbers, and how far they go."""
+    return " ".join(
+        [
+            f"Equal cost: each run ends with the step that reaches {budget} sampled {unit}.",
+            f"Seeds {', '.join(map(str, seeds))}.",
+            f"In brackets: the difference to {found.baseline}, paired by problem and seed, and its 95 % interval "
+            "(bootstrap over both).",
+            f"pass@k: unbiased, k = {found.k} = samples of each problem at T = 1.",
+            "entropy: nats per token, last third of the steps.",
+            "tracking error: RMSE to the target there, nats; a baseline without target is held against the same one.",
+            "CPU s: processor seconds of the steps.",
+            *_few(len(seeds)),
+        ]
+    )
+
+
+def _few(seeds: int) -> list[str]:
+    """What intervals from few seeds cannot say."""
+    if seeds == 1:
+        return ["One seed: the intervals are over problems and say nothing about another seed."]
+    if seeds < 6:
+        bound = f"{most_covered(seeds):.0%}"
+        return [f"{seeds} seeds: an interval of what is measured once a run covers {bound} at most, whatever its name."]
+    return []
+
+
+def markdown(found: Comparison, unit: str, budget: int, seeds: Sequence[int]) -> str:
+    """The table and its caption; a label is shown as it stands, whatever it holds."""
+    lines = [COLUMNS, ("---",) * len(COLUMNS), *((plain(label), *numbers) for label, *numbers in cells(found))]
+    below = caption(replace(found, baseline=plain(found.baseline)), unit, budget, seeds)
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{below}\n"
+
+
+def _cell(measure: Measure | None, form: str, short: bool) -> str:
+    if measure is None:
+        return ""
+    return f"{measure.value.mean:{form}}{_difference(measure.difference, form, short)}"
+
+
+def _difference(difference: Interval | None, form: str, short: bool) -> str:
+    if difference is None:
+        return ""
+    first, between, to, last = ("\n", "\n", "\nto ", "") if short else (" (", ", ", " to ", ")")
+    span = "" if difference.low is None else f"{between}{difference.low:+{form}}{to}{difference.high:+{form}}"
+    return f"{first}{difference.mean:+{form}}{span}{last}"

@@ -1,0 +1,68 @@
+"""`aepo report`, from folders to files."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from aepo.analysis.report.figures import figures
+from aepo.analysis.report.markdown import markdown
+from aepo.analysis.report.numbers import differences, group_table, groups, largest_k, missing, run_table
+from aepo.analysis.report.page import Report, page
+from aepo.analysis.report.runs import Run, base_beside, base_curve, read_runs, run_folders
+from aepo.analysis.report.samples import chosen
+from aepo.errors import InvalidValue
+from aepo.training.folder import write_atomically
+from aepo.training.plot import save
+
+FIGURES, HTML, MARKDOWN = "figures", "report.html", "report.md"
+
+
+def report(folders: Sequence[Path], out: Path | None, base: Path | None, steps: Sequence[int]) -> Path:
+    """Write report.html, report.md and figures/*.png, *.svg into `out` and return the page's path.
+
+    Default of `out`: report/ in the run's folder, or beside several; of `base`: base.json beside the runs, if it is of
+    them. Of several folders those that are no runs are left out (`run_folders`). Raises `InvalidValue` in one line,
+    before it writes anything, for what is no run folder, no evaluation, or not to be written to.
+    """
+    kept = run_folders(folders)
+    runs = read_runs(kept)
+    made = gather(runs, base or base_beside(kept, runs), steps)
+    parents = [folder.resolve().parent for folder in kept]
+    home = kept[0] if len(runs) == 1 else Path(os.path.commonpath(parents))
+    return write(made, out or home / "report")
+
+
+def gather(runs: Sequence[Run], base: Path | None, steps: Sequence[int]) -> Report:
+    """Everything that the documents say of these runs."""
+    found = groups(runs)
+    tasks = sorted({run.task for run in runs if run.task})
+    pictures, left_out = figures(runs, found, None if base is None else base_curve(base, tasks))
+    texts, without = chosen(runs, steps)
+    tables = [run_table(runs), group_table(found, largest_k(runs)), differences(runs)]
+    mixed = [f"one task: the runs have {', '.join(tasks)}, and their scores do not compare"] if len(tasks) > 1 else []
+    return Report(
+        title=f"Report on {runs[0].label}" if len(runs) == 1 else f"Report on {len(runs)} runs",
+        made_by=shlex.join(["aepo", *sys.argv[1:]]),
+        tables=[table for table in tables if table],
+        figures=pictures,
+        samples=texts,
+        missing=[*mixed, *missing(runs), *left_out, *without],
+    )
+
+
+def write(made: Report, out: Path) -> Path:
+    """The files; `InvalidValue` where the folder cannot be written."""
+    try:
+        (out / FIGURES).mkdir(parents=True, exist_ok=True)
+        for shown in made.figures:
+            save(shown.canvas, out / FIGURES / shown.name)
+        write_atomically(out / MARKDOWN, markdown(made, FIGURES))
+        drawings = {shown.name: (out / FIGURES / f"{shown.name}.svg").read_bytes() for shown in made.figures}
+        write_atomically(out / HTML, page(made, drawings))
+    except OSError as error:
+        raise InvalidValue("--out", str(out), f"a folder that can be written ({error.strerror})") from None
+    return out / HTML

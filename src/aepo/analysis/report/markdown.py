@@ -1,0 +1,55 @@
+"""The page's twin for pull requests: the same words, figures beside it, and long samples cut."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from html import escape
+
+from aepo.analysis.report.numbers import Table
+from aepo.analysis.report.page import Report
+from aepo.analysis.report.samples import Chosen
+from aepo.catalogue import plain
+
+# Characters of a sample; the page has it whole.
+LONGEST = 600
+
+
+def markdown(report: Report, figures: str) -> str:
+    """`figures`: the folder of the pictures, as seen from the document."""
+    parts = [f"# {plain(report.title)}", f"Made by\n\n{_fenced(report.made_by)}", *map(_table, report.tables)]
+    for shown in report.figures:
+        picture = f"![{shown.title}]({figures}/{shown.name}.png)"
+        parts.append(f"## {shown.title}\n\n{picture}\n\n{plain(shown.caption)}")
+    parts += ["## Samples", *map(_samples, report.samples), "## What is not here"]
+    parts.append("".join(f"- {plain(sentence)}\n" for sentence in report.missing or ["nothing is missing"]).rstrip())
+    return ("\n\n".join(parts) + "\n").encode("utf-8", "replace").decode()
+
+
+def _table(table: Table) -> str:
+    lines = [map(plain, table.columns), ("---" for _ in table.columns)]
+    lines += [(plain(cell.text) for cell in row) for row in table.rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{plain(table.caption)}."
+
+
+def _samples(chosen: Chosen) -> str:
+    run = escape(" ".join(chosen.run.split()))
+    parts = [f"<details><summary>{run}, step {chosen.step}</summary>"]
+    for sample in chosen.samples:
+        parts += [plain(sample.about), _fenced(_cut(sample.text))]
+    return "\n\n".join([*parts, "</details>"])
+
+
+def _cut(text: str) -> str:
+    left = len(text) - LONGEST
+    return text if left <= 0 else f"{text[:LONGEST]}\n[{left} characters more]"
+
+
+def _fenced(text: str) -> str:
+    """A block whose fence is longer than any run of backticks in it."""
+    fence = "`" * max(3, 1 + max(map(len, _backticks(text)), default=0))
+    return f"{fence}text\n{text}\n{fence}"
+
+
+def _backticks(text: str) -> Sequence[str]:
+    return re.findall(r"`+", text)

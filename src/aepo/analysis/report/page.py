@@ -1,0 +1,90 @@
+"""The HTML page: one file that loads nothing, with everything that came out of a run escaped."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from aepo.analysis.report.assets import SCRIPT, STYLE
+from aepo.analysis.report.figures import Shown
+from aepo.analysis.report.numbers import Cell, Table
+from aepo.analysis.report.samples import Chosen
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that both documents say. missing: sentences; made_by: the command line."""
+
+    title: str
+    made_by: str
+    tables: Sequence[Table]
+    figures: Sequence[Shown]
+    samples: Sequence[Chosen]
+    missing: Sequence[str]
+
+
+def page(report: Report, drawings: Mapping[str, bytes]) -> str:
+    """The document in plain ASCII, so that no reader can mistake its encoding. drawings: each figure's SVG by name."""
+    parts = [
+        f"<h1>{escape(report.title)}</h1>",
+        f'<p class="faint">Made by <code>{escape(report.made_by)}</code></p>',
+        *map(_table, report.tables),
+        *(_figure(shown, drawings[shown.name]) for shown in report.figures),
+        "<h2>Samples</h2>",
+        *map(_samples, report.samples),
+        "<h2>What is not here</h2>",
+        f"<ul>{''.join(f'<li>{escape(sentence)}</li>' for sentence in report.missing or ['nothing is missing'])}</ul>",
+    ]
+    text = f"{_head(report.title)}<body>\n" + "\n".join(parts) + f"\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
+    return text.encode("ascii", "xmlcharrefreplace").decode()
+
+
+def _head(title: str) -> str:
+    """No source but data for images, and only this style and this script, known by their hashes."""
+    policy = f"default-src 'none'; img-src data:; style-src {_hash(STYLE)}; script-src {_hash(SCRIPT)}; base-uri 'none'"
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}; form-action \'none\'">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n"
+    )
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _table(table: Table) -> str:
+    heads = "".join(f'<th scope="col"><button type="button">{escape(name)}</button></th>' for name in table.columns)
+    rows = "".join(f"<tr>{''.join(map(_cell, row))}</tr>\n" for row in table.rows)
+    return (
+        f'<div class="scroll"><table><caption>{escape(table.caption)}. A click on a heading sorts.</caption>\n'
+        f"<thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}</tbody></table></div>"
+    )
+
+
+def _cell(cell: Cell) -> str:
+    if isinstance(cell.order, str):
+        return f'<td data-order="{escape(cell.order)}">{escape(cell.text)}</td>'
+    order = "" if math.isnan(cell.order) else "1e999" if math.isinf(cell.order) else repr(cell.order)
+    return f'<td class="number" data-order="{order}">{escape(cell.text)}</td>'
+
+
+def _figure(shown: Shown, drawing: bytes) -> str:
+    data = b64encode(drawing).decode()
+    return (
+        f'<h2>{escape(shown.title)}</h2>\n<figure><img alt="{escape(shown.title)}" '
+        f'src="data:image/svg+xml;base64,{data}">\n<figcaption>{escape(shown.caption)}</figcaption></figure>'
+    )
+
+
+def _samples(chosen: Chosen) -> str:
+    texts = "".join(
+        f'<p class="faint">{escape(sample.about)}</p>\n<pre>{escape(sample.text)}</pre>\n' for sample in chosen.samples
+    )
+    summary = f"<summary>{escape(chosen.run)}, step {chosen.step}</summary>"
+    return f"<details>{summary}\n{texts}</details>"

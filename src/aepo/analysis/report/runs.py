@@ -1,0 +1,263 @@
+"""Run folders and evaluation folders, read into plain frozen data. A key that a run lacks is missing, not an error."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aepo.analysis.compare.results import BASE_FILE, Result
+from aepo.config import read_toml
+from aepo.errors import InvalidValue, require
+from aepo.evaluation.samples import RESULT
+from aepo.evaluation.scores import intervals
+from aepo.training.folder import METRICS, SAMPLES, is_number, read_metrics, read_rows
+
+CONFIG = "config.toml"
+# A target that does not move: nats, or a multiple of the first entropy.
+STEADY = re.compile(r"[\d.e+-]+x?")
+# How many of the paths that are left out are named.
+NAMED = 3
+# Settings in which runs of one method and target may differ: they are repeats of each other still.
+REPEATS = ("seed", "threads", "device", "checkpoint", "tracker")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder. rows, samples: its lines as they stand."""
+
+    label: str
+    config: Mapping[str, Any]
+    rows: Sequence[Mapping[str, Any]]
+    samples: Sequence[Mapping[str, Any]]
+
+    @property
+    def method(self) -> str:
+        """As in the config; ? without one."""
+        return str(self.config.get("method", "?"))
+
+    @property
+    def target(self) -> str:
+        """As it was written, such as 0.6x; empty for a method without one."""
+        control = self._table("control")
+        parts = [control, *(part for part in control.values() if isinstance(part, Mapping))]
+        return next((str(part["target"]) for part in parts if "target" in part), "")
+
+    @property
+    def task(self) -> str:
+        """Its name; empty without a config."""
+        return str(self._table("task").get("name", ""))
+
+    @property
+    def seed(self) -> int | None:
+        """None where the config does not say."""
+        seed = self.config.get("seed")
+        return seed if type(seed) is int else None
+
+    @property
+    def steps(self) -> int | None:
+        """Planned ones, None where the config does not say."""
+        steps = self.config.get("steps")
+        return steps if type(steps) is int and 1 <= steps < 2**63 else None
+
+    @property
+    def steps_left(self) -> int | None:
+        """To the last planned step, or to the end of a budget at the pace so far; None without planned steps."""
+        if self.steps is None:
+            return None
+        left = self.steps - len(self.rows)
+        for key in ("completions", "tokens"):
+            budget, used = self.config.get(f"budget_{key}"), math.fsum(self.series(key)[1])
+            if type(budget) is int and 1 <= budget < 2**63 and used > 0:
+                left = min(left, math.ceil((budget - used) * len(self.rows) / used))
+        return max(0, left)
+
+    @property
+    def finished(self) -> bool:
+        """All planned steps are there, or the budget is used up."""
+        return self.steps_left == 0
+
+    @property
+    def stopped_early(self) -> bool:
+        """Finished before its planned steps: a budget is used up."""
+        return self.finished and self.steps is not None and len(self.rows) < self.steps
+
+    def _table(self, name: str) -> Mapping[str, Any]:
+        found = self.config.get(name)
+        return found if isinstance(found, Mapping) else {}
+
+    def series(self, key: str) -> tuple[list[int], list[float]]:
+        """Steps and values of a key, where it is a finite number."""
+        pairs = [(row["step"], float(row[key])) for row in self.rows if is_number(row.get(key))]
+        return [step for step, _ in pairs], [value for _, value in pairs]
+
+    def last_third(self, key: str) -> float:
+        """Mean over the last third of the rows, NaN where none has the key."""
+        values = [row[key] for row in self.rows[2 * len(self.rows) // 3 :] if is_number(row.get(key))]
+        return math.fsum(values) / len(values) if values else math.nan
+
+    def evaluation(self) -> tuple[int, Mapping[str, Any]] | None:
+        """The step and the scores of the last evaluation."""
+        found = [(row["step"], row["evaluation"]) for row in self.rows if row.get("evaluation")]
+        return found[-1] if found else None
+
+    def repeats(self) -> str:
+        """Equal for runs that differ in nothing but what does not make another experiment."""
+        if not self.config:
+            return self.label
+        return json.dumps({k: v for k, v in self.config.items() if k not in REPEATS}, sort_keys=True, default=str)
+
+    def family(self) -> str:
+        """Equal for runs that are repeats of each other but for the target that their control holds; one that moves is
+        another setting.
+        """
+        if not STEADY.fullmatch(self.target):
+            return self.repeats()
+        return replace(self, config={**self.config, "control": _without_target(self._table("control"))}).repeats()
+
+
+def _without_target(control: Mapping[str, Any]) -> dict[str, Any]:
+    """Of both parts, where a control has two."""
+    kept = {name: value for name, value in control.items() if name != "target"}
+    return {name: _without_target(value) if isinstance(value, Mapping) else value for name, value in kept.items()}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """pass@k against k; the interval is empty where there is none. about: what made it, for a caption."""
+
+    about: str
+    ks: Sequence[int]
+    values: Sequence[float]
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
+
+
+def read_run(folder: Path, label: str, samples: bool = True) -> Run:
+    """`InvalidValue` for what is no run folder, or a file in it that holds something else. A half-written last line is
+    left out, and so are all samples where they are not asked for.
+    """
+    if not _is_run(folder):
+        raise InvalidValue("RUN", str(folder), f"a run folder (it holds neither {CONFIG} nor {METRICS})")
+    settings = read_toml(folder / CONFIG) if (folder / CONFIG).exists() else {}
+    return Run(readable(label), settings, read_metrics(folder), read_rows(folder / SAMPLES) if samples else ())
+
+
+def read_runs(folders: Sequence[Path], samples: bool = True) -> list[Run]:
+    """In the order given, each labelled by its folder's name, or by more of the path where names repeat."""
+    require(len(folders) > 0, "RUN", "nothing", "one or more run folders")
+    paths = list(dict.fromkeys(folder.resolve() for folder in folders))
+    names = [path.name for path in paths]
+    short = len(set(names)) == len(names)
+    labels = names if short else [str(Path(*path.parts[-2:])) for path in paths]
+    if len(set(labels)) < len(labels):
+        labels = [str(path) for path in paths]
+    return [read_run(path, label, samples) for path, label in zip(paths, labels, strict=True)]
+
+
+def run_folders(given: Sequence[Path]) -> list[Path]:
+    """The run folders among several paths, so that a pattern may match what lies beside runs; a line on standard error
+    says how many were left out. A single path, or several without a run, come back as they are, and so does a path
+    where there is nothing.
+    """
+    kept = [path for path in given if _is_run(path) or not path.exists()]
+    if len(kept) == len(given) or not any(map(_is_run, kept)):
+        return list(given)
+    names = [repr(path.name) for path in given if path not in kept]
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    print(f"aepo: left out, no run folders: {len(names)} ({', '.join(names[:NAMED])}{more})", file=sys.stderr)
+    return kept
+
+
+def readable(name: str) -> str:
+    """A name from the disk as text that can be written: bytes that are no UTF-8 become ?."""
+    return name.encode("utf-8", "replace").decode()
+
+
+def _is_run(path: Path) -> bool:
+    return path.is_dir() and any((path / name).exists() for name in (CONFIG, METRICS))
+
+
+def run_curve(run: Run) -> Curve | None:
+    """pass@k of the run's last evaluation."""
+    last = run.evaluation()
+    if last is None:
+        return None
+    step, scores = last
+    ks, values = _by_k({name: value for name, value in scores.items() if is_number(value)})
+    about = f"after {step + 1} steps, {scores.get('samples', '?')} samples of each of {scores.get('problems', '?')}"
+    return Curve(f"{about} problems", ks, values) if ks else None
+
+
+def base_curve(given: Path, tasks: Sequence[str]) -> Curve:
+    """pass@k of the base model on the runs' own task at T = 1: from the folder of an `aepo evaluate`, or from the
+    base.json of an `aepo compare` (the file, or the folder that holds it).
+    """
+    path = given
+    if given.is_dir():
+        path = given / BASE_FILE if (given / BASE_FILE).exists() else given / RESULT
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        curves = [_compared(found)] if "correct" in found else _evaluated(found["results"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        wanted = f"a folder of `aepo evaluate` with {RESULT} in it, or {BASE_FILE} of an `aepo compare`"
+        raise InvalidValue("--base", str(given), f"{wanted} ({type(error).__name__}: {error})") from None
+    mine = [curve for task, curve in curves if task in tasks]
+    if not mine:
+        wanted = f"an evaluation of the runs' task ({', '.join(tasks) or 'unknown'}) at T = 1 and top-p 1"
+        named = ", ".join(task for task, _ in curves) or "nothing"
+        raise InvalidValue("--base", str(given), f"{wanted}; at these it holds {named}")
+    return mine[0]
+
+
+def base_beside(folders: Sequence[Path], runs: Sequence[Run]) -> Path | None:
+    """The base.json of the comparison that these runs are of, where it was made with the model and task of them all."""
+    parents = {folder.resolve().parent for folder in folders}
+    file = parents.pop() / BASE_FILE
+    if parents or not file.exists():
+        return None
+    try:
+        made_with = json.loads(file.read_text("utf-8"))["settings"]
+        same = all(run.config.get(name) == made_with[name] for run in runs for name in ("model", "task"))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return file if same else None
+
+
+def _compared(kept: Mapping[str, Any]) -> tuple[str, Curve]:
+    """Of base.json: the task's name and the curve, with intervals over problems."""
+    base = Result(tuple(kept["problems"]), tuple(kept["correct"]), kept["samples"], ())
+    ks = [2**i for i in range(base.samples.bit_length())]
+    values = np.stack([base.pass_at(k) for k in ks], axis=1)
+    require(len(values) > 0, BASE_FILE, "no problems", "an evaluation")
+    about = f"{base.samples} samples of each of {len(values)} problems, from {BASE_FILE} of `aepo compare`"
+    bounds = [side.tolist() for side in intervals(values, seed=0)] if len(values) > 1 else [(), ()]
+    return str(kept["settings"]["task"]["name"]), Curve(about, ks, values.mean(axis=0).tolist(), *bounds)
+
+
+def _evaluated(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, Curve]]:
+    """Of evaluation.json: each benchmark at T = 1 and top-p 1 with its curve."""
+    found = [part for part in results if part["temperature"] == 1 and part["top_p"] == 1]
+    return [(str(part["benchmark"]), _evaluated_curve(part)) for part in found]
+
+
+def _evaluated_curve(part: Mapping[str, Any]) -> Curve:
+    scores = part["scores"]
+    ks, values = _by_k({name: score["mean"] for name, score in scores.items()})
+    bounds = {side: _by_k({name: score[side] for name, score in scores.items()})[1] for side in ("low", "high")}
+    about = f"{part['n']} samples of each of {part['problems']} problems"
+    if any(bound is None for bound in bounds["low"]):
+        bounds = {"low": [], "high": []}
+    return Curve(about, ks, values, bounds["low"], bounds["high"])
+
+
+def _by_k(scores: Mapping[str, Any]) -> tuple[list[int], list[Any]]:
+    ks = {int(k): value for name, value in scores.items() if (k := name.removeprefix("pass@")).isdigit()}
+    return sorted(ks), [ks[k] for k in sorted(ks)]

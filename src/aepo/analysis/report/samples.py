@@ -1,0 +1,55 @@
+"""Samples at chosen steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aepo.analysis.report.runs import Run
+from aepo.training.folder import is_number
+
+
+@dataclass(frozen=True)
+class Text:
+    """One completion and what is known of it."""
+
+    about: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The samples of one step of one run."""
+
+    run: str
+    step: int
+    samples: Sequence[Text]
+
+
+def chosen(runs: Sequence[Run], steps: Sequence[int]) -> tuple[list[Chosen], list[str]]:
+    """At these steps, or the first, the middle and the last one of each run; and a sentence where there are none."""
+    shown: list[Chosen] = []
+    missing = []
+    for run in runs:
+        by_step: dict[int, list[Text]] = {}
+        for row in run.samples:
+            by_step.setdefault(row["step"], []).append(_text(row))
+        known = sorted(by_step)
+        wanted = steps or sorted({known[i] for i in (0, len(known) // 2, -1)} if known else [])
+        if not known:
+            missing.append(f"{run.label}: no samples")
+            continue
+        missing += [f"{run.label}: no samples of step {step}" for step in wanted if step not in by_step]
+        shown += [Chosen(run.label, step, by_step[step]) for step in wanted if step in by_step]
+    return shown, missing
+
+
+def _text(row: Mapping[str, Any]) -> Text:
+    parts = [f"prompt {row.get('prompt', '?')}"]
+    for key, form in (("reward", "reward {:g}"), ("advantage", "advantage {:+.2f}"), ("temperature", "T {:g}")):
+        value = row.get(key)
+        if is_number(value):
+            parts.append(form.format(value))
+    parts += [word for key, word in (("extra", "extra"), ("truncated", "cut at the limit")) if row.get(key)]
+    return Text(", ".join(parts), str(row.get("completion", "")))

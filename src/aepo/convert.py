@@ -1,0 +1,208 @@
+"""Settings as plain data: into the fields of frozen dataclasses, and out of them; each refusal is one line.
+
+`SETTINGS` knows the open choices of an algorithm (advantage, surrogate, control, law, ...): a table whose `name` says
+which class the other keys belong to.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, TypeVar
+
+from aepo.algorithm import Algorithm
+from aepo.control import CONTROLS, Both, Control
+from aepo.control.distributions import DISTRIBUTIONS, TargetDistribution
+from aepo.control.laws import LAWS, Law
+from aepo.control.schedules import Schedule
+from aepo.errors import InvalidValue
+from aepo.loss.advantages import ADVANTAGES, Advantage
+from aepo.loss.surrogates import SURROGATES, Surrogate
+from aepo.methods import preset
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """tables: for each open choice the classes by name."""
+
+    tables: Mapping[type, Mapping[str, type]]
+
+    @cached_property
+    def _names(self) -> Mapping[type, str]:
+        return {cls: name for table in self.tables.values() for name, cls in table.items()}
+
+    def override(self, base: T, data: Mapping[str, Any], path: str = "") -> T:
+        """`base` with the fields that `data` names; nested tables are merged, types are checked."""
+        hints = typing.get_type_hints(type(base))
+        fields = {f.name for f in dataclasses.fields(base) if f.init}  # type: ignore[arg-type]
+        changes: dict[str, Any] = {}
+        for key, value in data.items():
+            if key not in fields:
+                raise InvalidValue(f"{path}{key}", value, _suggest(key, fields))
+            changes[key] = self._convert(getattr(base, key), hints[key], value, f"{path}{key}")
+        return dataclasses.replace(base, **changes)  # type: ignore[type-var]
+
+    def to_dict(self, config: Any) -> dict[str, Any]:
+        """Plain TOML data; `override` with it gives the same back."""
+        names = {"name": self._names[type(config)]} if type(config) in self._names else {}
+        fields = {f.name: self._plain(getattr(config, f.name)) for f in dataclasses.fields(config) if f.init}
+        return {**names, **fields}
+
+    def _convert(self, current: Any, hint: Any, value: Any, path: str) -> Any:
+        if hint in self.tables:
+            return self._choose(current, self.tables[hint], value, path)
+        if isinstance(hint, type) and issubclass(hint, Schedule):
+            return _schedule(hint, str(_leaf(str | int | float, value, path)), path)
+        if dataclasses.is_dataclass(hint):
+            if not isinstance(value, Mapping):
+                raise InvalidValue(path, value, "a table of settings")
+            return self.override(current, value, f"{path}.")
+        return _leaf(hint, value, path)
+
+    def _choose(self, current: Any, table: Mapping[str, type], value: Any, path: str) -> Any:
+        """A class by name, with its other settings; without a name, the current one is changed."""
+        settings = {"name": value} if isinstance(value, str) else dict(value) if isinstance(value, Mapping) else None
+        if settings is None:
+            raise InvalidValue(path, value, f"a name ({', '.join(table)}) or a table of settings")
+        name = settings.pop("name", self._names[type(current)])
+        if name not in table:
+            raise InvalidValue(f"{path}.name", name, f"one of {', '.join(table)}")
+        base = current if type(current) is table[name] else table[name]()
+        if isinstance(base, Both):
+            settings = _routed(base, settings)
+        return self.override(base, settings, f"{path}.")
+
+    def _plain(self, value: Any) -> Any:
+        if value is None:
+            return "none"
+        if isinstance(value, Schedule):
+            return value.spec
+        if dataclasses.is_dataclass(value):
+            return self.to_dict(value)
+        if isinstance(value, tuple):
+            return [self._plain(item) for item in value]
+        return value
+
+
+SETTINGS = Settings(
+    {
+        Advantage: ADVANTAGES,
+        Control: CONTROLS,
+        Law: LAWS,
+        TargetDistribution: DISTRIBUTIONS,
+        Surrogate: SURROGATES,
+    }
+)
+
+
+def make_algorithm(method: str, settings: Mapping[str, Any]) -> Algorithm:
+    """The preset with `settings` by dotted name, such as {"control.target": 0.6}; `InvalidValue` if one is wrong."""
+    return SETTINGS.override(preset(method), tree(settings))
+
+
+def tree(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """{"a.b": 1} as {"a": {"b": 1}}."""
+    nested: dict[str, Any] = {}
+    for name, value in settings.items():
+        _put(nested, name.split("."), value)
+    return nested
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """`a.b=c` -> ("a.b", value): a TOML value where c is one, else the string itself."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise InvalidValue("--set", text, "written as name=value, such as optimizer.lr=1e-4")
+    try:
+        return name.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return name.strip(), value.strip()
+
+
+def _schedule(hint: type[Schedule], spec: str, path: str) -> Schedule:
+    try:
+        return hint(spec)
+    except InvalidValue as error:
+        raise InvalidValue(path, error.got, error.wanted) from None
+
+
+def _routed(both: Both, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A setting that is not the pair's own goes to the part that has it: control.target to control.first.target."""
+    parts = {name: {f.name for f in dataclasses.fields(getattr(both, name))} for name in ("first", "second")}
+    routed: dict[str, Any] = {}
+    for key, value in settings.items():
+        owners = [name for name, fields in parts.items() if key in fields]
+        _put(routed, [owners[0], key] if len(owners) == 1 else [key], value)
+    return routed
+
+
+def _leaf(hint: Any, value: Any, path: str) -> Any:
+    """Check a plain value against its type; integers pass for floats, nothing else is bent."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if types.NoneType in options and value in (None, "none"):
+        return None
+    for option in options:
+        if typing.get_origin(option) is Literal and value in typing.get_args(option):
+            return value
+        if typing.get_origin(option) is tuple and isinstance(value, list | tuple):
+            return _tuple(option, value, path)
+        if isinstance(option, type) and type(value) is option:
+            return _finite(value, path)
+    if float in options and type(value) is int:
+        return float(value)
+    raise InvalidValue(path, value, _describe(options))
+
+
+def _tuple(hint: Any, value: Sequence[Any], path: str) -> tuple[Any, ...]:
+    items = typing.get_args(hint)
+    if items[-1] is Ellipsis:
+        items = (items[0],) * len(value)
+    if len(items) != len(value):
+        raise InvalidValue(path, value, f"a list of {len(items)}")
+    return tuple(_leaf(item, element, path) for item, element in zip(items, value, strict=True))
+
+
+def _finite(value: Any, path: str) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidValue(path, value, "a finite number")
+    return value
+
+
+def _describe(options: Sequence[Any]) -> str:
+    words = {int: "an integer", float: "a number", str: "text", bool: "true or false", types.NoneType: "none"}
+    parts = []
+    for option in options:
+        if typing.get_origin(option) is Literal:
+            parts.append(f"one of {', '.join(map(str, typing.get_args(option)))}")
+        else:
+            parts.append(words.get(option, "a list"))
+    return " or ".join(parts)
+
+
+def _suggest(key: str, fields: set[str]) -> str:
+    if not fields:
+        return "left out: what is chosen here has no settings"
+    close = difflib.get_close_matches(key, fields, n=1)
+    known = f"a setting that exists here: {', '.join(sorted(fields))}"
+    return f"{known}; did you mean {close[0]}?" if close else known
+
+
+def _put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    """Set tree[a][b]... = value; a name that stands where a table is needed becomes the table's name."""
+    for part in path[:-1]:
+        if not isinstance(tree.get(part), dict):
+            tree[part] = {"name": tree[part]} if part in tree else {}
+        tree = tree[part]
+    if isinstance(tree.get(path[-1]), dict) and isinstance(value, str):
+        tree[path[-1]]["name"] = value
+    else:
+        tree[path[-1]] = value

@@ -1,0 +1,187 @@
+"""Token statistics: log-probability, exact entropy, and log-probability at other temperatures.
+
+    pi(a)   = softmax(z)_a            z [V] the logits of one token's position, temperature 1
+    H       = -sum_a pi(a) log pi(a)  exact entropy, nats
+    pi^T(a) = softmax(z / T)_a        what a sampler at temperature T draws from
+
+`token_statistics` computes them from hidden states and the LM head, with gradients, over tiles of rows:
+[N, V] logits never exist. `logits_statistics` has the same definitions for people who hold the logits.
+
+All sums of a row are taken after its largest logit m was subtracted, with s = z - m:
+
+    S_T = sum_a exp(s_a / T)    M = sum_a exp(s_a) s_a
+    log pi^T(y) = s_y / T - log S_T        H = log S_1 - M / S_1
+
+The usual `logsumexp(z) - sum pi z` is the same number and loses ten times more of it in float32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from aepo.entropy import kernels
+from aepo.entropy.partial import FLOOR, Kept
+from aepo.entropy.tiles import Fused, Plan, default_chunk
+from aepo.errors import require
+from aepo.types import Metric
+
+
+@dataclass(frozen=True)
+class TokenStatistics:
+    """Statistics of N tokens; float32, or float64 when the inputs are.
+
+    logprobs: [N], log pi(label) at temperature 1, nats. entropy: [N], exact entropy of pi at temperature 1,
+    nats; NaN when it was not asked for, so that it cannot pass for a measurement. tempered: [K, N],
+    log pi^T(label) for each of the K temperatures asked for, in their order. kept_entropy: [N], exact entropy over
+    the kept part of the vocabulary, nats; NaN when it was not asked for.
+    """
+
+    logprobs: Tensor
+    entropy: Tensor
+    tempered: Tensor
+    kept_entropy: Tensor
+
+
+def token_statistics(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    *,
+    bias: Tensor | None = None,
+    temperatures: Sequence[float] = (),
+    entropy: bool = True,
+    kept: Kept | None = None,
+    chunk: int | None = None,
+    compile: bool | None = None,
+) -> TokenStatistics:
+    """Statistics of the tokens `labels`, from the hidden states that predict them.
+
+    hidden: [N, D]. weight: [V, D] and bias: [V], the LM head, of hidden's dtype: z = hidden weight^T + bias,
+    where a bias of -inf takes a token out of the vocabulary. labels: [N], int64; padding is for the caller to
+    leave out. temperatures: K numbers. kept: which part of the vocabulary `kept_entropy` is taken over.
+
+    Gradients flow from all statistics to hidden, weight and bias; rows without an upstream gradient
+    cost nothing in the backward pass. What is not asked for costs nothing.
+
+    Memory is that of one tile of `chunk` rows of logits, of three where nothing is compiled, and of the head's
+    gradient in float32; the default chunk makes a tile about 32 MiB on the CPU, 512 MiB elsewhere. Gradients are
+    accumulated in float32 or wider, and 16-bit products are never rounded to 16 bits: bf16 logits alone put 0.01
+    nats of noise into the entropy. Autocast does not apply here.
+
+    `compile` true runs the elementwise part through torch.compile, false never does; None takes Triton on CUDA
+    and decides by the size elsewhere. What does not work on a machine (no C++ compiler, no Triton) is left out, with
+    the same numbers, only slower.
+
+    Raises ValueError for shapes or dtypes that do not fit, labels outside [0, V), and temperatures that are
+    not positive and finite; RuntimeError for a second derivative.
+    """
+    _check_operands(hidden, weight, bias, labels)
+    _check_labels(labels, weight.shape[0])
+    _check_temperatures(temperatures)
+    require(chunk is None or chunk >= 1, "chunk", chunk, "a positive number of rows, or None")
+    rows, vocabulary = hidden.shape[0], weight.shape[0]
+    plan = Plan(
+        temperatures=(1.0, *map(float, temperatures)),
+        entropy=entropy,
+        kept=kept,
+        chunk=chunk or default_chunk(hidden.device, vocabulary),
+        kernel=kernels.choose(hidden.device, rows * vocabulary, compile),
+    )
+    fused: Callable[..., tuple[Tensor, Tensor | None, Tensor | None]] = Fused.apply
+    logprobs, exact, kept_entropy = fused(hidden, weight, bias, labels, plan)
+    missing = logprobs.new_full((), math.nan).expand(rows)
+    return TokenStatistics(
+        logprobs=logprobs[0],
+        entropy=missing if exact is None else exact,
+        tempered=logprobs[1:],
+        kept_entropy=missing if kept_entropy is None else kept_entropy,
+    )
+
+
+def logits_statistics(
+    logits: Tensor, labels: Tensor, *, temperatures: Sequence[float] = (), kept: Kept | None = None
+) -> TokenStatistics:
+    """The same statistics from logits that exist already: a dozen lines of plain autograd.
+
+    logits: [..., V], labels: [...], int64; the results are [...] and [K, ...], in float32 or wider. It is the
+    reference that `token_statistics` is tested against, and enough for a small vocabulary.
+
+    Raises ValueError as `token_statistics` does.
+    """
+    require(logits.is_floating_point() and logits.dim() > 0, "logits", _kind(logits), "floating, [..., V]")
+    places = tuple(logits.shape[:-1])
+    require(labels.shape == places, "labels", _kind(labels), f"of shape {places}")
+    _check_labels(labels, logits.shape[-1])
+    _check_temperatures(temperatures)
+    z = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    shifted = z - z.detach().amax(-1, keepdim=True)
+    chosen = shifted.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+    shifted = shifted.clamp_min(FLOOR)
+    weights = shifted.exp()
+    total = weights.sum(-1)
+    tempered = [chosen / t - (shifted / t).exp().sum(-1).log() for t in temperatures]
+    return TokenStatistics(
+        logprobs=chosen - total.log(),
+        entropy=total.log() - (weights * shifted).sum(-1) / total,
+        tempered=torch.stack(tempered) if tempered else chosen.new_empty(0, *chosen.shape),
+        kept_entropy=torch.full_like(chosen, math.nan) if kept is None else _kept_entropy(z, kept),
+    )
+
+
+def _kept_entropy(z: Tensor, kept: Kept) -> Tensor:
+    inside = z >= kept.threshold(z.detach().flatten(0, -2)).view(*z.shape[:-1], 1)
+    renormalised = z.masked_fill(~inside, FLOOR).log_softmax(-1).clamp_min(FLOOR)
+    return -(renormalised.exp() * renormalised).sum(-1)
+
+
+def sampled_entropy(logprobs: Tensor, mask: Tensor) -> Metric:
+    """The one-sample estimate of the entropy, -log pi(y) of the sampled tokens y, as (total, count), nats.
+
+    logprobs: log pi(y) at temperature 1, any shape; mask: the same shape, nonzero where a token counts.
+
+    It is unbiased only if y was drawn from pi itself; for tokens drawn at another temperature, with top-p or
+    from an older policy it measures a cross-entropy. It carries no gradient, on purpose: on-policy
+    E[grad log pi(y)] = 0, so its naive gradient is noise of mean zero and no entropy bonus. For a bonus take
+    the exact entropy of `token_statistics`.
+
+    Raises ValueError if the shapes differ.
+    """
+    require(mask.shape == logprobs.shape, "mask", _kind(mask), f"of shape {tuple(logprobs.shape)}")
+    return Metric.of(-logprobs.detach(), mask)
+
+
+# What is refused.
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{tensor.dtype} {tuple(tensor.shape)}"
+
+
+def _check_operands(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> None:
+    require(hidden.dim() == 2 and hidden.is_floating_point(), "hidden", _kind(hidden), "floating, [N, D]")
+    rows, width = hidden.shape
+    fits = weight.dim() == 2 and weight.shape[0] > 0 and weight.shape[1] == width
+    wanted = f"{hidden.dtype} [V, {width}], to go with hidden"
+    require(fits and weight.dtype == hidden.dtype, "weight", _kind(weight), wanted)
+    if bias is not None:
+        fits = bias.shape == weight.shape[:1] and bias.dtype == weight.dtype
+        require(fits, "bias", _kind(bias), f"{weight.dtype} [{weight.shape[0]}], to go with weight")
+    require(labels.shape == (rows,), "labels", _kind(labels), f"of shape [{rows}], one per row of hidden")
+
+
+def _check_labels(labels: Tensor, vocabulary: int) -> None:
+    require(labels.dtype == torch.int64, "labels", labels.dtype, "torch.int64")
+    if labels.numel():
+        low, high = torch.stack(labels.aminmax()).tolist()
+        outside = low if low < 0 else high
+        require(0 <= outside < vocabulary, "labels", outside, f"token ids in [0, {vocabulary})")
+
+
+def _check_temperatures(temperatures: Sequence[float]) -> None:
+    for temperature in temperatures:
+        require(0 < temperature < math.inf, "temperatures", temperature, "positive, finite numbers")

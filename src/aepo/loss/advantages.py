@@ -1,0 +1,184 @@
+"""Advantages: how a completion's reward compares with its group's.
+
+Every one takes rewards [N] and group numbers [N] (any integers; rows of a group need not be adjacent)
+and returns advantages [N], float32. Statistics are taken in float64. A group of one row has nothing to be
+compared with and gets 0, and so does every row of a group whose rewards are equal.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from aepo.errors import require
+
+STD_EPSILON = 1e-6
+
+
+def group_mean_std(rewards: Tensor, groups: Tensor) -> Tensor:
+    """GRPO's (R - mean) / (std + 1e-6), unbiased std over the group (2402.03300; eps as in verl and EasyR1)."""
+    centred, index, size = _centred(rewards, groups)
+    squares = torch.zeros_like(size).index_add_(0, index, centred**2)
+    std = (squares / (size - 1).clamp(min=1)).sqrt()
+    return (centred / (std[index] + STD_EPSILON)).float()
+
+
+def group_mean(rewards: Tensor, groups: Tensor) -> Tensor:
+    """Dr. GRPO's R - mean (2503.20783): no division, so easy and hard prompts are not weighted up."""
+    centred, _, _ = _centred(rewards, groups)
+    return centred.float()
+
+
+def leave_one_out(rewards: Tensor, groups: Tensor) -> Tensor:
+    """RLOO's R - mean of the *other* rows of the group (2402.14740): unbiased baseline; needs 2 rows."""
+    centred, index, size = _centred(rewards, groups)
+    others = (size - 1).clamp(min=1)
+    return (centred * (size / others)[index]).float()
+
+
+def pass_at_k(rewards: Tensor, groups: Tensor, k: int) -> Tensor:
+    """Pass@k training (2508.10751): the advantage of a completion for the chance that one of k is right.
+
+    Group of N with W wrong (reward at most 0.5): Rbar = 1 - C(W, k) / C(N, k), s = sqrt(Rbar (1 - Rbar)),
+    right: (1 - Rbar) / s, wrong: (1 - Rbar - C(W - 1, k - 1) / C(N - 1, k - 1)) / s. A group smaller than k takes
+    k = N. Where every choice of k is right, or every completion is wrong, s = 0 and the advantages are 0.
+    """
+    wrong = rewards <= 0.5
+    result = torch.zeros(rewards.shape, dtype=torch.float64)
+    for group in groups.unique():
+        members = groups == group
+        n, w = int(members.sum()), int((members & wrong).sum())
+        size = min(k, n)
+        mean = 1 - math.comb(w, size) / math.comb(n, size)
+        spread = math.sqrt(mean * (1 - mean))
+        if spread > 0:
+            result[members & ~wrong] = (1 - mean) / spread
+            result[members & wrong] = (1 - mean - math.comb(w - 1, size - 1) / math.comb(n - 1, size - 1)) / spread
+    return result.float()
+
+
+def quantile_baseline(rewards: Tensor, groups: Tensor, quantile: float) -> Tensor:
+    """QAE (2509.22611): (R - the group's K-quantile) / (std + 1e-6), with K = 0.4, or 0.6 against collapse.
+
+    With rewards 0 and 1 the baseline is 0 while the accuracy is at most 1 - K, and then only right answers count;
+    else it is 1 and only wrong ones do. An interpolated quantile would blur that gate, so it is the lower
+    neighbour: the ceil(K N)-th smallest reward.
+    """
+    centred, index, size = _centred(rewards, groups)
+    squares = torch.zeros_like(size).index_add_(0, index, centred**2)
+    std = (squares / (size - 1).clamp(min=1)).sqrt()
+    result = torch.zeros_like(centred)
+    for number in range(len(size)):
+        members = index == number
+        ordered = rewards[members].double().sort().values
+        # The tolerance keeps 0.4 * 5 = 2.0000000000000004 at the second one.
+        baseline = ordered[max(math.ceil(quantile * len(ordered) - 1e-9), 1) - 1]
+        result[members] = (rewards[members].double() - baseline) / (std[number] + STD_EPSILON)
+    return torch.where(std[index] > 0, result, 0.0).float()
+
+
+class Advantage(ABC):
+    """How a completion's reward compares with its group's, as a choice with settings."""
+
+    name: ClassVar[str]
+    # Groups smaller than this make no sense with it.
+    least_group: int = 2
+
+    @abstractmethod
+    def __call__(self, rewards: Tensor, groups: Tensor) -> Tensor:
+        """Rewards [N], groups [N] -> advantages [N]."""
+
+
+@dataclass(frozen=True)
+class GroupMeanStd(Advantage):
+    """GRPO's, see `group_mean_std`."""
+
+    name: ClassVar[str] = "group-mean-std"
+
+    def __call__(self, rewards: Tensor, groups: Tensor) -> Tensor:
+        """(R - mean) / std."""
+        return group_mean_std(rewards, groups)
+
+
+@dataclass(frozen=True)
+class GroupMean(Advantage):
+    """Dr. GRPO's, see `group_mean`."""
+
+    name: ClassVar[str] = "group-mean"
+
+    def __call__(self, rewards: Tensor, groups: Tensor) -> Tensor:
+        """R - mean."""
+        return group_mean(rewards, groups)
+
+
+@dataclass(frozen=True)
+class LeaveOneOut(Advantage):
+    """RLOO's, see `leave_one_out`."""
+
+    name: ClassVar[str] = "leave-one-out"
+
+    def __call__(self, rewards: Tensor, groups: Tensor) -> Tensor:
+        """R - mean of the others."""
+        return leave_one_out(rewards, groups)
+
+
+@dataclass(frozen=True)
+class PassAtK(Advantage):
+    """Pass@k training's, see `pass_at_k`."""
+
+    name: ClassVar[str] = "pass-at-k"
+    k: int = 4
+
+    def __post_init__(self) -> None:
+        require(self.k >= 2, "advantage.k", self.k, "at least 2 (1 is group-mean-std)")
+
+    @property
+    def least_group(self) -> int:  # type: ignore[override]
+        """k completions of a prompt at least."""
+        return self.k
+
+    def __call__(self, rewards: Tensor, groups: Tensor) -> Tensor:
+        """For the best of k."""
+        return pass_at_k(rewards, groups, self.k)
+
+
+@dataclass(frozen=True)
+class QuantileBaseline(Advantage):
+    """QAE's, see `quantile_baseline`."""
+
+    name: ClassVar[str] = "quantile"
+    quantile: float = 0.4
+
+    def __post_init__(self) -> None:
+        require(0 < self.quantile < 1, "advantage.quantile", self.quantile, "a number in (0, 1)")
+
+    def __call__(self, rewards: Tensor, groups: Tensor) -> Tensor:
+        """R - quantile."""
+        return quantile_baseline(rewards, groups, self.quantile)
+
+
+ADVANTAGES: dict[str, type[Advantage]] = {
+    cls.name: cls for cls in (GroupMeanStd, GroupMean, LeaveOneOut, PassAtK, QuantileBaseline)
+}
+
+
+def _centred(rewards: Tensor, groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rewards minus their group's mean [N], each row's group index [N], and the groups' sizes [groups]."""
+    if rewards.shape != groups.shape or rewards.dim() != 1:
+        raise ValueError(
+            f"rewards and groups: got shapes {tuple(rewards.shape)} and {tuple(groups.shape)}; "
+            "both must be [N], one entry per completion"
+        )
+    rewards = rewards.double()
+    _, index, counts = groups.unique(return_inverse=True, return_counts=True)
+    size = counts.double()
+    mean = torch.zeros_like(size).index_add_(0, index, rewards) / size
+    centred = rewards - mean[index]
+    # A mean of equal floats may miss them by one rounding; divided by a tiny std that would be an advantage.
+    centred = torch.where(centred.abs() <= 1e-12 * rewards.abs().clamp(min=1.0), 0.0, centred)
+    return centred, index, size

@@ -1,0 +1,235 @@
+"""`aepo train RECIPE --dry-run`: the model, the data, the memory and the cost of a run, on paper.
+
+Counted for one optimizer over all weights (or the adapter), on one device:
+
+    memory   = 4 P weights + (4 + 8) P_trained gradients and AdamW + 2 P bfloat16 copies + 4 P again for a reference
+               + KV cache of `sampling.max_rows` completions + activations (not counted: they follow the microbatch)
+
+P: parameters of the model, P_trained: those that are trained. Operations and seconds are `planning.cost`'s, at full
+command of the control. Unless a mean length is given, tokens are an upper bound: all completions are at the limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from aepo.config import Config
+from aepo.control.base import ExtraGroup, State, Step
+from aepo.errors import InvalidValue, require
+from aepo.model.policy import SCORING_TOKENS
+from aepo.planning.cost import H100, Lengths, Model, Work, operations, seconds, table
+from aepo.training.preflight import preflight
+from aepo.types import Completion, Prompt, Rollout, Sample
+
+GIB = 2**30
+# Tokens of a prompt where the task does not say.
+PROMPT = 64
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Upper bounds of one step. memory: bytes, without activations. hours: of one GPU, for the whole run."""
+
+    completions: int
+    extra: int
+    sampled_tokens: int
+    memory: dict[str, float]
+    step_flops: dict[str, float]
+    hours: float
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """What only a run shows. length: mean tokens of a completion, None for the limit. prompt: of a prompt, None for
+
+    the most allowed. accuracy: share of right ones among ordinary completions, extra_accuracy: among the extra ones.
+    command: of the control, 1 is as much as it may do.
+    """
+
+    length: float | None = None
+    prompt: float | None = None
+    accuracy: float = 1.0
+    extra_accuracy: float = 1.0
+    command: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("accuracy", "extra_accuracy"):
+            value = getattr(self, name)
+            require(0 < value <= 1, name, value, "a share in (0, 1]")
+
+
+def dry_run(config: Config, gpus: Sequence[int] = (), length: float | None = None) -> None:
+    """Print what is known; `InvalidValue` where something cannot work.
+
+    gpus: also a table of a step's seconds on as many H100. length: mean tokens of a completion, None for the limit.
+    """
+    for sentence in preflight(config):
+        print(f"preflight: {sentence}")
+    problem = config.task.train_problem(config.seed, 0)
+    print(f"data: the first prompt is {problem.text.strip()[:120]!r}")
+    model = architecture(config)
+    print(f"model: {config.model}, {model.kind}, {model.parameters:,} parameters, {model.trained:,} of them trained")
+    assumed = Assumed(length)
+    for line in lines(config, on_paper(config, model, assumed)):
+        print(line)
+    if gpus:
+        print("a step on H100s, by the model of docs/scale.md, not measured:")
+        print(*table(work_of(config, model, assumed), H100, gpus), sep="\n")
+
+
+def architecture(config: Config) -> Model:
+    """From the model's configuration alone, without its weights."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from aepo.training.runner import model_folder
+
+    name: str | Path = model_folder(config) if config.model == "builtin" else config.model
+    settings = {"trust_remote_code": config.policy.trust_remote_code, "revision": config.policy.revision}
+    try:
+        known: Any = AutoConfig.from_pretrained(name, **{k: v for k, v in settings.items() if v is not None})
+        with torch.device("meta"):
+            model: Any = AutoModelForCausalLM.from_config(known)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InvalidValue(
+            "model", str(name), f"a model in Hugging Face format that can be reached ({reason})"
+        ) from None
+    parameters = sum(p.numel() for p in model.parameters())
+    heads = getattr(known, "num_key_value_heads", known.num_attention_heads)
+    width = getattr(known, "head_dim", None) or known.hidden_size // known.num_attention_heads
+    half = config.policy.dtype == "bfloat16"
+    head = model.get_output_embeddings().weight
+    tied = head is model.get_input_embeddings().weight
+    return Model(
+        kind=type(model).__name__,
+        parameters=parameters,
+        trained=_trained(model, config),
+        body=parameters - head.numel() * (1 if tied else 2),
+        head=head.numel(),
+        layers=known.num_hidden_layers,
+        hidden=known.hidden_size,
+        feed_forward=known.intermediate_size,
+        attention=known.num_attention_heads * width,
+        vocabulary=known.vocab_size,
+        kv_bytes=2 * (2 if half else 4) * known.num_hidden_layers * heads * width,
+        width=2 if half else 4,
+    )
+
+
+def _trained(model: Any, config: Config) -> int:
+    """All parameters, or the adapter's: rank * (inputs + outputs) of every linear layer that gets one."""
+    rank, targets = config.policy.lora_rank, config.policy.lora_targets
+    if rank is None:
+        return sum(p.numel() for p in model.parameters())
+    head = model.get_output_embeddings()
+    layers = [(name, m) for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head]
+    chosen = [m for name, m in layers if targets == "all-linear" or name.split(".")[-1] in targets]
+    if not chosen:
+        raise InvalidValue("policy.lora_targets", targets, "names of linear layers of this model")
+    return sum(rank * (m.in_features + m.out_features) for m in chosen)
+
+
+def work_of(config: Config, model: Model, assumed: Assumed = Assumed()) -> Work:
+    """A step of this run, after its first: what is drawn, scored and trained. Follow-up rounds are not counted."""
+    control, optimizer = config.control, config.optimizer
+    step, state, planned = _planned(config, assumed)
+    ordinary = [s for group in range(step.prompts) for s in _made_up(group, step.group_size, assumed.accuracy)]
+    extra = [
+        replace(sample, extra=True)
+        for number, group in enumerate(planned)
+        for sample in _made_up(step.prompts + number, group.count, assumed.extra_accuracy)
+    ]
+    mixed = control.mix(ordinary, extra, state, step)
+    needs = control.needs(state)
+    prompt = assumed.prompt or float(getattr(config.task, "max_prompt", PROMPT))
+    length = assumed.length or float(step.max_tokens)
+    return Work(
+        model=model,
+        lengths=Lengths(length, step.max_tokens),
+        prompts=step.prompts,
+        prompt_tokens=prompt,
+        ordinary=step.prompts * step.group_size,
+        extra=len(extra),
+        scored=len(mixed),
+        trained=sum(sample.trained for sample in mixed),
+        minibatches=optimizer.minibatches,
+        epochs=optimizer.epochs,
+        microbatch=optimizer.microbatch,
+        scored_at_once=max(1, int(SCORING_TOKENS / (prompt + length))),
+        checkpointing=config.policy.gradient_checkpointing,
+        passes=1 + (config.kl_coefficient > 0 or needs.reference),
+        temperatures=len(needs.temperatures),
+        kept=int(needs.entropy_gradient) + (needs.kept is not None),
+    )
+
+
+def most_extra(config: Config) -> int:
+    """The most completions that the control plans beside a step's ordinary ones: at full command either way, and with
+    as good as none of them right. Follow-up rounds are not counted.
+    """
+    hopeless = (Assumed(extra_accuracy=1e-9, command=command) for command in (-1.0, 1.0))
+    return max(sum(group.count for group in _planned(config, assumed)[2]) for assumed in hopeless)
+
+
+def _planned(config: Config, assumed: Assumed) -> tuple[Step, State, tuple[ExtraGroup, ...]]:
+    """The second step of a run, the control's state in it, and what it draws beside the ordinary completions."""
+    sampling = config.sampling
+    step = Step(1, config.steps, sampling.prompts, sampling.group_size, config.task.max_tokens, config.seed)
+    state = _commanded(config.control.initial_state(), assumed)
+    return step, state, tuple(config.control.plan(state, step))
+
+
+def _commanded(state: State, assumed: Assumed) -> State:
+    """A control's state in the middle of a run, also of the two in `Both`."""
+    rates = {"1": assumed.extra_accuracy, "-1": assumed.extra_accuracy}
+    known = {"command": assumed.command, "pass_rate": rates}
+    parts = {name: _commanded(state[name], assumed) for name in ("first", "second") if name in state}
+    return {**state, **{name: value for name, value in known.items() if name in state}, **parts}
+
+
+def _made_up(group: int, count: int, accuracy: float) -> list[Sample]:
+    """A group of which this share is right, to ask a control what it would train on."""
+    prompt = Prompt(str(group), (0,), {})
+    # Of all groups together the share is exact.
+    right = round((group + 1) * count * accuracy) - round(group * count * accuracy)
+    rewards = [1.0] * right + [0.0] * (count - right)
+    answer = Completion(prompt, group, 1.0, tokens=(0,), logprobs=(0.0,), truncated=False)
+    return [Sample(Rollout(answer, reward), 2 * reward - 1) for reward in rewards]
+
+
+def on_paper(config: Config, model: Model, assumed: Assumed = Assumed()) -> Paper:
+    """The bounds, from the settings and the model's size."""
+    work = work_of(config, model, assumed)
+    drawn = work.ordinary + work.extra
+    half = config.policy.dtype == "bfloat16"
+    # For memory the cache is in 16 bits and as long as it may become.
+    longest = getattr(config.task, "max_prompt", PROMPT) + config.task.max_tokens
+    memory = {
+        "weights": 4.0 * model.parameters,
+        "gradients and AdamW": 12.0 * model.trained,
+        "bfloat16 copies": 2.0 * model.parameters * half,
+        "reference": 4.0 * model.parameters * (work.passes - 1) * (config.policy.lora_rank is None),
+        "KV cache": float(model.kv_bytes * longest * (config.sampling.max_rows or drawn)),
+    }
+    hours = config.steps * seconds(work, H100).total / 3600
+    return Paper(drawn, work.extra, round(drawn * work.lengths.mean), memory, operations(work), hours)
+
+
+def lines(config: Config, paper: Paper) -> list[str]:
+    """The bounds, with the formula and its inputs."""
+    parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in paper.memory.items() if size)
+    sampling = config.sampling
+    work = ", ".join(f"{name} {flops:.2e}" for name, flops in paper.step_flops.items())
+    return [
+        f"step: {sampling.prompts} prompts x {sampling.group_size} completions, up to {paper.extra} extra, "
+        f"{paper.sampled_tokens:,} sampled tokens of at most {paper.completions} x {config.task.max_tokens}",
+        f"memory: at least {sum(paper.memory.values()) / GIB:.1f} GiB ({parts}), and activations",
+        f"work: {sum(paper.step_flops.values()):.2e} operations a step ({work})",
+        f"GPU time: about {paper.hours:.1f} hours of one H100 for {config.steps} steps, "
+        "at the rates of aepo.planning.cost.H100",
+    ]

@@ -1,0 +1,242 @@
+"""Rows of problems from files (JSONL, Parquet, CSV) and Hugging Face data sets, with their columns recognised.
+
+A column is found by the name that the user gives, else by the usual ones:
+
+    prompt     prompt, problem, question                        text, or a list of chat messages
+    answer     answer, final_answer, ground_truth, reward_model.ground_truth; else what the solution boxes last
+    solution   solution, optional
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aepo.errors import InvalidValue
+from aepo.grading.text import last_boxed
+
+PROMPT_COLUMNS = ("prompt", "problem", "question")
+ANSWER_COLUMNS = ("answer", "final_answer", "ground_truth", "reward_model.ground_truth")
+SOLUTION_COLUMN = "solution"
+FILE_TYPES = (".jsonl", ".json", ".parquet", ".csv")
+
+Message = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the columns; None takes the first usual one that is there. Dots reach into nested tables."""
+
+    prompt: str | None = None
+    answer: str | None = None
+    solution: str | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One problem. text: the prompt, or messages: chat turns (role, content), and then text is their contents.
+
+    solution: a worked solution, or none. columns: everything that the source says of it, for reward functions.
+    """
+
+    id: str
+    text: str
+    answer: str
+    messages: tuple[Message, ...] = ()
+    solution: str | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+def load_rows(source: str, columns: Columns = Columns(), where: str = "data") -> list[Row]:
+    """All rows of a file, or of a data set written `name`, `name:split` or `name/config:split`.
+
+    Raises `InvalidValue` naming `where` and the row for the first thing that cannot be used.
+    """
+    path = Path(source)
+    is_file = path.suffix in FILE_TYPES or path.exists()
+    records = _records(path, where) if is_file else _hub(source, where)
+    rows = [
+        _row(record, number, columns, f"{where} {source}, row {number}") for number, record in enumerate(records, 1)
+    ]
+    if not rows:
+        raise InvalidValue(where, source, "a source with at least one row")
+    return rows
+
+
+# --- files --------------------------------------------------------------------------------------------------
+
+
+def _records(path: Path, where: str) -> Iterator[Mapping[str, Any]]:
+    readers = {".jsonl": _jsonl, ".json": _json, ".parquet": _parquet, ".csv": _csv}
+    if not path.is_file():
+        raise InvalidValue(where, str(path), "a file that exists")
+    if path.suffix not in readers:
+        raise InvalidValue(where, str(path), f"a file that ends in {', '.join(FILE_TYPES)}")
+    try:
+        yield from readers[path.suffix](path, where)
+    except OSError as error:
+        raise InvalidValue(where, str(path), f"a readable file ({error})") from None
+    except UnicodeDecodeError as error:
+        raise InvalidValue(where, str(path), f"UTF-8 text ({error.reason} at byte {error.start})") from None
+
+
+def _jsonl(path: Path, where: str) -> Iterator[Mapping[str, Any]]:
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield _object(line, f"{where} {path}, line {number}")
+
+
+def _json(path: Path, where: str) -> Iterator[Mapping[str, Any]]:
+    """A list of objects; a file that is JSON lines in spite of its name is read as such."""
+    text = path.read_text(encoding="utf-8")
+    try:
+        parsed = json.loads(text)
+    except json.JSONDecodeError:
+        yield from _jsonl(path, where)
+        return
+    for number, record in enumerate(parsed if isinstance(parsed, list) else [parsed], 1):
+        if not isinstance(record, dict):
+            raise InvalidValue(f"{where} {path}, item {number}", record, "a JSON object")
+        yield record
+
+
+def _object(line: str, where: str) -> Mapping[str, Any]:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InvalidValue(where, _short(line), f"one JSON object ({error.msg}; is the file cut off?)") from None
+    if not isinstance(record, dict):
+        raise InvalidValue(where, _short(line), "one JSON object")
+    return record
+
+
+def _parquet(path: Path, where: str) -> Iterator[Mapping[str, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except pyarrow.ArrowException as error:
+        raise InvalidValue(where, str(path), f"a whole Parquet file ({_short(str(error))})") from None
+    yield from table.to_pylist()
+
+
+def _csv(path: Path, where: str) -> Iterator[Mapping[str, Any]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        try:
+            for record in reader:
+                if None in record or None in record.values():
+                    got = f"line {reader.line_num}"
+                    raise InvalidValue(f"{where} {path}", got, "a row with as many cells as the header")
+                yield record
+        except csv.Error as error:
+            raise InvalidValue(where, str(path), f"valid CSV ({error}, line {reader.line_num})") from None
+
+
+def _hub(source: str, where: str) -> Iterator[Mapping[str, Any]]:
+    try:
+        import datasets
+    except ImportError:
+        raise InvalidValue(where, source, "a file, or a data set's name with `pip install 'aepo[data]'`") from None
+    name, _, split = source.partition(":")
+    path, _, config = name.partition("@")
+    try:
+        loaded = datasets.load_dataset(path, config or None, split=split or "train")
+    except Exception as error:
+        reason = _short(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
+        wanted = f"a file that exists, or a data set name[@config][:split] that can be reached ({reason})"
+        raise InvalidValue(where, source, wanted) from None
+    yield from loaded
+
+
+# --- rows ---------------------------------------------------------------------------------------------------
+
+
+def _row(record: Mapping[str, Any], number: int, columns: Columns, where: str) -> Row:
+    prompt = _column(record, columns.prompt, PROMPT_COLUMNS, f"{where}, prompt")
+    messages = _messages(prompt, f"{where}, prompt")
+    text = "\n".join(content for _, content in messages) if messages else str(prompt)
+    if not text.strip():
+        raise InvalidValue(f"{where}, prompt", text, "text that is not empty")
+    solution = record.get(columns.solution or SOLUTION_COLUMN)
+    return Row(
+        id=str(_identity(record, number)),
+        text=text,
+        answer=_answer(record, columns, solution, where),
+        messages=messages,
+        solution=solution if isinstance(solution, str) else None,
+        columns=record,
+    )
+
+
+def _identity(record: Mapping[str, Any], number: int) -> Any:
+    found = (record[key] for key in ("id", "unique_id", "idx", "index") if isinstance(record.get(key), int | str))
+    return next(found, number)
+
+
+def _column(record: Mapping[str, Any], given: str | None, usual: Sequence[str], where: str) -> Any:
+    for name in (given,) if given else usual:
+        value = _reach(record, name)
+        if value is not None:
+            return value
+    wanted = f"the column {given}" if given else f"one of the columns {', '.join(usual)}"
+    raise InvalidValue(where, f"columns {', '.join(map(str, record))}", wanted)
+
+
+def _reach(record: Any, dotted: str) -> Any:
+    """record[a][b] for "a.b"; None where there is nothing."""
+    if isinstance(record, Mapping) and dotted in record:
+        return record[dotted]
+    for part in dotted.split("."):
+        record = record.get(part) if isinstance(record, Mapping) else None
+    return record
+
+
+def _messages(prompt: Any, where: str) -> tuple[Message, ...]:
+    if isinstance(prompt, str):
+        return ()
+    if not isinstance(prompt, list | tuple):
+        raise InvalidValue(where, prompt, "text, or a list of messages")
+    try:
+        return tuple((str(turn["role"]), str(turn["content"])) for turn in prompt)
+    except (TypeError, KeyError):
+        raise InvalidValue(where, _short(str(prompt)), "a list of messages with role and content") from None
+
+
+def _answer(record: Mapping[str, Any], columns: Columns, solution: Any, where: str) -> str:
+    try:
+        value = _column(record, columns.answer, ANSWER_COLUMNS, f"{where}, answer")
+    except InvalidValue:
+        boxed = last_boxed(solution) if isinstance(solution, str) else None
+        if columns.answer or boxed is None:
+            raise
+        return boxed
+    return answer_text(value, f"{where}, answer")
+
+
+def answer_text(value: Any, where: str) -> str:
+    """An answer as text: 27.0 as 27, a list of one as its element, GSM8K's "... #### 18" as 18.
+
+    Raises `InvalidValue` for what is neither text nor a number.
+    """
+    if isinstance(value, list | tuple) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise InvalidValue(where, _short(str(value)), "text, a number, or a list of one")
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    text = str(value).rpartition("\n#### ")[2].strip()
+    if not text:
+        raise InvalidValue(where, value, "an answer that is not empty")
+    return text
+
+
+def _short(text: str, longest: int = 120) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= longest else f"{text[:longest]}..."

@@ -1,0 +1,76 @@
+"""How a problem becomes a prompt: plain text for base models, or chat turns for the model's own template."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from aepo.errors import InvalidValue
+
+BOX = r"put your final answer within \boxed{}."
+
+Message = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A prompt: its text, and the chat turns (role, content) when it is for a chat template."""
+
+    text: str
+    messages: tuple[Message, ...] = ()
+
+
+def _chatml(system: str, user: str) -> str:
+    """Qwen's chat format, spelled out, so that a base model without a template gets the same tokens."""
+    return f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n"
+
+
+def _plain(problem: str) -> Rendered:
+    return Rendered(problem)
+
+
+def _boxed(problem: str) -> Rendered:
+    return Rendered(f"{problem}\n\nReason step by step and {BOX}\n\n")
+
+
+def _qwen_math_cot(problem: str) -> Rendered:
+    return Rendered(_chatml(f"Please reason step by step, and {BOX}", problem))
+
+
+def _qwen_boxed(problem: str) -> Rendered:
+    user = f"{problem}\nPlease reason step by step, and {BOX}"
+    return Rendered(_chatml("You are a helpful assistant.", user))
+
+
+def _cot(problem: str) -> Rendered:
+    return Rendered(f"Question: {problem}\nAnswer: ")
+
+
+def _chat(problem: str) -> Rendered:
+    content = f"{problem}\n\nReason step by step and {BOX}"
+    return Rendered(content, (("user", content),))
+
+
+def _think(problem: str) -> Rendered:
+    content = f"{problem}\n\nThink first, inside <think> and </think>. After that, {BOX}"
+    return Rendered(content, (("user", content),))
+
+
+# qwen25-math-cot and qwen-boxed are those of Qwen2.5-Math's evaluation: their wording is what makes figures comparable.
+# think is the form that AEPO is trained with: reasoning in think tags, the answer in a box.
+STYLES: Mapping[str, Callable[[str], Rendered]] = {
+    "plain": _plain,
+    "boxed": _boxed,
+    "chat": _chat,
+    "think": _think,
+    "qwen25-math-cot": _qwen_math_cot,
+    "qwen-boxed": _qwen_boxed,
+    "cot": _cot,
+}
+
+
+def render(style: str, problem: str, field: str = "task.style") -> Rendered:
+    """The problem in this style; `InvalidValue` lists the styles when there is none of that name."""
+    if style not in STYLES:
+        raise InvalidValue(field, style, f"one of {', '.join(STYLES)}")
+    return STYLES[style](problem)

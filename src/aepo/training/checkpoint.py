@@ -1,0 +1,119 @@
+"""Checkpoints: whole or not there.
+
+checkpoints/step-N/ holds what N finished steps left behind: the model in Hugging Face format,
+optimizer.safetensors, and state.json (step, position in the stream of prompts, control state, evaluations so far).
+There is no random state to save: all randomness is a function of (seed, step, purpose).
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from aepo.errors import InvalidValue
+from aepo.model.policy import Policy
+
+FOLDER = "checkpoints"
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """What a run is, between two steps; plain JSON data.
+
+    step: finished steps. position: problems taken from the stream. best_step, best_score: the finished steps and
+    pass@1 of the best evaluation so far. completions, tokens: sampled so far, ordinary and extra.
+    """
+
+    step: int = 0
+    position: int = 0
+    control: Mapping[str, Any] = field(default_factory=dict)
+    best_step: int | None = None
+    best_score: float | None = None
+    completions: int = 0
+    tokens: int = 0
+
+
+def save_checkpoint(run: Path, policy: Policy, optimizer: torch.optim.Optimizer, state: TrainState, keep: int) -> None:
+    """Write step-N beside its place, move it there in one rename, then prune older ones.
+
+    Raises OSError when it cannot be written; the older checkpoints are then all there.
+    """
+    final = run / FOLDER / f"step-{state.step}"
+    partial = final.with_name(f".{final.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        policy.save(partial)
+        save_file(_optimizer_tensors(optimizer), partial / "optimizer.safetensors")
+        (partial / "state.json").write_text(json.dumps(asdict(state)))
+        for file in partial.iterdir():
+            _sync(file)
+        partial.rename(final)
+    except SafetensorError as error:
+        raise OSError(errno.EIO, _first_line(error), str(final)) from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    _sync(final.parent)
+    _prune(run, keep, state.best_step)
+
+
+def load_checkpoint(folder: Path, optimizer: torch.optim.Optimizer) -> TrainState:
+    """Restore the optimizer in place and return the state; the model is loaded by `Policy.load(folder)`."""
+    try:
+        state = TrainState(**json.loads((folder / "state.json").read_text()))
+        _restore_optimizer(optimizer, load_file(folder / "optimizer.safetensors"))
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        raise InvalidValue("resume", str(folder), f"a whole checkpoint ({_first_line(error)})") from None
+    return state
+
+
+def steps_saved(run: Path) -> list[int]:
+    """The checkpoints of a run, oldest first."""
+    names = (re.fullmatch(r"step-(\d+)", path.name) for path in (run / FOLDER).glob("step-*"))
+    return sorted(int(name[1]) for name in names if name)
+
+
+def _prune(run: Path, keep: int, best: int | None) -> None:
+    """Keep the newest `keep` and the best evaluated one."""
+    for step in steps_saved(run)[:-keep]:
+        if step != best:
+            shutil.rmtree(run / FOLDER / f"step-{step}")
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    return {
+        f"{index}.{name}": value.contiguous()
+        for index, entry in optimizer.state_dict()["state"].items()
+        for name, value in entry.items()
+    }
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
+    entries: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        index, _, name = key.partition(".")
+        entries.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

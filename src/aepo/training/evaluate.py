@@ -1,0 +1,108 @@
+"""Evaluation: unbiased pass@k from n samples a problem."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aepo.control.base import generator
+from aepo.model.policy import Policy
+from aepo.sampling.base import Sampler
+from aepo.tasks import Task
+from aepo.types import Prompt, Request
+
+
+def pass_at_k(samples: int, correct: int, k: int) -> float:
+    """Chance that k of the n samples, drawn without replacement, contain a correct one: 1 - C(n-c,k)/C(n,k).
+
+    Unbiased for 1 - (1 - p)^k (2107.03374, eq. 1). Raises ValueError unless 1 <= k <= n and 0 <= c <= n.
+
+    >>> round(pass_at_k(10, 3, 5), 6)
+    0.916667
+    """
+    if not (1 <= k <= samples and 0 <= correct <= samples):
+        raise ValueError(f"pass@k: got n={samples}, c={correct}, k={k}; needs 1 <= k <= n and 0 <= c <= n")
+    if samples - correct < k:
+        return 1.0
+    return 1.0 - math.prod(1.0 - k / i for i in range(samples - correct + 1, samples + 1))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Correct completions of each problem, out of `samples`, drawn at `temperature` from the whole
+    vocabulary. A completion whose reward failed counts as wrong, and in `reward_failures`.
+    """
+
+    problems: tuple[str, ...]
+    correct: tuple[int, ...]
+    samples: int
+    temperature: float
+    reward_failures: int = 0
+
+    def pass_at(self, k: int) -> float:
+        """Mean over problems of the unbiased pass@k."""
+        return math.fsum(pass_at_k(self.samples, c, k) for c in self.correct) / len(self.correct)
+
+    def ks(self) -> list[int]:
+        """1, 2, 4, ... up to the number of samples."""
+        return [2**i for i in range(self.samples.bit_length()) if 2**i <= self.samples]
+
+    def row(self) -> dict[str, float]:
+        """For the log: pass@k for each k, and what made it."""
+        scores = {f"pass@{k}": self.pass_at(k) for k in self.ks()}
+        return {
+            **scores,
+            "problems": len(self.problems),
+            "samples": self.samples,
+            "reward_failures": self.reward_failures,
+        }
+
+
+def evaluate(
+    policy: Policy,
+    sampler: Sampler,
+    task: Task,
+    *,
+    problems: int,
+    samples: int,
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> Evaluation:
+    """Sample every evaluation problem `samples` times and count the correct ones (reward above 0.5)."""
+    chosen = task.eval_problems(problems)
+    tokens = [policy.encode_chat(p.messages) if p.messages else policy.encode(p.text) for p in chosen]
+    prompts = [Prompt(p.id, ids, p.data) for p, ids in zip(chosen, tokens, strict=True)]
+    correct, failures = [0] * len(prompts), 0
+    # A few problems at a time: memory stays flat whatever the number of samples.
+    at_once = max(1, 4096 // samples)
+    for first in range(0, len(prompts), at_once):
+        counts, failed = _correct(
+            policy, sampler, task, prompts[first : first + at_once], samples, temperature, (seed, first)
+        )
+        correct[first : first + at_once] = counts
+        failures += failed
+    return Evaluation(tuple(p.id for p in chosen), tuple(correct), samples, temperature, failures)
+
+
+def _correct(
+    policy: Policy,
+    sampler: Sampler,
+    task: Task,
+    prompts: Sequence[Prompt],
+    samples: int,
+    temperature: float,
+    key: tuple[int, int],
+) -> tuple[list[int], int]:
+    completions = sampler.sample(
+        [Request(prompt, group, samples, temperature) for group, prompt in enumerate(prompts)],
+        max_tokens=task.max_tokens,
+        generator=generator(key[0], key[1], "evaluation"),
+    )
+    texts = policy.decode([completion.tokens for completion in completions])
+    problems = [completion.prompt.problem for completion in completions]
+    verdicts = task.judge(problems, texts, [completion.truncated for completion in completions])
+    counts = [0] * len(prompts)
+    for completion, verdict in zip(completions, verdicts, strict=True):
+        counts[completion.group] += verdict.reward > 0.5
+    return counts, sum(verdict.failed for verdict in verdicts)

@@ -1,0 +1,60 @@
+"""Figures of runs: entropy against its target, and reward. PNG and SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from aepo.training.folder import METRICS, read_rows
+
+COLOURS = ("#4c4c4c", "#d1495b", "#edae49", "#00798c", "#5f4b8b", "#66a182")
+Rows = Sequence[Mapping[str, Any]]
+
+
+def plot_run(run: Path) -> None:
+    """plot.png and plot.svg in the run folder."""
+    rows = read_rows(run / METRICS)
+    if rows:
+        save(figure({run.name: rows}), run / "plot")
+
+
+def figure(runs: Mapping[str, Rows], title: str | None = None) -> Figure:
+    """Entropy (solid) and target (dashed) above, reward below; one colour a run."""
+    canvas = Figure(figsize=(8, 6), layout="constrained")
+    entropy, reward = canvas.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    for (label, rows), colour in zip(runs.items(), COLOURS * len(runs), strict=False):
+        steps = [row["step"] for row in rows]
+        entropy.plot(steps, [row["entropy"] for row in rows], color=colour, label=label, lw=1.6)
+        targets = [row["target_entropy"] for row in rows]
+        if any(target is not None for target in targets):
+            values = [float("nan") if target is None else target for target in targets]
+            entropy.plot(steps, values, color=colour, ls="--", lw=1.0, alpha=0.7)
+        reward.plot(steps, _smooth([row["reward"] for row in rows]), color=colour, lw=1.4)
+    entropy.set_ylabel("entropy (nats per token)")
+    entropy.set_ylim(bottom=0)
+    reward.set_ylabel("reward (mean of 10 steps)")
+    reward.set_xlabel("step")
+    if title:
+        entropy.set_title(title)
+    entropy.legend(frameon=False, loc="upper right", ncols=2)
+    for axes in (entropy, reward):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.2)
+    return canvas
+
+
+def save(canvas: Figure, stem: Path) -> None:
+    """stem.png and stem.svg."""
+    canvas.savefig(stem.with_suffix(".png"), dpi=150)
+    canvas.savefig(stem.with_suffix(".svg"))
+
+
+def _smooth(values: Sequence[float], window: int = 10) -> list[float]:
+    means = []
+    for end in range(1, len(values) + 1):
+        recent = values[max(0, end - window) : end]
+        means.append(sum(recent) / len(recent))
+    return means

@@ -1,0 +1,192 @@
+"""Around the loop: start or resume a run folder, evaluate, checkpoint, finish with a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from aepo.config import Config, make_config, to_dict
+from aepo.control.base import generator
+from aepo.errors import InvalidValue
+from aepo.model.builtin import base_model
+from aepo.model.policy import Policy
+from aepo.sampling.base import Sampler
+from aepo.sampling.hf import HFSampler
+from aepo.training.checkpoint import FOLDER, TrainState, load_checkpoint, save_checkpoint, steps_saved
+from aepo.training.evaluate import Evaluation, evaluate
+from aepo.training.folder import SAMPLES_PER_STEP, RunLog, cut_back, sole_writer, start_folder
+from aepo.training.plot import plot_run
+from aepo.training.preflight import implausible_targets, preflight, targets
+from aepo.training.step import Run, make_optimizer, prompt_tokens, sampled_batch_entropy, train_step
+from aepo.training.trackers import Forward, check_installed
+from aepo.types import Sample
+
+
+def start(config: Config, out: Path, quiet: bool = False, strict: bool = False) -> None:
+    """A new run in a new folder. What preflight says is printed; with `strict` it is a refusal."""
+    if (out / "config.toml").exists():
+        raise InvalidValue("out", str(out), "a new folder (there is a run in this one; go on with --resume)")
+    _say_preflight(preflight(config), quiet, strict)
+    run, state = _prepare(config, None, quiet)
+    if any(targets(config.control)):
+        run.sampler.refresh(run.policy)
+        _say_preflight(implausible_targets(config, sampled_batch_entropy(run).mean), quiet, strict)
+    start_folder(out, config, run.policy.device)
+    with sole_writer(out):
+        _finish(run, state, out, quiet)
+
+
+def resume(out: Path, quiet: bool = False) -> None:
+    """Go on from the newest checkpoint (or from the beginning when there is none yet)."""
+    if not (out / "config.toml").exists():
+        raise InvalidValue("resume", str(out), "a run folder (it holds no config.toml)")
+    config = make_config(out / "config.toml")
+    with sole_writer(out):
+        saved = steps_saved(out)
+        run, state = _prepare(config, out / FOLDER / f"step-{saved[-1]}" if saved else None, quiet)
+        cut_back(out, state.step)
+        _finish(run, state, out, quiet)
+
+
+def _say_preflight(sentences: Sequence[str], quiet: bool, strict: bool) -> None:
+    if sentences and strict:
+        raise InvalidValue("preflight", "; ".join(sentences), "empty with --strict")
+    if not quiet:
+        print(*(f"preflight: {sentence}" for sentence in sentences), sep="\n", end="\n" * bool(sentences), flush=True)
+
+
+def model_folder(config: Config, quiet: bool = False) -> Path:
+    """Where the run's base model is; the built-in one is trained first if it is not cached."""
+    if config.model != "builtin":
+        return Path(config.model)
+    return base_model(config.task, progress=None if quiet else _say_pretraining)
+
+
+def _say_pretraining(step: int, steps: int, loss: float) -> None:
+    if step % 100 == 0 or step == 1:
+        print(f"training the base model, once: step {step}/{steps}, loss {loss:.3f} nats per token", flush=True)
+
+
+def make_sampler(policy: Policy, config: Config) -> Sampler:
+    """The sampler that the settings ask for; vLLM's engine starts when it is first given weights."""
+    sampling = config.sampling
+    if sampling.engine == "hf":
+        return HFSampler(
+            policy.model,
+            eos_token_ids=policy.eos_token_ids,
+            pad_token_id=policy.pad_token_id,
+            top_p=sampling.top_p,
+            max_rows=sampling.max_rows,
+        )
+    from aepo.sampling.vllm import Engine, VLLMSampler
+    from aepo.sampling.vllm_local import LocalEngine
+    from aepo.sampling.vllm_server import ServerEngine
+
+    engine: Engine
+    if sampling.server is not None:
+        engine = ServerEngine(sampling.server, scratch=Path(sampling.scratch or "."))
+    else:
+        engine = LocalEngine()
+    return VLLMSampler(engine, eos_token_ids=policy.eos_token_ids, top_p=sampling.top_p)
+
+
+def _prepare(config: Config, checkpoint: Path | None, quiet: bool) -> tuple[Run, TrainState]:
+    """Load all that the run needs; nothing is written yet."""
+    check_installed(config.tracker)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    policy = Policy.load(checkpoint or model_folder(config, quiet), device, config.policy, config.seed)
+    task = config.task.fitted(lambda problem: len(prompt_tokens(policy, problem)))
+    task.eval_problems(config.evaluation.prompts)
+    optimizer = make_optimizer(policy, config.optimizer)
+    if checkpoint is None:
+        state = TrainState(control=config.control.initial_state())
+    else:
+        state = load_checkpoint(checkpoint, optimizer)
+    sampler = make_sampler(policy, config)
+    reference = None
+    if config.kl_coefficient > 0 or config.control.needs(config.control.initial_state()).reference:
+        reference = (
+            Policy.load(model_folder(config, quiet), device, config.policy).frozen()
+            if policy.adapter is None
+            else policy.without_adapter()
+        )
+    return Run(config, config.algorithm, task, policy, sampler, optimizer, reference), state
+
+
+def _finish(run: Run, state: TrainState, out: Path, quiet: bool) -> None:
+    """The remaining steps, then the plot."""
+    config = run.config
+    with (
+        closing(run.sampler),
+        RunLog(out, config, state.step, quiet) as log,
+        Forward(config.tracker, out, to_dict(config), state.step, log.say) as tracker,
+    ):
+        while not _ended(config, state):
+            state = _logged_step(run, state, out, log, tracker)
+    plot_run(out)
+    if not quiet:
+        print(f"finished: {out}")
+
+
+def _ended(config: Config, state: TrainState) -> bool:
+    """All steps are done, or the budget is used up."""
+    spent = ((config.budget_completions, state.completions), (config.budget_tokens, state.tokens))
+    return state.step >= config.steps or any(budget is not None and used >= budget for budget, used in spent)
+
+
+def _logged_step(run: Run, state: TrainState, out: Path, log: RunLog, tracker: Forward) -> TrainState:
+    """One step, its evaluation and checkpoint if due, and its row, written in the order that resumes exactly."""
+    state, row, samples = train_step(run, state)
+    state = replace(state, completions=state.completions + row["completions"], tokens=state.tokens + row["tokens"])
+    last = _ended(run.config, state)
+    evaluated = _due(state.step, run.config.evaluation.every) or (last and run.config.evaluation.every > 0)
+    if evaluated:
+        evaluation = _evaluate(run)
+        row["evaluation"] = evaluation.row()
+        log.evaluation(row["step"], evaluation)
+        state = _best(state, row["evaluation"]["pass@1"])
+    shown = _shown(samples, generator(run.config.seed, state.step, "shown"))
+    texts = run.policy.decode([sample.rollout.completion.tokens for sample in shown])
+    log.step(row, shown, texts)
+    tracker.step(row)
+    if evaluated or last or _due(state.step, run.config.checkpoint.every):
+        save_checkpoint(out, run.policy, run.optimizer, state, run.config.checkpoint.keep)
+    return state
+
+
+def evaluate_base(config: Config) -> Evaluation:
+    """The base model as a run with `config` evaluates its policy: same problems, same draws."""
+    return _evaluate(_prepare(config, None, quiet=True)[0])
+
+
+def _shown(samples: Sequence[Sample], draw: torch.Generator) -> list[Sample]:
+    """A few at random; one of them extra, if there is one."""
+    order = [samples[i] for i in torch.randperm(len(samples), generator=draw).tolist()]
+    extra = [sample for sample in order if sample.extra][:1]
+    ordinary = [sample for sample in order if not sample.extra]
+    return [*ordinary[: SAMPLES_PER_STEP - len(extra)], *extra]
+
+
+def _evaluate(run: Run) -> Evaluation:
+    settings = run.config.evaluation
+    run.sampler.refresh(run.policy)
+    sampler = run.sampler.at_top_p(1.0)
+    return evaluate(run.policy, sampler, run.task, problems=settings.prompts, samples=settings.samples)
+
+
+def _best(state: TrainState, score: float) -> TrainState:
+    if state.best_score is not None and score <= state.best_score:
+        return state
+    return replace(state, best_step=state.step, best_score=score)
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0

@@ -1,0 +1,129 @@
+import pytest
+import torch
+
+from aepo.errors import InvalidValue
+from aepo.loss.surrogates import (
+    AGGREGATES,
+    Bounds,
+    Clip,
+    Ratio,
+    fixed_length,
+    policy_loss,
+    sequence_mean_token_mean,
+    token_mean,
+)
+
+
+def at(surrogate, ratio, advantage):
+    return surrogate(torch.tensor([[ratio]]), torch.tensor([[advantage]])).item()
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "high", "expected"),
+    [
+        (1.25, 1.0, 0.28, 1.25),  # inside DAPO's higher bound
+        (1.25, 1.0, 0.20, 1.20),  # beyond PPO's
+        (0.75, -1.0, 0.28, -0.80),
+        (0.75, 1.0, 0.20, 0.75),  # the min is pessimistic: no clip on this side
+        (1.25, -1.0, 0.20, -1.25),
+    ],
+)
+def test_clip_golden_values(ratio, advantage, high, expected):
+    assert at(Clip(low=0.2, high=high), ratio, advantage) == pytest.approx(expected)
+
+
+def test_dual_clip_bounds_the_loss_of_negative_advantages_only():
+    assert at(Clip(dual=3.0), 5.0, -1.0) == pytest.approx(-3.0)
+    assert at(Clip(dual=3.0), 2.0, -1.0) == pytest.approx(-2.0)
+    assert at(Clip(dual=3.0), 5.0, 1.0) == pytest.approx(1.2)
+    assert at(Clip(), 5.0, -1.0) == pytest.approx(-5.0)
+
+
+def test_bounds_per_token_stand_in_for_the_clips_own():
+    ratio, advantages = torch.tensor([[1.5, 1.5, 0.4]]), torch.tensor([[1.0, 1.0, -1.0]])
+    bounds = Bounds(low=torch.tensor([[0.2, 0.2, 0.7]]), high=torch.tensor([[0.6, 0.3, 0.2]]))
+    torch.testing.assert_close(Clip()(ratio, advantages, bounds), torch.tensor([[1.5, 1.3, -0.4]]))
+    assert Clip().clipped(ratio, advantages, bounds).tolist() == [[False, True, False]]
+
+
+def test_plain_ratio():
+    assert at(Ratio(), 5.0, -1.5) == pytest.approx(-7.5)
+
+
+@pytest.mark.parametrize("surrogate", [Clip(), Clip(low=0.1, high=0.3, dual=2.0), Ratio()])
+def test_clipped_says_exactly_which_tokens_get_no_gradient(surrogate):
+    ratio = torch.linspace(0.05, 4.0, 80)[None].repeat(2, 1).requires_grad_()
+    advantages = torch.tensor([[1.0], [-1.0]]).expand(2, 80)
+    surrogate(ratio, advantages).sum().backward()
+    assert torch.equal(ratio.grad == 0, surrogate.clipped(ratio.detach(), advantages))
+
+
+MASK = torch.tensor([[1.0, 0, 0, 0], [1, 1, 1, 1], [1, 1, 0, 0]])
+
+
+def test_aggregates_by_hand():
+    x = torch.tensor([[4.0, 9, 9, 9], [1, 1, 1, 1], [2, 4, 9, 9]])
+    assert (token_mean(MASK) * x).sum().item() == pytest.approx(14 / 7)
+    assert (sequence_mean_token_mean(MASK) * x).sum().item() == pytest.approx((4 + 1 + 3) / 3)
+    assert (AGGREGATES["sequence-mean-token-sum"](MASK) * x).sum().item() == pytest.approx((4 + 4 + 6) / 3)
+    assert (fixed_length(MASK) * x).sum().item() == pytest.approx(14 / 12)
+
+
+@pytest.mark.parametrize("name", AGGREGATES)
+def test_a_row_without_tokens_weighs_nothing(name):
+    empty = torch.cat([MASK, torch.zeros(1, 4)])
+    torch.testing.assert_close(AGGREGATES[name](empty)[:3], AGGREGATES[name](MASK))
+    assert AGGREGATES[name](torch.zeros(2, 3)).sum() == 0
+
+
+def gradient(parts, mask, logprobs, old, advantages, name):
+    leaf = logprobs.clone().requires_grad_()
+    weights = AGGREGATES[name](mask)
+    for rows in parts:
+        policy_loss(leaf[rows], old[rows], advantages[rows], weights[rows], Clip()).loss.backward()
+    return leaf.grad
+
+
+@pytest.mark.parametrize("name", AGGREGATES)
+def test_the_gradient_does_not_depend_on_the_microbatch(name):
+    torch.manual_seed(0)
+    old = -torch.rand(3, 4)
+    logprobs, advantages = old + 0.2 * torch.randn(3, 4), torch.randn(3, 1).expand(3, 4)
+    whole = gradient([slice(0, 3)], MASK, logprobs, old, advantages, name)
+    split = gradient([slice(0, 1), slice(1, 3)], MASK, logprobs, old, advantages, name)
+    torch.testing.assert_close(whole, split)
+    assert (whole[MASK == 0] == 0).all() and whole.abs().sum() > 0
+
+
+def test_on_policy_gradient_is_reinforce():
+    logprobs = torch.log(torch.tensor([[0.5, 0.25]])).requires_grad_()
+    mask = torch.ones(1, 2)
+    output = policy_loss(logprobs, logprobs.detach(), torch.full((1, 2), 2.0), token_mean(mask), Clip())
+    output.loss.backward()
+    # -A / tokens for each token: raising log pi of a positive lowers the loss.
+    torch.testing.assert_close(logprobs.grad, torch.full((1, 2), -1.0))
+    assert output.ratio.mean == 1 and output.clipped.mean == 0 and output.approximate_kl.mean == 0
+
+
+def test_padding_never_reaches_the_gradient_even_as_nan():
+    logprobs = torch.tensor([[-1.0, float("nan")]]).requires_grad_()
+    mask = torch.tensor([[1.0, 0.0]])
+    old = torch.tensor([[-1.0, float("inf")]])
+    policy_loss(logprobs, old, torch.ones(1, 2), token_mean(mask), Clip()).loss.backward()
+    assert logprobs.grad.tolist() == [[-1.0, 0.0]]
+
+
+def test_penalty_is_added_with_the_same_weights():
+    mask = torch.tensor([[1.0, 1.0]])
+    zero = torch.zeros(1, 2)
+    penalty = torch.tensor([[1.0, 3.0]], requires_grad=True)
+    output = policy_loss(zero, zero, zero, token_mean(mask), Clip(), penalty)
+    output.loss.backward()
+    assert output.loss.item() == pytest.approx(2.0)
+    assert penalty.grad.tolist() == [[0.5, 0.5]]
+
+
+@pytest.mark.parametrize("bad", [{"low": 0.0}, {"low": 1.5}, {"high": -0.1}, {"dual": 1.0}, {"high": float("nan")}])
+def test_bad_bounds_are_refused_by_name(bad):
+    with pytest.raises(InvalidValue, match=f"surrogate.{next(iter(bad))}: got"):
+        Clip(**bad)

@@ -1,0 +1,107 @@
+import json
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from aepo.errors import InvalidValue
+from aepo.tasks.rows import Columns, load_rows
+
+
+def write(path, records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return str(path)
+
+
+def one(tmp_path, **record):
+    (row,) = load_rows(write(tmp_path / "rows.jsonl", [record]))
+    return row
+
+
+@pytest.mark.parametrize("prompt", ["prompt", "problem", "question"])
+@pytest.mark.parametrize("answer", ["answer", "final_answer", "ground_truth"])
+def test_the_usual_columns_are_recognised(tmp_path, prompt, answer):
+    row = one(tmp_path, **{prompt: "1 + 1 =", answer: "2"})
+    assert (row.text, row.answer, row.id) == ("1 + 1 =", "2", "1")
+
+
+def test_given_columns_win_and_dots_reach_into_tables(tmp_path):
+    record = {"problem": "no", "q": "yes", "answer": "no", "reward_model": {"ground_truth": "7", "style": "rule"}}
+    file = write(tmp_path / "rows.jsonl", [record])
+    (row,) = load_rows(file, Columns(prompt="q", answer="reward_model.ground_truth"))
+    assert (row.text, row.answer) == ("yes", "7")
+
+
+def test_verls_rows_with_messages(tmp_path):
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1 + 1?"}]
+    row = one(tmp_path, prompt=turns, reward_model={"ground_truth": "2"})
+    assert row.messages == (("system", "Be brief."), ("user", "1 + 1?")) and row.answer == "2"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("204", "204"),
+        (27.0, "27"),
+        (0.5, "0.5"),
+        (3, "3"),
+        (["2"], "2"),
+        ([27.0], "27"),
+        ("steps\n#### 1,234", "1,234"),
+    ],
+)
+def test_answers_of_every_kind_become_text(tmp_path, value, text):
+    assert one(tmp_path, problem="p", answer=value).answer == text
+
+
+def test_a_boxed_solution_is_the_answer_where_no_column_has_one(tmp_path):
+    row = one(tmp_path, problem="p", solution=r"so \boxed{1}, no: \boxed{\frac{1}{2}}")
+    assert row.answer == r"\frac{1}{2}" and row.solution.startswith("so")
+
+
+def test_parquet_csv_and_a_json_list_give_the_same_rows(tmp_path):
+    records = [{"problem": 'a, "b"', "answer": "1"}, {"problem": "c\nd", "answer": "2"}]
+    write(tmp_path / "rows.jsonl", records)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), tmp_path / "rows.parquet")
+    (tmp_path / "rows.json").write_text(json.dumps(records))
+    (tmp_path / "rows.csv").write_text('problem,answer\n"a, ""b""",1\n"c\nd",2\n')
+    wanted = load_rows(str(tmp_path / "rows.jsonl"))
+    for suffix in ("parquet", "json", "csv"):
+        assert load_rows(str(tmp_path / f"rows.{suffix}")) == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.jsonl", b'{"problem": "p"}\n', "row 1, answer: got 'columns problem'; must be one of the columns answer"),
+        ("a.jsonl", b'{"answer": "1"}\n', "row 1, prompt: got 'columns answer'; must be one of the columns prompt"),
+        ("a.jsonl", b'{"problem": " ", "answer": "1"}\n', "row 1, prompt: got ' '; must be text that is not empty"),
+        ("a.jsonl", b'{"problem": "p", "answer": ""}\n', "row 1, answer: got ''; must be an answer that is not empty"),
+        ("a.jsonl", b'{"problem": "p", "answer": [1, 2]}\n', "must be text, a number, or a list of one"),
+        ("a.jsonl", b'{"problem": "p", "answer": "1"}\n{"problem": "q", "ans', "line 2: .*is the file cut off"),
+        ("a.jsonl", b"[1]\n", "line 1: .* one JSON object"),
+        ("a.jsonl", b"", "a source with at least one row"),
+        ("a.jsonl", b"\xff\xfe", "UTF-8 text"),
+        ("a.json", b"[1, 2]", "item 1: got 1; must be a JSON object"),
+        ("a.csv", b"problem,answer\np\n", "as many cells as the header"),
+        ("a.parquet", b"PAR1 and no more", "a whole Parquet file"),
+        ("a.txt", b"text", "a file that ends in .jsonl"),
+        ("a.jsonl", None, "a file that exists"),
+        ("a.jsonl", b'{"prompt": [{"role": "user"}], "answer": "1"}\n', "messages with role and content"),
+    ],
+)
+def test_what_cannot_be_used_is_one_line_with_its_place(tmp_path, name, content, words):
+    file = tmp_path / name
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(InvalidValue, match=words) as caught:
+        load_rows(str(file))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_data_set_that_cannot_be_reached(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(
+        InvalidValue, match="^data: got 'nobody/nothing:train'; must be a file that exists, or a data set"
+    ):
+        load_rows("nobody/nothing:train")

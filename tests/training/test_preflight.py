@@ -1,0 +1,103 @@
+from dataclasses import replace
+
+import pytest
+
+from aepo.config import default_config, make_config
+from aepo.control import AEPO, Both, NoControl
+from aepo.control.base import MOMENTS
+from aepo.control.schedules import Target
+from aepo.engines.capabilities import LOOP
+from aepo.errors import InvalidValue
+from aepo.tasks import Paths
+from aepo.training import runner
+from aepo.training.preflight import implausible_targets, preflight, targets
+from tests.training.test_step import small
+
+ONE_UPDATE = ("optimizer.minibatches=1", "optimizer.epochs=1")
+
+
+def said(method: str, *settings: str) -> str:
+    return "\n".join(preflight(make_config(method=method, settings=settings)))
+
+
+@pytest.mark.parametrize("method", ["grpo", "aepo", "entropy-reg", "dr-grpo"])
+def test_good_settings_need_no_words(method):
+    assert preflight(default_config(method)) == []
+
+
+def test_a_ratio_that_is_always_one():
+    words = "the ratio is always 1"
+    assert words in said("grpo", *ONE_UPDATE, "surrogate.high=0.28")
+    assert words not in said("grpo", "surrogate.high=0.28")
+    assert said("grpo", *ONE_UPDATE) == ""  # the plain clip does nothing there either, and is not missed
+
+
+def test_a_temperature_together_with_top_p():
+    assert "temperature other than 1" in said("aepo", "sampling.top_p=0.99")
+    assert "temperature other than 1" not in said("grpo", "sampling.top_p=0.99")
+    assert "sensor" in said("grpo", "sampling.top_p=0.99")
+
+
+@pytest.mark.parametrize(("size", "words"), [(2, "50%"), (4, "12%"), (5, "")])
+def test_a_group_too_small(size, words):
+    assert words in said("grpo", f"sampling.group_size={size}")
+    assert bool(said("grpo", f"sampling.group_size={size}")) == bool(words)
+
+
+def test_pass_at_the_whole_group_trains_nothing():
+    assert "nothing trains" in said("grpo", "advantage=pass-at-k", "advantage.k=8")
+    assert said("grpo", "advantage=pass-at-k", "advantage.k=4") == ""
+
+
+def test_a_ramp_longer_than_the_run():
+    assert "still changes" in said("aepo", "control.target=linear(1,0.5,300)")
+    assert said("aepo", "control.target=linear(1,0.5,200)") == ""
+    assert said("aepo", "control.target=sine(0.6,0.1,80)") == ""
+
+
+def test_rpo_without_solutions(monkeypatch):
+    assert said("rpo") == ""
+    monkeypatch.setattr(Paths, "solution", lambda self, problem: None)
+    assert "rpo adds nothing" in said("rpo")
+
+
+@pytest.mark.parametrize("method", ["kl-cov", "moving-bound", "hapo", "archer", "clip-higher"])
+def test_methods_that_need_a_ratio_that_moves(method):
+    assert "never act" in said(method, *ONE_UPDATE) and "never act" not in said(method)
+
+
+def test_a_target_beyond_what_the_base_model_makes_plausible():
+    config = make_config(settings=["control.target=linear(0.5x,3.0,100)"])
+    (sentence,) = implausible_targets(config, entropy=1.3)
+    assert "control.target" in sentence and "1.3" in sentence
+    assert implausible_targets(default_config("aepo"), entropy=1.3) == []
+    assert implausible_targets(default_config("aepo"), entropy=0.2) == []
+    assert implausible_targets(default_config("aepo-v6"), entropy=0.2)  # 0.5 nats, two and a half times the base's
+
+
+def test_an_engine_without_what_the_control_needs():
+    blind = replace(LOOP, name="blind", entropy_gradient=False, moments=frozenset(MOMENTS) - {"plan"})
+    (sentence,) = preflight(default_config("entropy-reg"), blind)
+    assert "gradient through the entropy" in sentence and "blind" in sentence
+    (sentence,) = preflight(default_config("aepo"), blind)
+    assert "'plan'" in sentence
+    assert preflight(default_config("entropy-adv"), blind) == []
+
+
+def test_targets_are_found_inside_a_pair():
+    pair = Both(first=NoControl(), second=AEPO(target=Target("0.7")))
+    assert dict(targets(pair)) == {"control.second.target": Target("0.7")}
+
+
+def test_strict_refuses_before_anything_is_written(quick_model, tmp_path):
+    for settings in (("sampling.top_p=0.9",), ("control.target=99",)):
+        config = small(quick_model, "aepo", 2, *settings)
+        with pytest.raises(InvalidValue, match="^preflight: got"):
+            runner.start(config, tmp_path / "run", quiet=True, strict=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_strict_it_is_said_and_the_run_goes_on(quick_model, tmp_path, capsys):
+    runner.start(small(quick_model, "aepo", 1, "sampling.top_p=0.9", "control.target=99"), tmp_path / "run")
+    printed = capsys.readouterr().out
+    assert printed.count("preflight: ") == 4  # the group of four, the sensor, the temperature, the target
