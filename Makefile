@@ -99,6 +99,11 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The documentation site, with every warning an error: links, anchors, references, docstrings. It needs no network.
+.PHONY: docs
+docs: setup
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env --doctree-dir build/doctrees docs build/docs
+
 wheel: setup
 	$(BIN)/python -m build --wheel --outdir dist .
 

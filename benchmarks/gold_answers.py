@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from aepo.grading.files import answer_text
+from aepo.grading.files import benchmark_answer
 from aepo.grading.pool import GradingPool
 from aepo.grading.symbolic import parsed
 from aepo.grading.table import GRADERS
@@ -47,7 +47,7 @@ def gold(file: str, line: int, row: dict) -> Gold:
     solution = "\n".join(solution) if isinstance(solution, list) else solution
     answer = row.get("answer", row.get("final_answer"))
     # Minerva's file has no column for the answer: it is the box in the solution.
-    return Gold(file, line, last_boxed(solution) or "" if answer is None else answer_text(answer), solution)
+    return Gold(file, line, last_boxed(solution) or "" if answer is None else benchmark_answer(answer), solution)
 
 
 def boxed(text: str) -> str:

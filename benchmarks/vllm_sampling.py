@@ -28,7 +28,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from aepo.sampling.base import Sampler
 from aepo.sampling.hf import HFSampler
 from aepo.sampling.vllm import VLLMSampler
-from aepo.sampling.vllm_local import LocalEngine
+from aepo.sampling.vllm_local import LocalVLLMBackend
 from aepo.types import Prompt, Request
 
 RESULTS = Path(__file__).parent / "results" / "vllm_cpu.md"
@@ -80,7 +80,7 @@ def seconds(sampler: Sampler, shape: Shape, seed: int) -> float:
 
 def measure(repeats: int) -> list[str]:
     weights = Weights(model())
-    engine = LocalEngine(max_num_seqs=512)
+    engine = LocalVLLMBackend(max_num_seqs=512)
     with tempfile.TemporaryDirectory() as folder:
         weights.save_merged(Path(folder))
         engine.update(Path(folder))

@@ -8,7 +8,9 @@ import torch
 from aepo.control.laws import PI
 from aepo.entropy.statistics import logits_statistics
 from aepo.loss.advantages import group_mean_std
-from aepo.loss.surrogates import Clip, policy_loss, token_mean
+from aepo.loss.aggregates import token_mean
+from aepo.loss.policy_loss import policy_loss
+from aepo.loss.surrogates import Clip
 
 STATES, ACTIONS, GROUP, TARGET = 64, 50, 16, 1.0
 torch.manual_seed(0)

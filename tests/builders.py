@@ -9,7 +9,7 @@ import torch
 from aepo.control.base import Measured, Scored, Step
 from aepo.engines.collate import collate
 from aepo.entropy.statistics import logits_statistics
-from aepo.types import Completion, Metric, Prompt, Rollout, Sample, TokenStats
+from aepo.types import BatchStatistics, Completion, Metric, Prompt, Rollout, Sample
 
 
 def sample(
@@ -65,7 +65,7 @@ def scored(
     batch = collate(samples, pad_token_id=0)
     shape = batch.mask.shape
     fill = lambda value: torch.as_tensor(0.0 if value is None else value).expand(shape) * batch.mask
-    stats = TokenStats(
+    stats = BatchStatistics(
         fill(logprobs),
         fill(entropy),
         {t: fill(value) for t, value in (tempered or {}).items()},
@@ -79,7 +79,7 @@ def marked(control, batch: Scored, state=None) -> Scored:
     return replace(batch, marks=control.mark(batch, control.initial_state() if state is None else state))
 
 
-def token_policy(logits: torch.Tensor, labels) -> TokenStats:
+def token_policy(logits: torch.Tensor, labels) -> BatchStatistics:
     """Statistics with gradient to `logits` [B, T, V] of the sampled `labels` [B, T]."""
     stats = logits_statistics(logits, torch.as_tensor(labels))
-    return TokenStats(stats.logprobs, stats.entropy)
+    return BatchStatistics(stats.logprobs, stats.entropy)

@@ -1,7 +1,9 @@
 import pytest
 
 from aepo.config import default_config, make_config, override, to_dict, to_toml
-from aepo.control import AEPO, Both, EntropyReg
+from aepo.control.aepo import AEPO
+from aepo.control.both import Both
+from aepo.control.entropy_reg import EntropyReg
 from aepo.control.laws import PI, Switch
 from aepo.control.schedules import Schedule, Target
 from aepo.convert import parse_setting

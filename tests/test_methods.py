@@ -16,7 +16,7 @@ def test_every_method_is_listed_with_all_that_is_known_of_it():
     assert json.loads(as_json()) == listed
     assert all(set(row["engines"]) <= set(ENGINES) and row["engines"] for row in listed)
     aepo = next(row for row in listed if row["method"] == "aepo")
-    assert aepo["moments"] == ["plan", "mix", "shape", "update"] and aepo["paper"] == "2510.08141"
+    assert aepo["hooks"] == ["plan", "mix", "shape", "update"] and aepo["paper"] == "2510.08141"
 
 
 def test_the_page_in_the_docs_is_the_present_table():

@@ -11,7 +11,7 @@ import pytest
 
 from aepo.cli import Train
 from aepo.config import make_config, read_toml
-from aepo.control import AEPO
+from aepo.control.aepo import AEPO
 from aepo.errors import InvalidValue
 from aepo.planning.cost import H100, seconds
 from aepo.planning.dry_run import Assumed, architecture, dry_run, on_paper, work_of

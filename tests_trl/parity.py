@@ -11,8 +11,9 @@ from transformers import TrainerCallback
 from aepo.engines import stages
 from aepo.entropy.statistics import logits_statistics
 from aepo.integrations.trl import EntropyControlTrainer
-from aepo.loss.surrogates import AGGREGATES, Clip
-from aepo.types import TokenStats
+from aepo.loss.aggregates import AGGREGATES
+from aepo.loss.surrogates import Clip
+from aepo.types import BatchStatistics
 
 
 @dataclass
@@ -25,7 +26,7 @@ class Update:
     gradient: torch.Tensor | None = None
 
 
-def core_statistics(model: Any, batch: Any, needs: Any) -> TokenStats:
+def core_statistics(model: Any, batch: Any, needs: Any) -> BatchStatistics:
     """Plain autograd over all logits of the batch as it stands."""
     logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
     labels = batch.input_ids[:, batch.prompt_width :]
@@ -35,7 +36,7 @@ def core_statistics(model: Any, batch: Any, needs: Any) -> TokenStats:
     def inside(values: torch.Tensor) -> torch.Tensor:
         return torch.where(batch.mask.bool(), values, torch.zeros(()))
 
-    return TokenStats(
+    return BatchStatistics(
         logprobs=inside(stats.logprobs),
         entropy=inside(stats.entropy),
         tempered={t: inside(values) for t, values in zip(needs.temperatures, stats.tempered, strict=True)},

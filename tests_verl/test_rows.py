@@ -7,7 +7,7 @@ import torch
 from aepo.control.base import Step
 from aepo.control.dynamic_sampling import ordinary_groups
 from aepo.integrations.verl import rows
-from aepo.loss.surrogates import AGGREGATES
+from aepo.loss.aggregates import AGGREGATES
 from aepo.types import Rollout, Sample
 
 STEP = Step(number=2, steps=9, prompts=3, group_size=2, max_tokens=4, seed=7)

@@ -15,7 +15,7 @@ import psutil
 import pytest
 import torch
 
-from aepo.control import AEPO
+from aepo.control.aepo import AEPO
 from aepo.control.laws import Switch
 from aepo.control.schedules import Target
 from aepo.loss.advantages import group_mean_std

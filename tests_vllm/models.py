@@ -13,7 +13,7 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from aepo.types import Completion
-from tests.test_sampling import next_logprobs
+from tests.sampling.test_hf import next_logprobs
 
 VOCAB = 8
 LIMIT = 512  # positions

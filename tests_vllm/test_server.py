@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from aepo.sampling.vllm import VLLMSampler
-from aepo.sampling.vllm_server import ServerEngine
-from tests.test_sampling import outcomes, p_value, request
+from aepo.sampling.vllm_server import ServerVLLMBackend
+from tests.sampling.test_hf import outcomes, p_value, request
 
 from .models import logprob_error, tiny
 from .server import serving
@@ -18,7 +18,7 @@ def engine(tmp_path_factory):
     folder = tmp_path_factory.mktemp("server")
     tiny(KIND, seed=0).save_merged(folder / "model")
     with serving(folder / "model", folder / "log") as url:
-        yield ServerEngine(url, scratch=folder)
+        yield ServerVLLMBackend(url, scratch=folder)
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_new_weights_are_the_ones_sampled_from(sampler, policy):
 
 
 def test_a_completion_ends_with_the_first_end_token_or_is_truncated(sampler):
-    completions = run(VLLMSampler(sampler.engine, eos_token_ids=[1, 4]), mixed(30), max_tokens=6)
+    completions = run(VLLMSampler(sampler.backend, eos_token_ids=[1, 4]), mixed(30), max_tokens=6)
     for completion in completions:
         ends = [token in (1, 4) for token in completion.tokens]
         assert not any(ends[:-1]) and completion.truncated is not ends[-1]
@@ -67,7 +67,7 @@ def test_a_completion_ends_with_the_first_end_token_or_is_truncated(sampler):
 
 def test_what_the_server_refuses_and_a_server_that_is_not_there_are_errors_in_one_line(sampler, tmp_path):
     with pytest.raises(RuntimeError, match="refused /collective_rpc: 500") as error:
-        sampler.engine.update(tmp_path / "nothing")
+        sampler.backend.update(tmp_path / "nothing")
     assert "\n" not in str(error.value)
     with pytest.raises(RuntimeError, match="cannot be reached"):
-        run(VLLMSampler(ServerEngine("http://127.0.0.1:9", scratch=tmp_path), eos_token_ids=[]), mixed())
+        run(VLLMSampler(ServerVLLMBackend("http://127.0.0.1:9", scratch=tmp_path), eos_token_ids=[]), mixed())

@@ -11,9 +11,9 @@ import torch
 from aepo.errors import InvalidValue
 from aepo.sampling.hf import HFSampler
 from aepo.sampling.vllm import VLLMSampler
-from aepo.sampling.vllm_local import BATCHED_TOKENS, LocalEngine
+from aepo.sampling.vllm_local import BATCHED_TOKENS, LocalVLLMBackend
 from aepo.types import Completion
-from tests.test_sampling import LONG, MIDDLE, SHORT, outcomes, p_value, request
+from tests.sampling.test_hf import LONG, MIDDLE, SHORT, outcomes, p_value, request
 
 from .models import KINDS, LIMIT, VOCAB, Tiny, logprob_error, same_source, tiny
 
@@ -33,7 +33,7 @@ def policy(kind) -> Tiny:
 
 @pytest.fixture(scope="module")
 def engine(policy):
-    engine = LocalEngine(kv_cache_memory_bytes=2**28)
+    engine = LocalVLLMBackend(kv_cache_memory_bytes=2**28)
     engine.refresh(policy)
     yield engine
     engine.close()
@@ -90,7 +90,7 @@ def test_logprobs_are_those_of_the_distribution_drawn_from(sampler, policy):
 
 
 def test_top_p_cuts_at_the_requests_temperature_and_the_logprobs_are_renormalised(sampler, policy):
-    completions = run(VLLMSampler(sampler.engine, eos_token_ids=[EOS], top_p=0.6), mixed(20))
+    completions = run(VLLMSampler(sampler.backend, eos_token_ids=[EOS], top_p=0.6), mixed(20))
     for completion in completions:
         prompt, tokens = completion.prompt.tokens, completion.tokens
         full = outcomes_at(policy.model, (*prompt, *tokens), completion.temperature)[len(prompt) - 1 : -1]
@@ -145,7 +145,7 @@ def test_completions_come_in_the_order_of_the_requests(sampler):
 
 
 def test_a_completion_ends_with_the_first_end_token_or_is_truncated(sampler):
-    completions = run(VLLMSampler(sampler.engine, eos_token_ids=[1, 4]), mixed(30), max_tokens=6)
+    completions = run(VLLMSampler(sampler.backend, eos_token_ids=[1, 4]), mixed(30), max_tokens=6)
     for completion in completions:
         ends = [token in (1, 4) for token in completion.tokens]
         assert not any(ends[:-1])
@@ -158,7 +158,7 @@ def test_a_completion_ends_with_the_first_end_token_or_is_truncated(sampler):
 
 
 def test_without_end_tokens_every_completion_is_truncated(sampler):
-    for completion in run(VLLMSampler(sampler.engine, eos_token_ids=[]), mixed(), max_tokens=7):
+    for completion in run(VLLMSampler(sampler.backend, eos_token_ids=[]), mixed(), max_tokens=7):
         assert len(completion.tokens) == 7 and completion.truncated
 
 
@@ -200,12 +200,12 @@ def test_bad_values_are_named_in_one_line(sampler, requests, more, message):
 def test_bad_top_p_is_named_in_one_line():
     for top_p in (0.0, 1.1, math.nan):
         with pytest.raises(InvalidValue, match=r"top_p: got .*; must be in \(0, 1\]"):
-            VLLMSampler(LocalEngine(), eos_token_ids=[], top_p=top_p)
+            VLLMSampler(LocalVLLMBackend(), eos_token_ids=[], top_p=top_p)
 
 
 def test_an_engine_without_weights_says_so():
     with pytest.raises(RuntimeError, match="no weights yet"):
-        run(VLLMSampler(LocalEngine(), eos_token_ids=[]), mixed())
+        run(VLLMSampler(LocalVLLMBackend(), eos_token_ids=[]), mixed())
 
 
 # --- crashes: each starts an engine, so with one model only ---------------------------------------------------
@@ -214,7 +214,7 @@ def test_an_engine_without_weights_says_so():
 def test_a_dead_engine_is_started_again_with_the_newest_weights(sampler, kind):
     if kind != next(iter(KINDS)):
         pytest.skip("the other model's engine is killed")
-    engine, other = sampler.engine, tiny(kind, seed=3)
+    engine, other = sampler.backend, tiny(kind, seed=3)
     sampler.refresh(other)
     expected = run(sampler, mixed(5))
     first = engine._processes
@@ -238,16 +238,16 @@ def test_a_dead_engine_is_started_again_with_the_newest_weights(sampler, kind):
 def test_a_second_death_in_one_call_is_raised_and_the_next_call_works(sampler, kind, policy, monkeypatch):
     if kind != next(iter(KINDS)):
         pytest.skip("the other model's engine is killed")
-    engine, generate = sampler.engine, LocalEngine._generate
+    engine, generate = sampler.backend, LocalVLLMBackend._generate
     starts = []
 
-    def deadly(self, jobs):
+    def deadly(self, requests):
         starts.append(list(self._processes))
         kill(self)
-        return generate(self, jobs)
+        return generate(self, requests)
 
     run(sampler, mixed())
-    monkeypatch.setattr(LocalEngine, "_generate", deadly)
+    monkeypatch.setattr(LocalVLLMBackend, "_generate", deadly)
     began = time.monotonic()
     with pytest.raises(RuntimeError, match="process ended"):
         run(sampler, mixed())
@@ -265,5 +265,5 @@ def test_weights_that_do_not_fit_are_an_error_and_leave_no_half_loaded_engine(sa
     wrong.resize_token_embeddings(VOCAB + 100)
     wrong.save_pretrained(tmp_path)
     with pytest.raises(RuntimeError, match="did not take the weights"):
-        sampler.engine.update(tmp_path)
-    assert sampler.engine._llm is None
+        sampler.backend.update(tmp_path)
+    assert sampler.backend._llm is None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aepo.control import Control, NoControl
+from aepo.control.base import Control, NoControl
 from aepo.errors import require
 from aepo.loss.advantages import Advantage, GroupMeanStd
-from aepo.loss.surrogates import AGGREGATES, Clip, Surrogate
+from aepo.loss.aggregates import AGGREGATES
+from aepo.loss.surrogates import Clip, Surrogate
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,73 +1,119 @@
 """`aepo methods`: the table of all methods, for a terminal, for programs and for docs/methods/README.md.
 
-And `plain`, for text from elsewhere in any Markdown that we write.
+`plain` makes text from elsewhere safe in the Markdown that we write.
 """
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
 
-from aepo.control.base import moments
+from aepo.control.base import hooks
+from aepo.convert import SETTINGS
 from aepo.engines.capabilities import runs_on
+from aepo.errors import InvalidValue
 from aepo.methods import METHODS
 
-COLUMNS = ("method", "paper", "sensor", "law", "actuator", "moments", "cost", "engines")
+COLUMNS = ("method", "paper", "sensor", "law", "actuator", "hooks", "cost", "engines")
+"""The columns of docs/methods/README.md."""
+ARXIV = "https://arxiv.org/abs/"
 
 _HEADER = """# Every method
 
-Made by `aepo methods --markdown > docs/methods/README.md`. A method is a point on four axes, advantage x surrogate x
-aggregate x control; `--method a+b` joins two. "Cost" is beside GRPO's; "engines" are those that can run it.
+`aepo methods --markdown > docs/methods/README.md` makes this page; `aepo methods NAME` shows one method with its
+settings. A method is a point on four axes, advantage x surrogate x aggregate x control; `--method a+b` joins two.
+"Cost" is what the method costs more than GRPO; "engines" are those that can run it.
 
-Named by the papers around AEPO and left out: PKPO (2505.15201), CURE, CE-GPPO (2509.20712), entropy ratio clipping
-(2512.05591), BAPO (2510.18927), EPO (2509.22576), ERA (2510.08549), ProRL (2505.24864), W-REINFORCE / NSR (2506.01347),
-the unlikeliness reward (2506.02355), SEED-GRPO (2505.12346), SENT (2512.04359), Lp-Reg (2510.03222), flexible entropy
-control (2602.09782), GTPO / GRPO-S (2508.04349), EMPG (2509.09265). Of EDGE-GRPO only the entropy scaling is built, not
-the guided error correction.
+These methods are named by the papers around AEPO and left out: PKPO (2505.15201), CURE, CE-GPPO (2509.20712), entropy
+ratio clipping (2512.05591), BAPO (2510.18927), EPO (2509.22576), ERA (2510.08549), ProRL (2505.24864), W-REINFORCE /
+NSR (2506.01347), the unlikeliness reward (2506.02355), SEED-GRPO (2505.12346), SENT (2512.04359), Lp-Reg (2510.03222),
+flexible entropy control (2602.09782), GTPO / GRPO-S (2508.04349), EMPG (2509.09265). Of EDGE-GRPO only the entropy
+scaling is built, not the guided error correction.
 
 """
 
 
 def plain(text: str) -> str:
-    """One line that Markdown shows as it stands: no tag, link, cell border, heading or emphasis."""
+    """Return the text on one line that Markdown shows as it stands: no tag, link, cell border, heading or emphasis."""
     return re.sub(r"([\\`*_\[\]|#~!@])", r"\\\1", escape(" ".join(text.split()), quote=False))
 
 
 def rows() -> list[dict[str, Any]]:
-    """One mapping for each method; `page` is its file beside the table."""
-    return [
-        {
-            "method": name,
-            "title": method.title,
-            "paper": method.paper,
-            "sensor": method.sensor,
-            "law": method.law,
-            "actuator": method.actuator,
-            "moments": list(moments(method.algorithm.control)),
-            "cost": method.cost,
-            "engines": list(runs_on(method.algorithm)),
-            "page": f"{method.page}.md",
-        }
-        for name, method in METHODS.items()
-    ]
+    """Return one row for each method, in the order of the table."""
+    return [_row(name) for name in METHODS]
 
 
-def as_json() -> str:
-    """The rows as a JSON list."""
-    return json.dumps(rows(), indent=2)
+def one(name: str) -> dict[str, Any]:
+    """Return the row of one method, with `settings`: their values by dotted name, as `--set` takes them.
+
+    Raises:
+        InvalidValue: There is no method of this name; the message names the nearest one.
+    """
+    if name not in METHODS:
+        near = "".join(difflib.get_close_matches(name.lower(), METHODS, n=1, cutoff=0.4))
+        raise InvalidValue("method", name, "one that `aepo methods` lists" + f"; did you mean {near}?" * bool(near))
+    return {**_row(name), "settings": dict(_flat(SETTINGS.to_dict(METHODS[name].algorithm)))}
+
+
+def _row(name: str) -> dict[str, Any]:
+    """Return what is known of a method; `page` is its file beside the table."""
+    method = METHODS[name]
+    return {
+        "method": name,
+        "title": method.title,
+        "paper": method.paper,
+        "sensor": method.sensor,
+        "law": method.law,
+        "actuator": method.actuator,
+        "hooks": list(hooks(method.algorithm.control)),
+        "cost": method.cost,
+        "engines": list(runs_on(method.algorithm)),
+        "page": f"{method.page}.md",
+    }
+
+
+def _flat(settings: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the settings of nested tables by dotted name; the name of a choice stands for the table itself."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
+
+
+def as_json(name: str | None = None) -> str:
+    """Return the rows as a JSON list, or the one method with its settings as an object."""
+    return json.dumps(rows() if name is None else one(name), indent=2)
+
+
+def as_lines(name: str) -> list[str]:
+    """Return one method for a person at a terminal: its row, its page and its settings, a line each."""
+    row = one(name)
+    paper = "-" if row["paper"] == "-" else f"{ARXIV}{row['paper']}"
+    shown = {**row, "paper": paper, "page": f"docs/methods/{row['page']}"}
+    facts = [f"  {key:<9} {_cell(shown[key])}" for key in (*COLUMNS[1:], "page")]
+    settings = [f"  {key} = {_value(value)}" for key, value in row["settings"].items()]
+    title = f"{name}: {row['title']}"
+    return [title, "", *facts, "", f"settings (aepo train --method {name} --set NAME=VALUE)", "", *settings]
+
+
+def _value(value: Any) -> str:
+    """Return a setting's value as `--set` reads it."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def as_markdown() -> str:
-    """The page docs/methods/README.md."""
+    """Return the page docs/methods/README.md."""
     lines = [" | ".join(COLUMNS), " | ".join(["---"] * len(COLUMNS)), *map(_markdown_row, rows())]
     return _HEADER + "".join(f"| {line} |\n" for line in lines)
 
 
 def _markdown_row(row: Mapping[str, Any]) -> str:
-    paper = "-" if row["paper"] == "-" else f"[{row['paper']}](https://arxiv.org/abs/{row['paper']})"
+    paper = "-" if row["paper"] == "-" else f"[{row['paper']}]({ARXIV}{row['paper']})"
     linked = {**row, "method": f"[{row['method']}]({row['page']}): {row['title']}", "paper": paper}
     return " | ".join(_cell(linked[column]) for column in COLUMNS)
 
@@ -77,7 +123,7 @@ def _cell(value: str | list[str]) -> str:
 
 
 def print_table() -> None:
-    """For a person at a terminal."""
+    """Print all methods as a table, for a person at a terminal."""
     from rich.console import Console
     from rich.table import Table
 

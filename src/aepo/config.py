@@ -1,4 +1,7 @@
-"""The configuration of a run: plain frozen dataclasses, TOML in and out, and one-line refusals."""
+"""The configuration of a run: frozen dataclasses that are read from TOML and written to it.
+
+Bad input is refused in one line. docs/settings.md lists every field, made from the docstrings of the fields.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,7 @@ from typing import Any, Literal
 import tomli_w
 
 from aepo.algorithm import Algorithm
-from aepo.control import Control
-from aepo.control.base import moments
+from aepo.control.base import Control, hooks
 from aepo.convert import SETTINGS, Settings, parse_setting, tree
 from aepo.errors import InvalidValue, require
 from aepo.grading.base import Grader
@@ -29,21 +31,24 @@ override, to_dict = RUN_SETTINGS.override, RUN_SETTINGS.to_dict
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
-    """One round of sampling. Ordinary completions are drawn at temperature 1.
-
-    engine: `hf` samples with transformers on the policy's own weights; `vllm` with vLLM, which is given the weights
-    before every step, in this process or, with `server`, at that address (`scratch`: a folder that both can read).
-    top_p: completions of training are cut to the nucleus of this probability; 1 is the whole vocabulary.
-    max_rows: completions decoded at once (memory), or none for all.
-    """
+    """`SamplingConfig` says how a step draws its ordinary completions. They are drawn at temperature 1."""
 
     prompts: int = 64
+    """Number of prompts in a step. Each prompt has one group of completions."""
     group_size: int = 8
+    """Completions that are drawn of each prompt. They are compared with each other, so there are at least 2."""
     engine: Literal["hf", "vllm"] = "hf"
+    """`hf` samples with transformers, on the policy's own weights. `vllm` samples with vLLM, which gets the weights
+    before every step, in this process or, with `server`, at that address.
+    """
     server: str | None = None
+    """Address of a running vLLM server, such as http://host:8000; none runs vLLM in this process."""
     scratch: str | None = None
+    """Folder that this process and the vLLM server can both read. The weights are handed over in it."""
     top_p: float = 1.0
+    """Probability of the nucleus to which the completions of training are cut. 1 is the whole vocabulary."""
     max_rows: int | None = None
+    """Completions that are decoded at once; fewer need less memory. None decodes all of them at once."""
 
     def __post_init__(self) -> None:
         require(self.prompts >= 1, "sampling.prompts", self.prompts, "at least 1")
@@ -56,16 +61,24 @@ class SamplingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW. A step has `epochs` * `minibatches` updates; a microbatch is `microbatch` rows (none: all)."""
+    """`OptimizerConfig` sets AdamW and how many updates a step has: `epochs` x `minibatches`."""
 
     lr: float = 3e-4
+    """Learning rate. It is constant."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's decay rates of the running means of the gradient and of its square."""
     eps: float = 1e-8
+    """AdamW's number in the denominator that keeps a division by 0 away."""
     weight_decay: float = 0.0
+    """AdamW's weight decay."""
     max_grad_norm: float = 1.0
+    """Largest norm of the gradient of an update. A longer gradient is scaled down to it."""
     minibatches: int = 4
+    """Parts into which the batch of a step is split. Each part makes one update."""
     epochs: int = 1
+    """Passes over the batch of a step."""
     microbatch: int | None = None
+    """Rows in one forward and backward pass; fewer need less memory. None takes all rows of the minibatch at once."""
 
     def __post_init__(self) -> None:
         require(self.lr > 0, "optimizer.lr", self.lr, "a positive number")
@@ -80,11 +93,14 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """Every `every` steps (0: never) and at the end: `samples` completions of each of `prompts` problems at T = 1."""
+    """`EvaluationConfig` says when a run evaluates its policy, and on how many completions, drawn at temperature 1."""
 
     every: int = 50
+    """Steps between two evaluations. The last step is evaluated too. 0 means that there is no evaluation."""
     prompts: int = 100
+    """Number of problems, from the start of the task's evaluation set."""
     samples: int = 16
+    """Completions that are drawn of each problem."""
 
     def __post_init__(self) -> None:
         require(self.every >= 0, "evaluation.every", self.every, "a number of steps, or 0 for never")
@@ -94,10 +110,12 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """Every `every` steps (0: only at the end). The newest `keep` stay, and the best evaluated one."""
+    """`CheckpointConfig` says when a run writes checkpoints, and how many stay."""
 
     every: int = 50
+    """Steps between two checkpoints. Every evaluation and the last step write one too. 0 means only those."""
     keep: int = 2
+    """Number of newest checkpoints that stay. The checkpoint with the best evaluation stays as well."""
 
     def __post_init__(self) -> None:
         require(self.every >= 0, "checkpoint.every", self.every, "a number of steps, or 0 for the end only")
@@ -106,22 +124,24 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyConfig:
-    """How the model is loaded and run (docs/models.md).
-
-    dtype: of the forward pass; weights are float32 always. gradient_checkpointing: less memory, one more forward pass.
-    revision: branch, tag or commit of a model on the hub. trust_remote_code: run code that a model brings along.
-    lora_rank: train a LoRA adapter of this rank, scaled by lora_alpha / lora_rank, or none: train all weights.
-    lora_targets: names of the linear layers that get one.
-    """
+    """`PolicyConfig` says how the model is loaded and run (docs/models.md)."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number format of the forward pass. The weights are float32 in both cases."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    """transformers' implementation of attention. `flash_attention_2` needs bfloat16."""
     gradient_checkpointing: bool = False
+    """Compute activations a second time in the backward pass: less memory for one more forward pass."""
     trust_remote_code: bool = False
+    """Run Python code that the model's repository contains."""
     revision: str | None = None
+    """Branch, tag or commit of a model on the Hugging Face hub; none takes the hub's default."""
     lora_rank: int | None = None
+    """Rank of a LoRA adapter that is trained instead of the weights; none trains all weights."""
     lora_alpha: int = 32
+    """The adapter's output is multiplied by lora_alpha / lora_rank."""
     lora_targets: str | tuple[str, ...] = "all-linear"
+    """Names of the linear layers that get an adapter, or `all-linear`."""
 
     def __post_init__(self) -> None:
         flash = self.attention == "flash_attention_2"
@@ -134,37 +154,58 @@ class PolicyConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Everything that determines a run.
-
-    method: the preset that advantage, surrogate, aggregate and control start from. model: `builtin`, or a folder in
-    Hugging Face format, or a model's name on the hub. device: auto takes a GPU where there is one. threads: CPU
-    threads, or none for torch's choice (bit-equal results need the same). kl_coefficient: of a penalty k3(pi, pi_ref)
-    on every trained token, against the model that the run starts from (with LoRA: the model under the adapter).
-    budget_completions, budget_tokens: the step in which the run's sampled completions (tokens), ordinary and extra,
-    reach this number is the last, or step number `steps` if that comes first. tracker: where each row goes besides
-    metrics.jsonl.
-    """
+    """`Config` holds everything that determines a run."""
 
     method: str = "aepo"
+    """Name of the preset (`aepo methods`) from which advantage, surrogate, aggregate and control start; `a+b` joins
+    two.
+    """
     advantage: Advantage
+    """How the reward of a completion compares with its group's rewards."""
     surrogate: Surrogate
+    """The objective that is maximised at each token."""
     aggregate: str = "token-mean"
+    """How the tokens of a minibatch are averaged: token-mean, sequence-mean-token-mean, sequence-mean-token-sum or
+    fixed-length.
+    """
     control: Control
+    """The entropy control: what measures the entropy, and how it acts on it."""
     task: Task
+    """Where problems come from, and what checks the answers."""
     model: str = "builtin"
+    """`builtin`, or a folder in Hugging Face format, or a model's name on the Hugging Face hub."""
     seed: int = 0
+    """Seed of everything random in the run."""
     steps: int = 200
+    """Number of steps. A budget may end the run earlier."""
     threads: int | None = None
+    """CPU threads of torch; none takes torch's choice. Bit-equal results need the same number of threads."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the model runs. `auto` takes a GPU if there is one."""
     sampling: SamplingConfig = SamplingConfig()
+    """How ordinary completions are drawn."""
     optimizer: OptimizerConfig = OptimizerConfig()
+    """How the weights are updated."""
     evaluation: EvaluationConfig = EvaluationConfig()
+    """When and on what the policy is evaluated."""
     checkpoint: CheckpointConfig = CheckpointConfig()
+    """When checkpoints are written, and how many stay."""
     policy: PolicyConfig = PolicyConfig()
+    """How the model is loaded and run."""
     kl_coefficient: float = 0.0
+    """Coefficient of a penalty k3(pi, pi_ref) on every trained token. pi_ref is the model that the run starts from;
+    with LoRA it is the model under the adapter. 0 means that there is no penalty.
+    """
     budget_completions: int | None = None
+    """Number of sampled completions, ordinary and extra, that ends the run: the step that reaches it is the last one.
+    None means that only `steps` ends the run.
+    """
     budget_tokens: int | None = None
+    """Number of sampled tokens, of ordinary and extra completions, that ends the run: the step that reaches it is the
+    last one. None means that only `steps` ends the run.
+    """
     tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
+    """Where each row of metrics goes besides metrics.jsonl."""
 
     def __post_init__(self) -> None:
         require(self.steps >= 1, "steps", self.steps, "at least 1")
@@ -177,14 +218,14 @@ class Config:
         least = self.advantage.least_group
         name, size = self.advantage.name, self.sampling.group_size
         require(size >= least, "sampling.group_size", size, f"at least {least} with the advantage {name}")
-        by_token = "token_temperature" in moments(self.control)
+        by_token = "token_temperature" in hooks(self.control)
         wanted = f"hf: the control {self.control.name} heats single tokens"
         require(not by_token or self.sampling.engine == "hf", "sampling.engine", self.sampling.engine, wanted)
         _ = self.algorithm
 
     @property
     def algorithm(self) -> Algorithm:
-        """The four choices."""
+        """The four choices of the algorithm: advantage, surrogate, aggregate and control."""
         return Algorithm(
             advantage=self.advantage,
             surrogate=self.surrogate,
@@ -194,7 +235,7 @@ class Config:
 
 
 def default_config(method: str = "aepo") -> Config:
-    """The built-in job with this method."""
+    """Return the configuration of the built-in job with this method."""
     algorithm = preset(method)
     return Config(
         method=method,
@@ -212,9 +253,16 @@ def make_config(
     overrides: Mapping[str, Any] | None = None,
     settings: Sequence[str] = (),
 ) -> Config:
-    """Preset, then the TOML file, then `overrides` (dotted names), then `a.b=c` settings.
+    """Make a configuration from a preset, a TOML file and single settings; later ones win over earlier ones.
 
-    Raises `InvalidValue` with one line for the first thing that cannot work.
+    Args:
+        file: A TOML file.
+        method: The preset; without it, the file's `method`, or else `aepo`.
+        overrides: Values by dotted name. They win over the file.
+        settings: Texts `a.b=c`. They win over `overrides`.
+
+    Raises:
+        InvalidValue: A setting cannot work; the message is one line about the first one.
     """
     data = read_toml(file) if file else {}
     config = default_config(method or data.pop("method", "aepo"))
@@ -226,7 +274,15 @@ def make_config(
 
 
 def read_toml(file: Path, depth: int = 0) -> dict[str, Any]:
-    """The file's tables, over those of the file that it `extends`; `InvalidValue` when one cannot be read."""
+    """Return the tables of a file, laid over those of the file that it `extends`.
+
+    Args:
+        file: The TOML file.
+        depth: The number of files that led here by `extends`; at most 5.
+
+    Raises:
+        InvalidValue: A file cannot be read.
+    """
     data = _read_one(file)
     base = data.pop("extends", None)
     if base is None:
@@ -237,7 +293,7 @@ def read_toml(file: Path, depth: int = 0) -> dict[str, Any]:
 
 
 def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` on `base`, table by table."""
+    """Return `base` with `over` laid on it, table by table."""
     merged = dict(base)
     for key, value in over.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
@@ -255,5 +311,5 @@ def _read_one(file: Path) -> dict[str, Any]:
 
 
 def to_toml(config: Config) -> str:
-    """The whole configuration, resolved."""
+    """Return the whole configuration as TOML, with every default filled in."""
     return tomli_w.dumps(to_dict(config))

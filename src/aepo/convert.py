@@ -18,7 +18,9 @@ from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 from aepo.algorithm import Algorithm
-from aepo.control import CONTROLS, Both, Control
+from aepo.control import CONTROLS
+from aepo.control.base import Control
+from aepo.control.both import Both
 from aepo.control.distributions import DISTRIBUTIONS, TargetDistribution
 from aepo.control.laws import LAWS, Law
 from aepo.control.schedules import Schedule

@@ -10,37 +10,35 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from aepo.algorithm import Algorithm
-from aepo.control import (
-    AEPO,
-    AER,
-    EDGE,
-    HAPO,
-    RE3,
-    RPO,
-    SIREN,
-    STEER,
-    AdaptiveCoefficient,
-    AEnt,
-    Archer,
-    Both,
-    ClipCov,
-    Control,
-    DynamicSampling,
-    EFRame,
-    EntroPIC,
-    EntropyAdv,
-    EntropyReg,
-    ForkingTokens,
-    KLCov,
-    MovingBound,
-    OverlongShaping,
-    PositiveReweight,
-    SACDual,
-    TrajectoryEntropy,
-)
+from aepo.control.adaptive_coefficient import AdaptiveCoefficient
+from aepo.control.aent import AEnt
+from aepo.control.aepo import AEPO
+from aepo.control.aer import AER
+from aepo.control.archer import Archer
+from aepo.control.base import Control
+from aepo.control.both import Both
+from aepo.control.clip_cov import ClipCov
 from aepo.control.distributions import Temperature
+from aepo.control.dynamic_sampling import DynamicSampling
+from aepo.control.edge_grpo import EDGE
+from aepo.control.eframe import EFRame
+from aepo.control.entropic import EntroPIC
+from aepo.control.entropy_adv import EntropyAdv
+from aepo.control.entropy_reg import EntropyReg
+from aepo.control.forking_tokens import ForkingTokens
+from aepo.control.hapo import HAPO
+from aepo.control.kl_cov import KLCov
 from aepo.control.laws import Proportional, Switch
+from aepo.control.moving_bound import MovingBound
+from aepo.control.overlong import OverlongShaping
+from aepo.control.positive_reweight import PositiveReweight
+from aepo.control.re3 import RE3
+from aepo.control.rpo import RPO
+from aepo.control.sac_dual import SACDual
 from aepo.control.schedules import Schedule, Target
+from aepo.control.siren import SIREN
+from aepo.control.steer import STEER
+from aepo.control.trajectory_entropy import TrajectoryEntropy
 from aepo.errors import InvalidValue
 from aepo.loss.advantages import GroupMean, LeaveOneOut, PassAtK, QuantileBaseline
 from aepo.loss.surrogates import Clip, Ratio
@@ -409,6 +407,7 @@ METHODS: dict[str, Method] = {
         cost="a row for each prompt",
     ),
 }
+"""Every method by name, in the order of the table of `aepo methods`."""
 
 GRPO = Algorithm()
 
@@ -438,8 +437,3 @@ def _joined(name: str, parts: Sequence[Algorithm]) -> Algorithm:
         elif departures:
             choices[field.name] = departures[0]
     return Algorithm(**choices)
-
-
-def control_of(control: Control, kind: type[Control]) -> Control | None:
-    """The control of this kind in `control`, which may be `Both`; None if there is none."""
-    return next((part for part in control.parts if isinstance(part, kind)), None)

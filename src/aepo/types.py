@@ -1,6 +1,6 @@
 """The stages of a batch, one frozen type each.
 
-    Prompt -> Request -> Completion -> Rollout -> Sample -> Batch -> TokenStats -> loss -> Metric
+    Prompt -> Request -> Completion -> Rollout -> Sample -> Batch -> BatchStatistics -> loss -> Metric
 
 Lists of plain values until `collate` makes a `Batch`; tensors after it. A stage that lacks something
 (a reward, an advantage) is another type, never a field that may be None.
@@ -8,7 +8,7 @@ Lists of plain values until `collate` makes a `Batch`; tensors after it. A stage
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -126,27 +126,53 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class TokenStats:
-    """What one pass over the hidden states yields, each [B, T], zero outside the mask.
+class BatchStatistics:
+    """`BatchStatistics` holds what one forward pass yields for a batch, each [B, T] and zero outside the mask.
 
-    logprobs: log pi(y_t) at temperature 1. entropy: exact entropy of pi at temperature 1, nats.
-    tempered: for each temperature asked for, log pi^T(y_t). kept_entropy: exact entropy over the kept part of the
-    vocabulary, when it was asked for.
+    It is `aepo.entropy.statistics.TokenStatistics` ([N]) put back in the places of the batch's tokens. A statistic that
+    was not asked for is None.
     """
 
     logprobs: Tensor
-    entropy: Tensor
+    """log pi(y_t) at temperature 1, nats."""
+    entropy: Tensor | None = None
+    """Exact entropy of pi at temperature 1, nats."""
     tempered: Mapping[float, Tensor] = field(default_factory=dict)
+    """log pi^T(y_t) for each temperature T that was asked for, nats."""
     kept_entropy: Tensor | None = None
+    """Exact entropy over the kept part of the vocabulary, nats."""
 
-    def select(self, rows: Tensor) -> TokenStats:
+    def select(self, rows: Tensor) -> BatchStatistics:
         """These rows (an index or a bool mask, [B])."""
-        return TokenStats(
-            logprobs=self.logprobs[rows],
-            entropy=self.entropy[rows],
-            tempered={temperature: values[rows] for temperature, values in self.tempered.items()},
-            kept_entropy=None if self.kept_entropy is None else self.kept_entropy[rows],
+        return self.each(lambda values: values[rows])
+
+    @classmethod
+    def joined(cls, parts: Sequence[BatchStatistics]) -> BatchStatistics:
+        """Join the rows of several passes that were asked for the same statistics and have the same T."""
+        entropies = [part.entropy for part in parts if part.entropy is not None]
+        kept = [part.kept_entropy for part in parts if part.kept_entropy is not None]
+        return cls(
+            logprobs=torch.cat([part.logprobs for part in parts]),
+            entropy=torch.cat(entropies) if entropies else None,
+            tempered={t: torch.cat([part.tempered[t] for part in parts]) for t in parts[0].tempered},
+            kept_entropy=torch.cat(kept) if kept else None,
         )
+
+    def each(self, function: Callable[[Tensor], Tensor]) -> BatchStatistics:
+        """The statistics with `function` applied to each tensor; what was not asked for stays None."""
+        return BatchStatistics(
+            logprobs=function(self.logprobs),
+            entropy=None if self.entropy is None else function(self.entropy),
+            tempered={temperature: function(values) for temperature, values in self.tempered.items()},
+            kept_entropy=None if self.kept_entropy is None else function(self.kept_entropy),
+        )
+
+
+def asked_for(statistic: Tensor | None) -> Tensor:
+    """Return the statistic; RuntimeError if the pass was not asked for it (see `Needs`)."""
+    if statistic is None:
+        raise RuntimeError("a statistic was read that the pass over the hidden states was not asked for (see Needs)")
+    return statistic
 
 
 @dataclass(frozen=True)

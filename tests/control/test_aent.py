@@ -4,8 +4,10 @@ import torch
 from aepo.control.aent import AEnt
 from aepo.entropy.statistics import logits_statistics
 from aepo.errors import InvalidValue
-from aepo.loss.surrogates import Clip, policy_loss, token_mean
-from aepo.types import TokenStats
+from aepo.loss.aggregates import token_mean
+from aepo.loss.policy_loss import policy_loss
+from aepo.loss.surrogates import Clip
+from aepo.types import BatchStatistics
 from tests import builders as b
 
 LOGITS = torch.tensor([3.0, 2.0, 1.0, 0.0, -1.0])
@@ -14,7 +16,7 @@ LOGITS = torch.tensor([3.0, 2.0, 1.0, 0.0, -1.0])
 def loss(control, logits, state=None):
     """The loss of one token with advantage 0: the penalty alone, with gradient to the logits."""
     stats = logits_statistics(logits[None], torch.tensor([0]), kept=control.needs({}).kept)
-    new = TokenStats(stats.logprobs[None], stats.entropy[None], kept_entropy=stats.kept_entropy[None])
+    new = BatchStatistics(stats.logprobs[None], stats.entropy[None], kept_entropy=stats.kept_entropy[None])
     scored = b.scored([b.sample(0.0, tokens=(1,))])
     penalty = control.penalty(scored, new, state or control.initial_state())
     zero = torch.zeros(1, 1)

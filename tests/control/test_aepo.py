@@ -3,12 +3,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from aepo.control import AEPO
+from aepo.control.aepo import AEPO
 from aepo.control.distributions import Shorter, Temperature
 from aepo.control.laws import Constant, Switch
 from aepo.control.schedules import Target
 from aepo.errors import InvalidValue
-from aepo.loss.surrogates import Ratio, policy_loss, token_mean
+from aepo.loss.aggregates import token_mean
+from aepo.loss.policy_loss import policy_loss
+from aepo.loss.surrogates import Ratio
 from aepo.methods import METHODS
 from tests import builders as b
 
@@ -120,6 +122,25 @@ def test_pass_rates_are_followed_for_each_direction():
     assert state["pass_rate"] == {"1": pytest.approx(0.25), "ordinary": pytest.approx(0.4)}
     state = control.update({**state, "command": -1.0}, b.measured(0.5, extra=extra[:2]))
     assert state["pass_rate"]["-1"] == pytest.approx(0.5) and state["pass_rate"]["1"] == pytest.approx(0.25)
+
+
+def test_golden_a_pass_rate_keeps_four_fifths_of_what_it_was():
+    control = AEPO()
+    before = commanded(control, 1.0, pass_rate={"1": 0.25, "-1": 0.9})
+    all_right = (b.sample(1.0, extra=True), b.sample(1.0, extra=True))
+    state = control.update(before, b.measured(0.5, extra=all_right))
+    assert state["pass_rate"]["1"] == pytest.approx(0.8 * 0.25 + 0.2 * 1.0)
+    assert state["pass_rate"]["-1"] == 0.9
+    state = control.update({**state, "command": 1.0}, b.measured(0.5, extra=(b.sample(0.0, extra=True),)))
+    assert state["pass_rate"]["1"] == pytest.approx(0.8 * 0.4)
+
+
+@pytest.mark.parametrize(("rate", "drawn"), [(0.0, 40), (0.01, 40), (0.05, 40), (0.1, 20), (0.4, 5), (1.0, 2)])
+def test_golden_the_pass_rate_counts_as_a_twentieth_at_least(rate, drawn):
+    control = AEPO(count_high=2, per_prompt=1)
+    for rates in ({"1": rate, "ordinary": 0.7}, {"ordinary": rate}):
+        groups = control.plan(commanded(control, 1.0, pass_rate=rates), b.step(prompts=64))
+        assert sum(group.count for group in groups) == drawn  # 2 wanted / rate
 
 
 def test_which_prompts_are_drawn_is_a_function_of_seed_and_step():

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from aepo.control import EntropyReg
 from aepo.control.aer import AER
 from aepo.control.base import Needs
+from aepo.control.entropy_reg import EntropyReg
 from aepo.control.schedules import Schedule, Target
 from aepo.errors import InvalidValue
 from tests import builders as b

@@ -8,11 +8,12 @@ from aepo.control.archer import Archer
 from aepo.control.base import Needs
 from aepo.engines.collate import collate
 from aepo.errors import InvalidValue
-from aepo.loss.surrogates import Clip, policy_loss
+from aepo.loss.policy_loss import policy_loss
+from aepo.loss.surrogates import Clip
 from aepo.model.policy import Policy
 from aepo.training.checkpoint import TrainState
 from aepo.training.step import train_step
-from aepo.types import Metric, TokenStats
+from aepo.types import BatchStatistics, Metric
 from tests import builders as b
 from tests.training.test_step import make_run, small
 
@@ -55,7 +56,7 @@ def gradient(batch, ratio: float, control=None) -> float:
     """d loss / d log pi of one token; the reference is at log pi_old."""
     control = control or Archer()
     logprobs = torch.tensor([[math.log(ratio)]], requires_grad=True)
-    new = TokenStats(logprobs, batch.old.entropy)
+    new = BatchStatistics(logprobs, batch.old.entropy)
     policy_loss(
         logprobs, batch.old.logprobs, batch.batch.advantages, batch.batch.mask, Clip(),
         control.penalty(batch, new, {}), control.bounds(batch, {}),

@@ -5,8 +5,15 @@ import json
 import pytest
 
 from aepo.config import make_config
-from aepo.control import AEPO, HAPO, RPO, Both, ClipCov, DynamicSampling, EntropyReg, MovingBound
-from aepo.control.base import moments
+from aepo.control.aepo import AEPO
+from aepo.control.base import hooks
+from aepo.control.both import Both
+from aepo.control.clip_cov import ClipCov
+from aepo.control.dynamic_sampling import DynamicSampling
+from aepo.control.entropy_reg import EntropyReg
+from aepo.control.hapo import HAPO
+from aepo.control.moving_bound import MovingBound
+from aepo.control.rpo import RPO
 from aepo.errors import InvalidValue
 from aepo.loss.surrogates import Clip
 from aepo.methods import preset
@@ -83,9 +90,9 @@ def test_a_pair_survives_a_resume(quick_model, tmp_path):
 @pytest.mark.parametrize(
     ("first", "second", "words"),
     [
-        (AEPO(), AEPO(), "only one has the moment plan"),
-        (HAPO(), MovingBound(), "only one has the moment bounds"),
-        (HAPO(), HAPO(), "only one has the moment token_temperature"),
+        (AEPO(), AEPO(), "only one has the hook plan"),
+        (HAPO(), MovingBound(), "only one has the hook bounds"),
+        (HAPO(), HAPO(), "only one has the hook token_temperature"),
     ],
 )
 def test_pairs_that_would_both_answer_are_refused(first, second, words):
@@ -97,7 +104,7 @@ def test_the_second_acts_on_what_the_first_left_and_each_reads_its_own_state():
     pair = Both(first=ClipCov(low=-9.0, high=9.0), second=EntropyReg())
     state = pair.initial_state()
     assert state == {"first": {}, "second": {}} and pair.needs(state).entropy_gradient
-    assert "shape" in moments(pair)
+    assert "shape" in hooks(pair)
     batch = b.scored([b.sample(1.0, 1.0)], entropy=0.5)
     assert pair.penalty(batch, batch.old, state).tolist() == EntropyReg().penalty(batch, batch.old, {}).tolist()
     rows = [b.sample(1.0), b.sample(1.0)]
@@ -106,8 +113,8 @@ def test_the_second_acts_on_what_the_first_left_and_each_reads_its_own_state():
 
 
 def test_a_pair_acts_at_the_moments_of_its_parts_and_at_no_other():
-    assert moments(preset("aepo+clip-cov").control) == ("plan", "mix", "mark", "shape", "reshape", "update")
-    assert set(moments(preset("dapo").control)) == {"follow_up", "reward", "mix"}
+    assert hooks(preset("aepo+clip-cov").control) == ("plan", "mix", "mark", "shape", "reshape", "update")
+    assert set(hooks(preset("dapo").control)) == {"follow_up", "reward", "mix"}
     # So a pair that heats no token may sample with vLLM.
     assert make_config(method="aepo+clip-cov", settings=["sampling.engine=vllm"]).sampling.engine == "vllm"
     with pytest.raises(InvalidValue, match=r"sampling.engine: got 'vllm'"):

@@ -7,8 +7,10 @@ import torch
 from aepo.control.clip_cov import ClipCov
 from aepo.control.tokens import covariance
 from aepo.errors import InvalidValue
-from aepo.loss.surrogates import Clip, policy_loss, token_mean
-from aepo.types import TokenStats
+from aepo.loss.aggregates import token_mean
+from aepo.loss.policy_loss import policy_loss
+from aepo.loss.surrogates import Clip
+from aepo.types import BatchStatistics
 from tests import builders as b
 
 LOGPROBS = torch.tensor([0.9, 0.9, 0.1, 0.1]).log()[:, None]
@@ -33,7 +35,7 @@ def shaped(control, scored):
 
 
 def reshaped(control, scored, logprobs):
-    new = TokenStats(logprobs, scored.old.entropy)
+    new = BatchStatistics(logprobs, scored.old.entropy)
     return control.reshape(scored.batch.advantages, b.marked(control, scored), new, {})
 
 

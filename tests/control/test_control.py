@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from aepo.control import CONTROLS, ClosedLoop
+from aepo.control import CONTROLS
+from aepo.control.base import ClosedLoop
 from aepo.control.schedules import Target
 from aepo.loss.surrogates import Bounds
-from aepo.methods import METHODS, control_of
-from aepo.types import TokenStats
+from aepo.methods import METHODS
+from aepo.types import BatchStatistics
 from tests import builders as b
 
 ROOT = Path(__file__).parents[2]
@@ -62,7 +63,7 @@ def run(control, state):
     step = b.step(prompts=2, group_size=2)
     scored = batch(control, state)
     marked = replace(scored, marks=control.mark(scored, state))
-    new = TokenStats(scored.old.logprobs + 0.1, scored.old.entropy, kept_entropy=scored.old.kept_entropy)
+    new = BatchStatistics(scored.old.logprobs + 0.1, scored.old.entropy, kept_entropy=scored.old.kept_entropy)
     rollouts = [s.rollout for s in ordinary_rows()]
     shaped = control.shape(scored.batch.advantages, marked, state)
     return {
@@ -147,7 +148,7 @@ def test_every_control_has_a_name_a_docstring_a_method_a_page_and_golden_values(
     assert CONTROLS[name].name == name
     assert CONTROLS[name].__doc__
     if name not in ("none", "both"):
-        assert any(control_of(m.algorithm.control, CONTROLS[name]) for m in METHODS.values())
+        assert any(isinstance(part, CONTROLS[name]) for m in METHODS.values() for part in m.algorithm.control.parts)
         assert (ROOT / "docs" / "methods" / f"{name}.md").exists()
         assert "\ndef test_golden_" in (ROOT / "tests" / "control" / f"test_{name.replace('-', '_')}.py").read_text()
 

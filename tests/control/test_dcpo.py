@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from aepo.loss.surrogates import Clip, policy_loss, token_mean
+from aepo.loss.aggregates import token_mean
+from aepo.loss.policy_loss import policy_loss
+from aepo.loss.surrogates import Clip
 from aepo.methods import METHODS
 from tests import builders as b
 

@@ -2,8 +2,9 @@ from dataclasses import replace
 
 import pytest
 
-from aepo.control import AEPO, Both
+from aepo.control.aepo import AEPO
 from aepo.control.base import FollowUp
+from aepo.control.both import Both
 from aepo.control.dynamic_sampling import DynamicSampling
 from aepo.errors import InvalidValue
 from tests import builders as b

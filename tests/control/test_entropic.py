@@ -7,7 +7,9 @@ from aepo.control.entropic import EntroPIC
 from aepo.control.laws import PI
 from aepo.control.schedules import Target
 from aepo.errors import InvalidValue
-from aepo.loss.surrogates import Clip, policy_loss, token_mean
+from aepo.loss.aggregates import token_mean
+from aepo.loss.policy_loss import policy_loss
+from aepo.loss.surrogates import Clip
 from tests import builders as b
 
 

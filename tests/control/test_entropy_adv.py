@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from aepo.control import EntropyAdv
+from aepo.control.entropy_adv import EntropyAdv
 from aepo.errors import InvalidValue
 from tests import builders as b
 

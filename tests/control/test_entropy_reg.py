@@ -2,12 +2,14 @@ import pytest
 import torch
 
 from aepo.config import make_config
-from aepo.control import EntropyReg
+from aepo.control.entropy_reg import EntropyReg
 from aepo.control.schedules import Schedule
 from aepo.entropy.statistics import logits_statistics
 from aepo.errors import InvalidValue
-from aepo.loss.surrogates import Clip, policy_loss, token_mean
-from aepo.types import TokenStats
+from aepo.loss.aggregates import token_mean
+from aepo.loss.policy_loss import policy_loss
+from aepo.loss.surrogates import Clip
+from aepo.types import BatchStatistics
 from tests import builders as b
 
 LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0])
@@ -17,7 +19,7 @@ W = torch.tensor([0.326688, -0.116701, -0.130076, -0.079911])  # p (log p + H); 
 def loss_gradient(control, logits):
     leaf = logits.clone().requires_grad_()
     stats = logits_statistics(leaf[None], torch.tensor([0]))
-    new = TokenStats(stats.logprobs[None], stats.entropy[None])
+    new = BatchStatistics(stats.logprobs[None], stats.entropy[None])
     scored = b.scored([b.sample(0.0, tokens=(1,))])
     mask = scored.batch.mask
     loss = policy_loss(

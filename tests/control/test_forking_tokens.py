@@ -5,7 +5,9 @@ import torch
 
 from aepo.control.forking_tokens import ForkingTokens
 from aepo.errors import InvalidValue
-from aepo.loss.surrogates import Clip, policy_loss, token_mean
+from aepo.loss.aggregates import token_mean
+from aepo.loss.policy_loss import policy_loss
+from aepo.loss.surrogates import Clip
 from tests import builders as b
 
 

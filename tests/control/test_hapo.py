@@ -6,8 +6,9 @@ import torch
 
 from aepo.control.hapo import HAPO, Signal
 from aepo.errors import InvalidValue
-from aepo.loss.surrogates import Bounds, Clip, policy_loss
-from aepo.types import TokenStats
+from aepo.loss.policy_loss import policy_loss
+from aepo.loss.surrogates import Bounds, Clip
+from aepo.types import BatchStatistics
 from tests import builders as b
 
 ENTROPIES = [0.01, 0.05, 0.1, 0.5, 2.0]
@@ -27,8 +28,8 @@ def with_h(h: float, advantage: float = 1.0):
     return replace(batch, marks={"h": torch.tensor([[h]])})
 
 
-def moved(batch, ratio: float) -> TokenStats:
-    return TokenStats(batch.old.logprobs + math.log(ratio), batch.old.entropy)
+def moved(batch, ratio: float) -> BatchStatistics:
+    return BatchStatistics(batch.old.logprobs + math.log(ratio), batch.old.entropy)
 
 
 # --- the signal ---------------------------------------------------------------------------------------------
@@ -191,7 +192,7 @@ def test_golden_certain_tokens_get_room_to_fall_and_uncertain_ones_to_rise(h, lo
 def gradient(control, h: float, ratio: float, advantage: float) -> float:
     batch = with_h(h, advantage)
     logprobs = torch.tensor([[math.log(ratio)]], requires_grad=True)
-    new = TokenStats(logprobs, batch.old.entropy)
+    new = BatchStatistics(logprobs, batch.old.entropy)
     advantages = control.reshape(batch.batch.advantages, batch, new, {})
     assert not advantages.requires_grad
     policy_loss(

@@ -6,8 +6,10 @@ import torch
 
 from aepo.control.kl_cov import KLCov
 from aepo.errors import InvalidValue
-from aepo.loss.surrogates import Ratio, policy_loss, token_mean
-from aepo.types import TokenStats
+from aepo.loss.aggregates import token_mean
+from aepo.loss.policy_loss import policy_loss
+from aepo.loss.surrogates import Ratio
+from aepo.types import BatchStatistics
 from tests import builders as b
 
 OLD = torch.tensor([0.9, 0.9, 0.1, 0.1]).log()[:, None]
@@ -20,7 +22,7 @@ def four():
 
 
 def penalty(control, scored, logprobs):
-    return control.penalty(b.marked(control, scored), TokenStats(logprobs, scored.old.entropy), {})
+    return control.penalty(b.marked(control, scored), BatchStatistics(logprobs, scored.old.entropy), {})
 
 
 @pytest.mark.parametrize("selection", ["batch", "microbatch"])

@@ -6,7 +6,8 @@ import torch
 from aepo.control.moving_bound import MovingBound
 from aepo.control.schedules import Target
 from aepo.errors import InvalidValue
-from aepo.loss.surrogates import Clip, policy_loss
+from aepo.loss.policy_loss import policy_loss
+from aepo.loss.surrogates import Clip
 from tests import builders as b
 
 PRESET = Clip(low=0.6, high=1.5, dual=50.0)

@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from aepo.control import Both
-from aepo.control.base import moments
+from aepo.control.base import hooks
+from aepo.control.both import Both
 from aepo.control.dynamic_sampling import DynamicSampling
 from aepo.control.overlong import OverlongShaping
 from aepo.errors import InvalidValue
@@ -56,7 +56,7 @@ def test_dapo_has_both_parts():
     rollouts = [b.sample(1.0, tokens=(1,) * n).rollout for n in (8, 9)]
     assert both.reward(rollouts, both.initial_state(), b.place()) == pytest.approx([1.0, 0.5])
     assert both.penalty(b.scored([b.sample(1.0)]), None, both.initial_state()) is None
-    assert moments(OverlongShaping()) == ("reward", "mix")
+    assert hooks(OverlongShaping()) == ("reward", "mix")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import torch
 from aepo.control.positive_reweight import PositiveReweight
 from aepo.control.schedules import Target
 from aepo.errors import InvalidValue
-from aepo.loss.surrogates import Clip, policy_loss
+from aepo.loss.policy_loss import policy_loss
+from aepo.loss.surrogates import Clip
 from research.theory import expected_gradient
 from tests import builders as b
 

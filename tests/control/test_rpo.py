@@ -3,11 +3,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from aepo.control import AEPO, Both
+from aepo.control.aepo import AEPO
+from aepo.control.both import Both
 from aepo.control.rpo import RPO
 from aepo.engines.collate import collate
 from aepo.errors import InvalidValue
-from aepo.loss.surrogates import Clip, policy_loss, token_mean
+from aepo.loss.aggregates import token_mean
+from aepo.loss.policy_loss import policy_loss
+from aepo.loss.surrogates import Clip
 from aepo.tasks import Countdown, Paths
 from tests import builders as b
 

@@ -7,8 +7,10 @@ from aepo.control.siren import SIREN
 from aepo.entropy.partial import Nucleus
 from aepo.entropy.statistics import logits_statistics
 from aepo.errors import InvalidValue
-from aepo.loss.surrogates import Clip, policy_loss, sequence_mean_token_mean, token_mean
-from aepo.types import TokenStats
+from aepo.loss.aggregates import sequence_mean_token_mean, token_mean
+from aepo.loss.policy_loss import policy_loss
+from aepo.loss.surrogates import Clip
+from aepo.types import BatchStatistics
 from tests import builders as b
 
 # Two completions of 4 and 6 tokens: 10 tokens, of which the top 20 % are 2.0 and 1.5.
@@ -88,7 +90,7 @@ def test_a_completion_without_peaks_has_no_term():
 def policy(control, logits):
     labels = torch.zeros(logits.shape[:-1], dtype=torch.long)
     stats = logits_statistics(logits, labels, kept=control.needs({}).kept)
-    return TokenStats(stats.logprobs, stats.entropy, kept_entropy=stats.kept_entropy)
+    return BatchStatistics(stats.logprobs, stats.entropy, kept_entropy=stats.kept_entropy)
 
 
 @pytest.mark.parametrize(("aggregate", "shares"), [(token_mean, (0.4, 0.6)), (sequence_mean_token_mean, (0.5, 0.5))])

@@ -4,12 +4,14 @@ from itertools import product
 import pytest
 import torch
 
-from aepo.control import EntropyReg
+from aepo.control.entropy_reg import EntropyReg
 from aepo.control.schedules import Schedule
 from aepo.control.tokens import entropy_to_go
 from aepo.control.trajectory_entropy import TrajectoryEntropy
 from aepo.errors import InvalidValue
-from aepo.loss.surrogates import Clip, policy_loss, token_mean
+from aepo.loss.aggregates import token_mean
+from aepo.loss.policy_loss import policy_loss
+from aepo.loss.surrogates import Clip
 from tests import builders as b
 
 ENTROPY = [[1.0, 0.5, 2.0], [1.0, 1.0, 7.0]]  # the second completion has two tokens

@@ -9,7 +9,7 @@ from aepo.doctor import examine, read
 from aepo.doctor.checks import CHECKS, entropy, sampler, signal, stability
 from aepo.doctor.checks.base import onset
 from aepo.doctor.names import DIALECTS
-from aepo.doctor.types import Entropy, Log
+from aepo.doctor.types import EntropyMeaning, Log
 
 LOGS = Path(__file__).parent / "logs"
 
@@ -36,7 +36,7 @@ def log(steps=30, *, meaning=None, settings=None, resumes=(), **series) -> Log:
         elif isinstance(values, int | float):
             values = [values] * steps
         made[name] = tuple(enumerate(map(float, values)))
-    meaning = meaning or Entropy("exact", "the exact entropy")
+    meaning = meaning or EntropyMeaning("exact", "the exact entropy")
     return Log("hand", "hand", made, entropy=meaning, settings=settings or {}, resumes=resumes)
 
 
@@ -108,7 +108,7 @@ def test_a_collapse_to_nothing_is_sure_however_little_there_was():
 
 
 def test_collapse_of_a_sum_is_possible_only_since_the_length_moves_it():
-    assert kinds(log(entropy=lambda step: 100 if step < 15 else 4, meaning=Entropy("sum", "a sum"))) == {
+    assert kinds(log(entropy=lambda step: 100 if step < 15 else 4, meaning=EntropyMeaning("sum", "a sum"))) == {
         "collapse": "possible"
     }
 
@@ -153,17 +153,19 @@ def test_what_each_trainer_calls_entropy(dialect):
 
 
 def test_a_sum_is_also_given_per_token():
-    (finding,) = entropy.meaning(log(entropy=150, length=300, meaning=Entropy("sum", "a sum", "divide")))
+    (finding,) = entropy.meaning(log(entropy=150, length=300, meaning=EntropyMeaning("sum", "a sum", "divide")))
     assert "0.5 per token" in finding.evidence
     for broken in ({"entropy": math.nan}, {"length": 0}, {"length": math.inf}):
-        (finding,) = entropy.meaning(log(**{"entropy": 150, **broken}, meaning=Entropy("sum", "a sum", "divide")))
+        (finding,) = entropy.meaning(
+            log(**{"entropy": 150, **broken}, meaning=EntropyMeaning("sum", "a sum", "divide"))
+        )
         assert "per token" not in finding.evidence
 
 
 def test_impossible_entropies():
     assert "sum over tokens" in entropy.impossible(log(entropy=90.0))[0].evidence
     assert "sign" in entropy.impossible(log(entropy=-0.4))[0].evidence
-    assert entropy.impossible(log(entropy=90.0, meaning=Entropy("sum", "a sum"))) == []
+    assert entropy.impossible(log(entropy=90.0, meaning=EntropyMeaning("sum", "a sum"))) == []
 
 
 @pytest.mark.parametrize(("share", "confidence"), [(0.6, "sure"), (0.4, "possible"), (0.3, None)])

@@ -387,11 +387,11 @@ def test_what_is_not_asked_for_costs_nothing():
     assert watch.exponentials == 2
 
 
-def test_entropy_not_asked_for_is_nan_and_the_rest_is_the_same():
+def test_entropy_not_asked_for_is_none_and_the_rest_is_the_same():
     leaves, labels = operands(6, 3, 11)
     with_entropy, without = call(leaves, labels), call(leaves, labels, entropy=False)
-    assert without.entropy.shape == (6,) and without.entropy.isnan().all()
-    assert not without.entropy.requires_grad
+    assert without.entropy is None
+    assert without.kept_entropy is None
     assert torch.equal(with_entropy.logprobs, without.logprobs)
     assert without.tempered.shape == (0, 6)
 

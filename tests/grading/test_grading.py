@@ -6,7 +6,7 @@ from aepo.errors import InvalidValue
 from aepo.grading import symbolic
 from aepo.grading.base import Grade
 from aepo.grading.exact import ExactGrader
-from aepo.grading.files import answer_text
+from aepo.grading.files import benchmark_answer
 from aepo.grading.math import MathGrader
 from aepo.grading.qwen import QwenGrader, extracted, lenient_equal, normalised
 from aepo.grading.text import accepted, bracketed, clean, exact_number, items, last_boxed
@@ -214,15 +214,15 @@ def test_accepted_answers():
     )
     assert accepted("so #### 3 \n#### 4") == [" 4"] and accepted("[" * 100_000)
     assert (
-        answer_text(27.0) == "27"
-        and answer_text(0.1) == "0.1"
-        and answer_text(["$5$"]) == "$5$"
-        and answer_text(-3) == "-3"
+        benchmark_answer(27.0) == "27"
+        and benchmark_answer(0.1) == "0.1"
+        and benchmark_answer(["$5$"]) == "$5$"
+        and benchmark_answer(-3) == "-3"
     )
-    assert accepted(answer_text(["1", 2])) == ["1", "2"]
+    assert accepted(benchmark_answer(["1", 2])) == ["1", "2"]
     for bad in (None, True, "", " ", [], {}, float("nan"), [None]):
         with pytest.raises(InvalidValue, match="^answer: "):
-            answer_text(bad)
+            benchmark_answer(bad)
 
 
 def test_reading_text():

@@ -2,16 +2,9 @@ import pytest
 import torch
 
 from aepo.errors import InvalidValue
-from aepo.loss.surrogates import (
-    AGGREGATES,
-    Bounds,
-    Clip,
-    Ratio,
-    fixed_length,
-    policy_loss,
-    sequence_mean_token_mean,
-    token_mean,
-)
+from aepo.loss.aggregates import AGGREGATES, fixed_length, sequence_mean_token_mean, token_mean
+from aepo.loss.policy_loss import policy_loss
+from aepo.loss.surrogates import Bounds, Clip, Ratio
 
 
 def at(surrogate, ratio, advantage):

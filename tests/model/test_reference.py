@@ -8,7 +8,7 @@ import torch
 
 from aepo.control.base import Needs
 from aepo.engines.collate import collate
-from aepo.loss.surrogates import k3
+from aepo.loss.policy_loss import k3
 from aepo.model.policy import Policy
 from aepo.training import runner
 from aepo.training.checkpoint import TrainState

@@ -7,7 +7,7 @@ from aepo.cli import Calibrate, Train
 from aepo.config import make_config
 from aepo.errors import InvalidValue
 from aepo.planning.calibrate import (
-    Answered,
+    PromptMeasurement,
     Proposal,
     calibration_config,
     dead_share,
@@ -22,7 +22,7 @@ from aepo.tasks import Data, Paths
 
 def answered(correct, samples=4, entropy=2.0, tokens=4, truncated=0, lengths=None):
     ended = lengths or (1,) * (samples - truncated)
-    return Answered(entropy=entropy, tokens=tokens, correct=correct, lengths=tuple(ended), truncated=truncated)
+    return PromptMeasurement(entropy=entropy, tokens=tokens, correct=correct, lengths=tuple(ended), truncated=truncated)
 
 
 def test_golden_a_ratio_and_its_error():

@@ -13,7 +13,7 @@ from transformers import (
 
 import aepo.sampling.hf as hf
 from aepo.errors import InvalidValue
-from aepo.sampling.hf import HFSampler, draw
+from aepo.sampling.hf import HFSampler, draw_tokens
 from aepo.types import Completion, Prompt, Request
 
 VOCAB, EOS, PAD = 11, 1, 0
@@ -154,7 +154,7 @@ ALMOST_ONE = 1 - 2**-24
 
 def drawn(probabilities, uniforms, top_p: float = 1.0) -> tuple[list[int], list[float]]:
     logits = torch.tensor(probabilities).log().expand(len(uniforms), -1)
-    tokens, logprobs = draw(logits, torch.ones(len(uniforms)), torch.tensor(uniforms), top_p)
+    tokens, logprobs = draw_tokens(logits, torch.ones(len(uniforms)), torch.tensor(uniforms), top_p)
     return tokens.tolist(), logprobs.exp().tolist()
 
 
@@ -169,7 +169,7 @@ def test_a_token_of_probability_zero_is_never_drawn():
     # Sums of float32 that end below and above 1, as long as any vocabulary.
     generator = torch.Generator().manual_seed(0)
     logits = torch.cat([torch.randn(64, 50_000, generator=generator), torch.full((64, 9), -math.inf)], 1)
-    tokens, logprobs = draw(logits, torch.linspace(0.3, 3, 64), torch.full((64,), ALMOST_ONE))
+    tokens, logprobs = draw_tokens(logits, torch.linspace(0.3, 3, 64), torch.full((64,), ALMOST_ONE))
     assert tokens.max() < 50_000 and logprobs.isfinite().all()
 
 

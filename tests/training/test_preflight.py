@@ -3,14 +3,16 @@ from dataclasses import replace
 import pytest
 
 from aepo.config import default_config, make_config
-from aepo.control import AEPO, Both, NoControl
-from aepo.control.base import MOMENTS
+from aepo.control.aepo import AEPO
+from aepo.control.base import HOOKS, NoControl
+from aepo.control.both import Both
 from aepo.control.schedules import Target
 from aepo.engines.capabilities import LOOP
+from aepo.engines.preflight import implausible_targets, targets
 from aepo.errors import InvalidValue
 from aepo.tasks import Paths
 from aepo.training import runner
-from aepo.training.preflight import implausible_targets, preflight, targets
+from aepo.training.preflight import preflight
 from tests.training.test_step import small
 
 ONE_UPDATE = ("optimizer.minibatches=1", "optimizer.epochs=1")
@@ -68,15 +70,17 @@ def test_methods_that_need_a_ratio_that_moves(method):
 
 def test_a_target_beyond_what_the_base_model_makes_plausible():
     config = make_config(settings=["control.target=linear(0.5x,3.0,100)"])
-    (sentence,) = implausible_targets(config, entropy=1.3)
+    (sentence,) = implausible_targets(config.control, config.steps, entropy=1.3)
     assert "control.target" in sentence and "1.3" in sentence
-    assert implausible_targets(default_config("aepo"), entropy=1.3) == []
-    assert implausible_targets(default_config("aepo"), entropy=0.2) == []
-    assert implausible_targets(default_config("aepo-v6"), entropy=0.2)  # 0.5 nats, two and a half times the base's
+    assert implausible_targets(default_config("aepo").control, 200, entropy=1.3) == []
+    assert implausible_targets(default_config("aepo").control, 200, entropy=0.2) == []
+    assert implausible_targets(
+        default_config("aepo-v6").control, 200, entropy=0.2
+    )  # 0.5 nats, two and a half times the base's
 
 
 def test_an_engine_without_what_the_control_needs():
-    blind = replace(LOOP, name="blind", entropy_gradient=False, moments=frozenset(MOMENTS) - {"plan"})
+    blind = replace(LOOP, name="blind", entropy_gradient=False, hooks=frozenset(HOOKS) - {"plan"})
     (sentence,) = preflight(default_config("entropy-reg"), blind)
     assert "gradient through the entropy" in sentence and "blind" in sentence
     (sentence,) = preflight(default_config("aepo"), blind)

@@ -15,8 +15,9 @@ from aepo.control.base import Scored
 from aepo.engines import stages
 from aepo.entropy.statistics import logits_statistics
 from aepo.integrations.verl import rows
-from aepo.loss.surrogates import AGGREGATES, k3
-from aepo.types import Completion, Prompt, Rollout, TokenStats
+from aepo.loss.aggregates import AGGREGATES
+from aepo.loss.policy_loss import k3
+from aepo.types import BatchStatistics, Completion, Prompt, Rollout
 from tests_verl.support import toy
 
 
@@ -44,7 +45,7 @@ class Minibatch:
         expected = AGGREGATES[aggregate](mask)
         torch.testing.assert_close(self.weights, expected, rtol=1e-6, atol=1e-9)
 
-    def statistics(self, model, temperature: float | None = None) -> TokenStats:
+    def statistics(self, model, temperature: float | None = None) -> BatchStatistics:
         """By a forward pass of plain transformers, one row at a time, without padding; logprobs at `temperature`."""
         batch, logprobs, entropies = self.part.batch, [], []
         for ids, attended in zip(batch.input_ids, batch.attention_mask.bool(), strict=True):
@@ -60,7 +61,7 @@ class Minibatch:
             entropies.append(stats.entropy)
         width = batch.mask.shape[1]
         made = [torch.nn.functional.pad(rows.pad(values), (0, width)) for values in (logprobs, entropies)]
-        return TokenStats(*(value[:, :width] * batch.mask for value in made))
+        return BatchStatistics(*(value[:, :width] * batch.mask for value in made))
 
     def core_loss(self, algorithm: Algorithm, model, kl_coefficient: float = 0.0) -> Tensor:
         new = self.statistics(model)

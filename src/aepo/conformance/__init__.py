@@ -1,6 +1,6 @@
-"""Our fixtures against a trainer's own log-prob and entropy function (docs/conformance.md)."""
+"""The package checks a trainer's own log-probability and entropy function on fixtures (docs/conformance.md)."""
 
-from aepo.conformance.check import Finding, check_function, load_function
+from aepo.conformance.check import PropertyResult, check_function, load_function
 from aepo.conformance.fixtures import Fixture
 
-__all__ = ["Finding", "Fixture", "check_function", "load_function"]
+__all__ = ["Fixture", "PropertyResult", "check_function", "load_function"]

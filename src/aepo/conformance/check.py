@@ -1,19 +1,19 @@
-"""Does a trainer's own log-prob and entropy function say what we mean by them (docs/conformance.md)?
+"""`check_function` tests whether a trainer's log-probabilities and entropy are those that this package defines.
 
-The function under test is f(logits, labels, mask, temperature) -> (logprobs, entropy) or (logprobs, entropy, mean):
+docs/conformance.md describes the test. The tested function is f(logits, labels, mask, temperature), and it returns
+(logprobs, entropy) or (logprobs, entropy, mean):
 
-    logits       float32 [B, T, V], raw; logits[b, t] is the distribution that labels[b, t] was drawn from
+    logits       float32 [B, T, V], raw; logits[b, t] gives the distribution from which labels[b, t] was drawn
     labels       int64 [B, T]
     mask         float32 [B, T], 1.0 on completion tokens, else 0
-    temperature  the sampler's
-    logprobs     [B, T], log softmax(logits / temperature) at the label: what the sampler drew from
-    entropy      [B, T], exact entropy of softmax(logits), temperature 1, nats, over the whole vocabulary
-    mean         the token mean of entropy over the mask, or (total, count), which is what ranks can add up
+    temperature  the temperature of the sampler
+    logprobs     [B, T], nats, log softmax(logits / temperature) at the label; the sampler draws from this distribution
+    entropy      [B, T], nats, exact entropy of softmax(logits) at temperature 1 over the whole vocabulary
+    mean         the token mean of entropy over the mask, or (total, count), which ranks can add up
 
-What stands outside the mask is free. Either of logprobs and entropy may be None and is then not checked, which the
-finding says. With
-`causal`, logits and labels are a model's output and input: logits[b, t] predicts labels[b, t + 1], and the results are
-[B, T - 1], or [B, T] with a first column that is not looked at.
+Values outside the mask are not checked. logprobs or entropy may be None; it is then not checked, and the result says
+so. With `causal`, logits and labels are a model's output and input: logits[b, t] predicts labels[b, t + 1], and the
+results are [B, T - 1], or [B, T] with a first column that is ignored.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from torch import Tensor
 from aepo.conformance.fixtures import VOCABULARY, Fixture, wrong_entropy, wrong_logprobs
 from aepo.errors import InvalidValue
 
-Function = Callable[[Tensor, Tensor, Tensor, float], Sequence[Any]]
+TestedFunction = Callable[[Tensor, Tensor, Tensor, float], Sequence[Any]]
 Combine = Callable[[list[Any]], Any]
 
 RANKS = ((0,), (1, 2))
@@ -42,34 +42,46 @@ TEMPERATURE = 0.5
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What became of one property; text: the likely cause of a failure, or why it was not checked."""
+class PropertyResult:
+    """`PropertyResult` says whether the function has one property."""
 
     name: str
+    """The name of the property, such as `padding`."""
     status: Literal["ok", "FAILED", "not checked"]
+    """Whether the function has the property."""
     text: str = ""
+    """The likely cause of a failure, the reason why the property was not checked, or what of it was not checked."""
 
 
 class _Broken(Exception):
-    """The function raised, or returned something that cannot be compared."""
+    """The tested function raised an exception, or returned something that cannot be compared."""
 
 
 @dataclass(frozen=True)
-class _Result:
+class _Returned:
+    """`_Returned` holds what the tested function returned for one call, without the columns that are ignored."""
+
     logprobs: Tensor | None
     entropy: Tensor | None
     mean: Any = None
 
 
 def check_function(
-    function: Function, *, combine: Combine | None = None, causal: bool = False, tolerance: float = 1e-4
-) -> list[Finding]:
-    """Run the function on the fixtures; a finding for each property.
+    function: TestedFunction, *, combine: Combine | None = None, causal: bool = False, tolerance: float = 1e-4
+) -> list[PropertyResult]:
+    """Run a trainer's function on the fixtures and test each property.
 
-    combine: how the trainer joins the third results of its ranks, a list, to one number; not needed for (total, count).
-    tolerance: largest accepted difference, nats.
+    Args:
+        function: The function, f(logits, labels, mask, temperature) -> (logprobs, entropy[, mean]).
+        combine: A function that joins the list of the ranks' means to one number, as the trainer does. It is not needed
+            if the function returns (total, count).
+        causal: True if logits and labels are a model's output and input, and the function shifts them itself.
+        tolerance: The largest accepted difference, nats.
+
+    Returns:
+        One result for each property.
     """
-    tested = _Tested(function, combine, causal, tolerance)
+    tested = _Checker(function, combine, causal, tolerance)
     unseen = tested.unseen()
     checks = {
         "values": tested.values,
@@ -80,34 +92,37 @@ def check_function(
         "rank mean": tested.rank_mean,
     }
     of_both = ("values", "temperature", "padding", "order")
-    return [_finding(name, check, unseen if name in of_both else "") for name, check in checks.items()]
+    return [_property_result(name, check, unseen if name in of_both else "") for name, check in checks.items()]
 
 
-def _finding(name: str, check: Callable[[], str | None], unseen: str) -> Finding:
+def _property_result(name: str, check: Callable[[], str | None], unseen: str) -> PropertyResult:
     try:
         cause = check()
     except _Skipped as reason:
-        return Finding(name, "not checked", str(reason))
+        return PropertyResult(name, "not checked", str(reason))
     except _Broken as error:
         cause = str(error)
-    return Finding(name, "FAILED", cause) if cause else Finding(name, "ok", unseen)
+    return PropertyResult(name, "FAILED", cause) if cause else PropertyResult(name, "ok", unseen)
 
 
 class _Skipped(Exception):
-    """There is nothing to check this property on."""
+    """The tested function returns nothing on which this property can be checked."""
 
 
 @dataclass(frozen=True)
-class _Tested:
-    """Each method checks one property: the likely cause of a failure, or None."""
+class _Checker:
+    """`_Checker` has one method per property; it returns the likely cause of a failure, or None.
 
-    function: Function
+    `_Skipped` says that the property cannot be checked, `_Broken` that the function cannot be compared.
+    """
+
+    function: TestedFunction
     combine: Combine | None
     causal: bool
     tolerance: float
 
     def unseen(self) -> str:
-        """What of logprobs and entropy is None, in words; nothing where the function cannot be called."""
+        """Say which of logprobs and entropy is None; return "" if the function cannot be called."""
         try:
             found = self._call(Fixture.standard())
         except (_Broken, _Skipped):
@@ -115,15 +130,18 @@ class _Tested:
         return ", ".join(f"{name} not checked (None)" for name in PER_TOKEN if getattr(found, name) is None)
 
     def values(self) -> str | None:
+        """Check the values at temperature 1."""
         return self._compare(1.0)
 
     def temperature(self) -> str | None:
+        """Check that the temperature divides the logits of logprobs and leaves entropy alone."""
         return self._compare(TEMPERATURE)
 
     def padding(self) -> str | None:
+        """Check that wider padding, and other logits and labels in it, change nothing inside the mask."""
         base = Fixture.standard()
         plain, wide, noisy = self._call(base), self._call(base.wider(3)), self._call(base, outside=50.0)
-        self._something(plain)
+        self._require_results(plain)
         for what, other in (("wider padding", wide), ("other logits and labels outside the mask", noisy)):
             for name, before, after in _pairs(plain, other):
                 if not self._close(after[:, : before.shape[1]], before, base.mask):
@@ -135,9 +153,10 @@ class _Tested:
         return None
 
     def order(self) -> str | None:
+        """Check that the values of a row do not depend on its place in the batch."""
         base, order = Fixture.standard(), [2, 0, 1]
         plain, moved = self._call(base), self._call(base.rows(order))
-        self._something(plain)
+        self._require_results(plain)
         for name, before, after in _pairs(plain, moved):
             if not self._close(after, before[order], base.mask[order]):
                 return f"{name} of a row depend on where in the batch it stands"
@@ -145,8 +164,8 @@ class _Tested:
             return "the mean depends on the order of the rows"
         return None
 
-    def _something(self, found: _Result) -> None:
-        """Raise where there is nothing to compare, or a NaN before anything was changed."""
+    def _require_results(self, found: _Returned) -> None:
+        """Raise `_Skipped` if there is nothing to compare, and `_Broken` if a result is NaN inside the mask."""
         if all(part is None for part in (found.logprobs, found.entropy, found.mean)):
             raise _Skipped("the function returns None for logprobs and entropy")
         for name in PER_TOKEN:
@@ -157,6 +176,7 @@ class _Tested:
             raise _Broken("the mean is NaN")
 
     def token_mean(self) -> str | None:
+        """Check that the mean is the mean over tokens of the function's own entropies."""
         base = Fixture.standard()
         found = self._call(base)
         if found.mean is None or found.entropy is None:
@@ -177,6 +197,7 @@ class _Tested:
         )
 
     def rank_mean(self) -> str | None:
+        """Check that the joined mean of two ranks is the mean over all their tokens."""
         base = Fixture.standard()
         parts = [self._call(base.rows(rows)) for rows in RANKS]
         thirds = [part.mean for part in parts]
@@ -236,7 +257,7 @@ class _Tested:
         if self._close(got, wanted, base.mask):
             return None
         inner = base.mask.clone()
-        inner[:, 0] = inner[:, -1] = 0  # where a shifted value has come from inside
+        inner[:, 0] = inner[:, -1] = 0  # `roll` moves values across the ends of a row, so the ends are not compared
         for cause, value in candidates.items():
             if self._close(got, value, inner):
                 return f"{what}: {cause}"
@@ -249,8 +270,14 @@ class _Tested:
         inside = mask.bool()
         return bool(((got[inside] - wanted[inside]).abs() <= self.tolerance).all())
 
-    def _call(self, base: Fixture, temperature: float = 1.0, outside: float | None = None) -> _Result:
-        """The function's results in float64; outside: a logit that is put where the mask is 0."""
+    def _call(self, base: Fixture, temperature: float = 1.0, outside: float | None = None) -> _Returned:
+        """Call the function on a fixture; the results are float64.
+
+        Args:
+            base: The fixture.
+            temperature: The temperature that the function is given.
+            outside: A logit to put where the mask is 0; None leaves the fixture's logits and labels there.
+        """
         logits, labels, mask = base.logits(), base.labels.clone(), base.mask.clone()
         if outside is not None:
             logits[..., 0] = torch.where(mask.bool(), logits[..., 0], outside)
@@ -268,7 +295,7 @@ class _Tested:
             raise _Broken(f"the function returned a {type(given).__name__}; {wanted}")
         if len(returned) not in (2, 3):
             raise _Broken(f"the function returned {len(returned)} things; {wanted}")
-        return _Result(*(self._values(part, base.mask) for part in returned[:2]), *returned[2:])
+        return _Returned(*(self._values(part, base.mask) for part in returned[:2]), *returned[2:])
 
     def _values(self, returned: Any, mask: Tensor) -> Tensor | None:
         if returned is None:
@@ -291,8 +318,8 @@ def _refuse_nan(what: str, values: Tensor, mask: Tensor) -> None:
         raise _Broken(f"{what}: NaN at {int(inside.sum())} of {inside.numel()} tokens inside the mask")
 
 
-def _pairs(plain: _Result, other: _Result) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """logprobs and entropy of two calls, where they are returned."""
+def _pairs(plain: _Returned, other: _Returned) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Yield (name, before, after) of logprobs and entropy for two calls, without those that are None."""
     for name in PER_TOKEN:
         before, after = getattr(plain, name), getattr(other, name)
         if (before is None) != (after is None):
@@ -302,7 +329,7 @@ def _pairs(plain: _Result, other: _Result) -> Iterator[tuple[str, Tensor, Tensor
 
 
 def _number(mean: Any) -> float:
-    """A mean, or the mean of (total, count)."""
+    """Return a mean as a float; (total, count) is divided."""
     try:
         if isinstance(mean, tuple | list):
             total, count = mean
@@ -313,9 +340,16 @@ def _number(mean: Any) -> float:
 
 
 def load_function(path: str, field: str) -> Callable[..., Any]:
-    """`module:function` or `file.py:function`; `InvalidValue` naming `field` where there is none.
+    """Import a function.
 
-    Modules of the working folder come first, as with `python -m`: it is put on `sys.path`.
+    The working folder is put first on `sys.path`, as `python -m` does, so its modules are found first.
+
+    Args:
+        path: `module:function` or `file.py:function`.
+        field: The name of the argument, for the error message.
+
+    Raises:
+        InvalidValue: The path cannot be imported or names no function.
     """
     place, colon, name = path.rpartition(":")
     if not colon:

@@ -1,4 +1,4 @@
-"""Distributions whose log-probabilities and entropies have a closed form, and what known mistakes make of them."""
+"""Fixtures: distributions with log-probabilities and entropies in closed form, and the results of known mistakes."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ LENGTHS, VOCABULARY = (6, 1, 2), 5
 
 @dataclass(frozen=True)
 class Fixture:
-    """Distributions in whole numbers: pi(v) = weights[v] / sum(weights), so that everything has a closed form.
-
-    weights: float64 [B, T, V]. labels, mask: [B, T].
-    """
+    """`Fixture` holds distributions given by whole numbers: pi(v) = weights[v] / sum(weights), in closed form."""
 
     weights: Tensor
+    """float64 [B, T, V], positive whole numbers."""
     labels: Tensor
+    """int64 [B, T]."""
     mask: Tensor
+    """float32 [B, T], 1.0 on completion tokens, else 0."""
 
     @classmethod
     def standard(cls) -> Fixture:
-        """Three rows of 6, 1 and 2 tokens; no two neighbouring positions are alike."""
+        """Return three rows of 6, 1 and 2 tokens in which no two neighbouring positions are alike."""
         row, place, token = torch.meshgrid(
             torch.arange(len(LENGTHS)), torch.arange(max(LENGTHS)), torch.arange(VOCABULARY), indexing="ij"
         )
@@ -36,32 +36,32 @@ class Fixture:
         return cls(weights, labels, mask)
 
     def logits(self) -> Tensor:
-        """float32 [B, T, V]; each position has its own constant added, which must not matter."""
+        """Return the logits, float32 [B, T, V]; each position has its own constant added, which must not matter."""
         constant = torch.arange(self.labels.numel()).view(*self.labels.shape, 1) % 7 - 3.0
         return (self.weights.log() + constant).float()
 
     def distribution(self, temperature: float) -> Tensor:
-        """softmax(logits / temperature), float64 [B, T, V]."""
+        """Return softmax(logits / temperature), float64 [B, T, V]."""
         powers = self.weights ** (1 / temperature)
         return powers / powers.sum(-1, keepdim=True)
 
     def logprobs(self, temperature: float, labels: Tensor | None = None) -> Tensor:
-        """log pi^T at the labels, [B, T]."""
+        """Return log softmax(logits / temperature) at the labels (None: the fixture's own), nats, float64 [B, T]."""
         chosen = self.labels if labels is None else labels
         return self.distribution(temperature).log().gather(-1, chosen[..., None])[..., 0]
 
     def entropy(self, temperature: float = 1.0) -> Tensor:
-        """-sum pi log pi, [B, T], nats."""
+        """Return the entropy -sum pi log pi of softmax(logits / temperature), nats, float64 [B, T]."""
         pi = self.distribution(temperature)
         return -(pi * pi.log()).sum(-1)
 
     def rows(self, chosen: Sequence[int]) -> Fixture:
-        """These rows."""
+        """Return a fixture of these rows, in this order."""
         index = torch.tensor(chosen)
         return Fixture(self.weights[index], self.labels[index], self.mask[index])
 
     def wider(self, columns: int) -> Fixture:
-        """More padding on the right."""
+        """Return the fixture with this many more columns of padding on the right."""
         repeated = [part[:, :1].expand(-1, columns, *part.shape[2:]) for part in (self.weights, self.labels)]
         nothing = torch.zeros(len(self.mask), columns)
         return Fixture(
@@ -72,7 +72,7 @@ class Fixture:
 
 
 def wrong_logprobs(base: Fixture, temperature: float) -> dict[str, Tensor]:
-    """What the log-probabilities would be with each known mistake, by its name."""
+    """Return, by the name of each known mistake, the log-probabilities that it gives, float64 [B, T]."""
     right = base.logprobs(temperature)
     ahead = base.logprobs(temperature, base.labels.roll(-1, 1))
     behind = base.logprobs(temperature, base.labels.roll(1, 1))
@@ -91,7 +91,7 @@ def wrong_logprobs(base: Fixture, temperature: float) -> dict[str, Tensor]:
 
 
 def wrong_entropy(base: Fixture, temperature: float) -> dict[str, Tensor]:
-    """What the entropy would be with each known mistake, by its name."""
+    """Return, by the name of each known mistake, the entropy that it gives, float64 [B, T]."""
     right = base.entropy()
     return {
         "tempered: it is that of softmax(logits / temperature)": base.entropy(temperature),

@@ -1,4 +1,4 @@
-"""What the controls share whose entropy bonus has a coefficient that follows the error."""
+"""The base of the controls whose entropy bonus has a coefficient that follows the error."""
 
 from __future__ import annotations
 
@@ -12,50 +12,58 @@ from torch import Tensor
 
 from aepo.control.base import Control, Measured, Needs, Scored, State
 from aepo.errors import require
-from aepo.types import TokenStats
+from aepo.types import BatchStatistics, asked_for
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adapted(Control):
-    """L - coefficient * H with the exact entropy's gradient; the coefficient is moved once after each step.
+    """`Adapted` is L - coefficient * H with the exact entropy's gradient; the coefficient moves once after each step.
 
-    start: the coefficient of the first step. low, high: its limits. State: `first_entropy` (the first reading, None
-    before there is one), `target_entropy`, `error` (both in the unit of `reading`) and `coefficient`.
+    State: `first_entropy` (the first reading, None before there is one), `target_entropy`, `error` (both in the unit of
+    `reading`) and `coefficient`.
     """
 
     start: float = 0.0
+    """Coefficient of the first step."""
     low: float = 0.0
+    """Smallest coefficient."""
     high: float = 0.03
+    """Largest coefficient."""
 
     def __post_init__(self) -> None:
         require_limits(self.start, self.low, self.high)
 
     @abstractmethod
     def aimed(self, step: int, first: float) -> float:
-        """The reading to hold at this step, given the first one."""
+        """Return the reading to hold at this step, given the first one."""
 
     @abstractmethod
     def adapted(self, state: State, error: float) -> Mapping[str, Any]:
-        """What changes in the state after a step with this error (target - reading): at least `coefficient`."""
+        """Return what changes in the state after a step, at least `coefficient`.
+
+        Args:
+            state: The state before.
+            error: Target minus reading, in the unit of `reading`.
+        """
 
     def reading(self, measured: Measured) -> float:
-        """The entropy that the coefficient follows, nats per token."""
+        """Return the entropy that the coefficient follows, nats per token."""
         return measured.entropy.mean
 
     def initial_state(self) -> State:
-        """Nothing measured yet."""
+        """Return a state with the first coefficient and no reading."""
         return {"coefficient": self.start, "first_entropy": None}
 
     def needs(self, state: State) -> Needs:
-        """The entropy with its gradient."""
+        """Ask for the entropy with its gradient."""
         return Needs(entropy_gradient=True)
 
-    def penalty(self, scored: Scored, new: TokenStats, state: State) -> Tensor | None:
-        """-coefficient * H_t."""
-        return -state["coefficient"] * new.entropy if state["coefficient"] else None
+    def penalty(self, scored: Scored, new: BatchStatistics, state: State) -> Tensor | None:
+        """Return -coefficient * H_t, or None while the coefficient is 0."""
+        return -state["coefficient"] * asked_for(new.entropy) if state["coefficient"] else None
 
     def update(self, state: State, measured: Measured) -> State:
-        """Measure, compare, adapt. A step that measured nothing (NaN) leaves the state as it was."""
+        """Compare the reading with the target and adapt. A step that measured nothing (NaN) leaves the state unchanged."""
         entropy = self.reading(measured)
         if math.isnan(entropy):
             return state
@@ -67,6 +75,6 @@ class Adapted(Control):
 
 
 def require_limits(start: float, low: float, high: float) -> None:
-    """low <= start <= high."""
+    """Raise `InvalidValue` unless low <= start <= high."""
     require(low <= high, "control.low", low, f"at most high, {high}")
     require(low <= start <= high, "control.start", start, f"from low to high, {low} to {high}")

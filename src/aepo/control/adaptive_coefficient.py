@@ -1,4 +1,6 @@
-"""An entropy bonus that is on below the target and whose size steps up and down: Skywork-OR1 and TRL (2505.22312)."""
+"""An entropy bonus that is on below the target, with a coefficient that steps up and down: Skywork-OR1 and TRL
+(2505.22312).
+"""
 
 from __future__ import annotations
 
@@ -16,20 +18,24 @@ from aepo.types import Metric
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptiveCoefficient(Adapted):
-    """L - c 1[H below target] H_t, and after each step c + delta where H is below, c - delta where it is not.
+    """`AdaptiveCoefficient` is L - c 1[H below target] H_t; after each step c + delta where H is below, else c - delta.
 
-    H is the previous step's entropy, so the first step has no bonus. start: c before the first step. delta: the size
-    of a step of c. sensor: `exact` entropy (TRL), or `sampled`, the mean of -log pi(y_t) (Skywork-OR1's code).
-    comparison: whether H = target counts as below: not if `strict` (Skywork-OR1), it does if `inclusive` (TRL).
+    H is the previous step's entropy, so the first step has no bonus.
+
     State: `value` is c; `coefficient` is what the next step acts on, c or 0.
     """
 
     name: ClassVar[str] = "adaptive-coefficient"
     target: Target = Target("0.2")
+    """Entropy below which the bonus is on, nats per token."""
     delta: float = 0.005
+    """Size of a step of c."""
     high: float = 1.0
+    """Largest c."""
     sensor: Literal["exact", "sampled"] = "exact"
+    """`exact` entropy (TRL), or `sampled`, the mean of -log pi(y_t) (Skywork-OR1's code)."""
     comparison: Literal["strict", "inclusive"] = "inclusive"
+    """Whether H = target counts as below: with `strict` (Skywork-OR1) it does not, with `inclusive` (TRL) it does."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -37,21 +43,21 @@ class AdaptiveCoefficient(Adapted):
         require(self.delta > 0, "control.delta", self.delta, "a positive number")
 
     def initial_state(self) -> State:
-        """c_0, and no bonus."""
+        """Return a state with the first c and no bonus."""
         return {**super().initial_state(), "value": self.start, "coefficient": 0.0}
 
     def reading(self, measured: Measured) -> float:
-        """The exact entropy, or its one-sample estimate, of the ordinary rows under the policy that sampled them."""
+        """Return the exact entropy or its one-sample estimate, of the ordinary rows under the policy that sampled them."""
         if self.sensor == "exact":
             return measured.entropy.mean
         return Metric.of(-measured.scored.old.logprobs, measured.scored.ordinary).mean
 
     def aimed(self, step: int, first: float) -> float:
-        """The target, nats per token."""
+        """Return the target, nats per token."""
         return self.target.at(step, first)
 
     def adapted(self, state: State, error: float) -> Mapping[str, Any]:
-        """Step c, and gate it."""
+        """Return c moved by one step, and the bonus that it gives."""
         below = error > 0 or (error == 0 and self.comparison == "inclusive")
         value = stepped(state["value"], 1.0 if below else -1.0, self.delta, self.low, self.high)
         return {"value": value, "coefficient": value if below else 0.0}

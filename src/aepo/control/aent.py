@@ -1,4 +1,4 @@
-"""AEnt: a bonus on the clamped entropy, its coefficient held inside a band by integral control (2509.03493)."""
+"""AEnt: a bonus on the clamped entropy; integral control of its coefficient keeps that entropy in a band (2509.03493)."""
 
 from __future__ import annotations
 
@@ -13,31 +13,38 @@ from aepo.control.base import Control, Measured, Needs, Scored, State
 from aepo.control.laws import integrated, outside
 from aepo.entropy.partial import Clamped
 from aepo.errors import require
-from aepo.types import Metric, TokenStats
+from aepo.types import BatchStatistics, Metric, asked_for
 
 
 @dataclass(frozen=True, kw_only=True)
 class AEnt(Control):
-    """L - lambda H~, H~ the entropy of the policy renormalised over all but the `removed` share of least logits.
+    """`AEnt` is L - lambda H~ with H~ the entropy of the policy renormalised over all but the `removed` share of least
+    logits.
 
         lambda <- clip(lambda - beta [min(0, H~ - H_low) + max(0, H~ - H_high)], low, high)
 
-    removed: p, a share of the vocabulary by count. start: lambda_0, acting from the first step on. entropy_low,
-    entropy_high: the band, nats per token, in which lambda rests. rate: beta, coefficient per nat. warmup: steps
-    before lambda may move. adapt=False keeps it at `start`. The defaults are those that the author lists for
-    Qwen2.5-Math-1.5B on MATH.
+    The defaults are those that the author lists for Qwen2.5-Math-1.5B on MATH.
     """
 
     name: ClassVar[str] = "aent"
     removed: float = 0.3
+    """p: the share of the vocabulary, by count, that is left out. The tokens with the least logits are left out."""
     start: float = 2e-4
+    """lambda_0: the coefficient, which acts from the first step on."""
     entropy_low: float = 0.05
+    """H_low: lower end of the band in which lambda rests, nats per token."""
     entropy_high: float = 0.23
+    """H_high: upper end of the band in which lambda rests, nats per token."""
     rate: float = 1e-3
+    """beta: change of lambda per nat outside the band."""
     low: float = 1e-5
+    """Smallest lambda."""
     high: float = 3e-3
+    """Largest lambda."""
     warmup: int = 0
+    """Steps before lambda may move."""
     adapt: bool = True
+    """Whether lambda moves; false keeps it at `start`."""
 
     def __post_init__(self) -> None:
         require(0 <= self.removed < 1, "control.removed", self.removed, "a share of the vocabulary in [0, 1)")
@@ -50,24 +57,25 @@ class AEnt(Control):
         require(self.warmup >= 0, "control.warmup", self.warmup, "a number of steps, 0 or more")
 
     def initial_state(self) -> State:
-        """lambda_0."""
+        """Return a state with lambda_0."""
         return {"coefficient": self.start}
 
     def needs(self, state: State) -> Needs:
-        """The clamped entropy."""
+        """Ask for the clamped entropy."""
         return Needs(kept=Clamped(self.removed))
 
-    def penalty(self, scored: Scored, new: TokenStats, state: State) -> Tensor:
-        """-lambda * H~_t."""
-        assert new.kept_entropy is not None
+    def penalty(self, scored: Scored, new: BatchStatistics, state: State) -> Tensor:
+        """Return -lambda * H~_t."""
         coefficient: float = state["coefficient"]
-        return -coefficient * new.kept_entropy
+        return -coefficient * asked_for(new.kept_entropy)
 
     def update(self, state: State, measured: Measured) -> State:
-        """lambda follows the mean clamped entropy of the ordinary rows; `error` is how far that is outside the band."""
+        """Move lambda by the mean clamped entropy of the ordinary rows.
+
+        `error` in the state is how far that entropy is outside the band, nats per token.
+        """
         scored = measured.scored
-        assert scored.old.kept_entropy is not None
-        entropy = Metric.of(scored.old.kept_entropy, scored.ordinary).mean
+        entropy = Metric.of(asked_for(scored.old.kept_entropy), scored.ordinary).mean
         if math.isnan(entropy):
             return state
         error = outside(entropy, self.entropy_low, self.entropy_high)

@@ -122,6 +122,20 @@ class AEPO(ClosedLoop):
         hot = {"command": 1.0} if self.start == "hot" else {}
         return {**super().initial_state(), "pass_rate": {}, **hot}
 
+    def state_at(self, command: float, extra_accuracy: float = 1.0) -> State:
+        """Also with the pass rates that the command would meet."""
+        rates = {"1": extra_accuracy, "-1": extra_accuracy}
+        return {**super().state_at(command), "pass_rate": rates}
+
+    @property
+    def adds_rows(self) -> bool:
+        """Sampled positives are appended."""
+        return self.positives == "sampled" and self.join == "append"
+
+    def in_place(self) -> AEPO:
+        """Positives replace ordinary rows."""
+        return replace(self, join="replace") if self.adds_rows else self
+
     def reading(self, measured: Measured) -> float:
         """Exact entropy of the ordinary rows, or the authors' sampled estimate on the mixed ones."""
         exact = self.sensor == "exact"

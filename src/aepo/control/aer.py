@@ -15,27 +15,30 @@ from aepo.control.laws import integrated
 from aepo.control.schedules import Target
 from aepo.control.tokens import group_accuracy
 from aepo.errors import require
-from aepo.types import TokenStats
+from aepo.types import BatchStatistics
 
 
 @dataclass(frozen=True, kw_only=True)
 class AER(Adapted):
-    """L - alpha lambda_q H_t. Reconstructed: the paper's three parts are known, its equations are not.
+    """`AER` is L - alpha lambda_q H_t. It is reconstructed: the paper's three parts are known, its equations are not.
 
         lambda_q = max(0, (rho - g) / rho)    g the share of right answers in the question's group    (reconstructed)
         H*       = tau * H_0                  H_0 the entropy of the first step, before any update
         alpha   <- clip(alpha + eta (H* - H), low, high)                                              (reconstructed)
 
-    target: H*, by default with the paper's best tau, 0.4. rho: the difficulty threshold. allocation: `linear` as above;
-    `step`, 1 where g < rho, else 0; `uniform`, 1 for every question. eta: coefficient per nat. rho, eta, start, low
-    and high are ours.
+    The values of rho, eta, start, low and high are ours.
     """
 
     name: ClassVar[str] = "aer"
     target: Target = Target("0.4x")
+    """H*: the entropy to hold, nats per token. The default has the paper's best tau, 0.4."""
     rho: float = 0.5
+    """Share of right answers in a group from which a question gets no bonus: the difficulty threshold."""
     allocation: Literal["linear", "step", "uniform"] = "linear"
+    """How the bonus depends on g: `linear` as above; `step`, 1 where g < rho, else 0; `uniform`, 1 for every question.
+    """
     eta: float = 2e-3
+    """Change of alpha per nat of error."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -44,7 +47,7 @@ class AER(Adapted):
         require(self.eta >= 0, "control.eta", self.eta, "a coefficient per nat, 0 or more")
 
     def mark(self, scored: Scored, state: State) -> Mapping[str, Tensor]:
-        """lambda_q of each token's question."""
+        """Return lambda_q of each token's question."""
         return {"allocation": self._allocated(group_accuracy(scored.batch))[:, None] * scored.batch.mask}
 
     def _allocated(self, accuracy: Tensor) -> Tensor:
@@ -54,15 +57,15 @@ class AER(Adapted):
             return (accuracy < self.rho).float()
         return ((self.rho - accuracy) / self.rho).clamp(min=0)
 
-    def penalty(self, scored: Scored, new: TokenStats, state: State) -> Tensor | None:
-        """-alpha * lambda_q * H_t."""
+    def penalty(self, scored: Scored, new: BatchStatistics, state: State) -> Tensor | None:
+        """Return -alpha * lambda_q * H_t, or None while alpha is 0."""
         bonus = super().penalty(scored, new, state)
         return None if bonus is None else scored.marks["allocation"] * bonus
 
     def aimed(self, step: int, first: float) -> float:
-        """H*, nats per token."""
+        """Return H*, nats per token."""
         return self.target.at(step, first)
 
     def adapted(self, state: State, error: float) -> Mapping[str, Any]:
-        """Integral control of alpha."""
+        """Return alpha after integral control."""
         return {"coefficient": integrated(state["coefficient"], error, self.eta, self.low, self.high)}

@@ -1,4 +1,4 @@
-"""Archer: loose limits on tokens of high entropy, tight ones and a KL term on the others (2507.15778)."""
+"""Archer: loose limits on tokens of high entropy, tight limits and a KL term on the others (2507.15778)."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from torch import Tensor
 from aepo.control.base import Control, Needs, Scored, State
 from aepo.control.tokens import row_quantile
 from aepo.errors import require
-from aepo.loss.surrogates import Bounds, k3
-from aepo.types import TokenStats
+from aepo.loss.policy_loss import k3
+from aepo.loss.surrogates import Bounds
+from aepo.types import BatchStatistics
 
 
 @dataclass(frozen=True, kw_only=True)
 class Archer(Control):
-    """Two kinds of tokens, split by each completion's own `rho`-quantile of the entropy (2507.15778).
+    """`Archer` treats two kinds of tokens apart, split by each completion's own `rho`-quantile of the entropy
+    (2507.15778).
 
-    at or under it ("knowledge"):  clip eps_k, and beta_k * KL(pi || pi_ref)
-    above it ("reasoning"):        clip eps_r, and beta_r * KL(pi || pi_ref)
+        at or under it ("knowledge"):  clip eps_k, and beta_k * KL(pi || pi_ref)
+        above it ("reasoning"):        clip eps_r, and beta_r * KL(pi || pi_ref)
 
     The KL is the k3 estimate on the sampled token, x - 1 - log x with x = pi_ref / pi, nats, of the current policy
     against the frozen base model, with gradient. The bounds are symmetric: [1 - eps, 1 + eps].
@@ -30,10 +32,15 @@ class Archer(Control):
     name: ClassVar[str] = "archer"
     acts_off_policy = True
     rho: float = 0.8
+    """Which quantile of a completion's entropies separates knowledge tokens from reasoning tokens."""
     eps_k: float = 0.2
+    """Clip bound of knowledge tokens, a distance from 1."""
     eps_r: float = 0.5
+    """Clip bound of reasoning tokens, a distance from 1."""
     beta_k: float = 0.001
+    """Coefficient of the KL term on knowledge tokens."""
     beta_r: float = 0.0
+    """Coefficient of the KL term on reasoning tokens."""
 
     def __post_init__(self) -> None:
         require(0 <= self.rho <= 1, "control.rho", self.rho, "a number in [0, 1]")
@@ -45,27 +52,27 @@ class Archer(Control):
             require(value >= 0, f"control.{field}", value, "a number, 0 or more")
 
     def needs(self, state: State) -> Needs:
-        """The base model's log-probabilities, unless there is no KL term."""
+        """Ask for the base model's log-probabilities, unless there is no KL term."""
         return Needs(reference=self.beta_k > 0 or self.beta_r > 0)
 
     def mark(self, scored: Scored, state: State) -> Mapping[str, Tensor]:
-        """1.0 on tokens above their completion's quantile."""
-        entropy, mask = scored.old.entropy, scored.batch.mask
+        """Return 1.0 on the tokens above their completion's quantile."""
+        entropy, mask = scored.entropy, scored.batch.mask
         above = entropy > row_quantile(entropy, mask, self.rho)[:, None]
         return {"reasoning": above * mask}
 
     def bounds(self, scored: Scored, state: State) -> Bounds:
-        """eps_r or eps_k, both ways."""
+        """Return eps_r or eps_k for each token, in both directions."""
         eps = self._chosen(scored, self.eps_k, self.eps_r)
         return Bounds(low=eps, high=eps)
 
-    def penalty(self, scored: Scored, new: TokenStats, state: State) -> Tensor | None:
-        """beta * k3."""
+    def penalty(self, scored: Scored, new: BatchStatistics, state: State) -> Tensor | None:
+        """Return beta * k3."""
         if scored.ref_logprobs is None:
             return None
         return self._chosen(scored, self.beta_k, self.beta_r) * k3(new.logprobs, scored.ref_logprobs)
 
     def _chosen(self, scored: Scored, knowledge: float, reasoning: float) -> Tensor:
-        """One number for each token, by its kind."""
+        """Return one number for each token, by its kind."""
         mark = scored.marks["reasoning"]
         return torch.where(mark.bool(), reasoning, knowledge).to(mark.dtype)

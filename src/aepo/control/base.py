@@ -1,11 +1,11 @@
-"""The moments at which a control may act. Each has the identity as its default.
+"""The hooks at which a control may act. Each has the identity as its default.
 
     plan        before sampling: extra completions, how many, of which prompts, at which temperature
     token_temperature  before sampling: a temperature for each token of the ordinary completions
     follow_up   after the first rewards: draw more where it pays
     reward      rewards -> rewards that the completions are compared by
     mix         after rewards and advantages: what is trained on
-    mark        after scoring: what later moments need to know of each token, once over the whole batch
+    mark        after scoring: what later hooks need to know of each token, once over the whole batch
     shape       after scoring: advantages [B, T] -> [B, T], once over the whole batch, no gradient
     reshape     in every pass: the same for methods that look at the current policy
     bounds      in every pass: clip bounds
@@ -14,7 +14,7 @@
     update      at the end of the step: what was measured -> the next state
 
 A control is a frozen dataclass: its fields are settings. What must be remembered is the state, plain JSON data
-that goes in and out, so it is checkpointed by construction. Every moment is a pure function.
+that goes in and out, so it is checkpointed by construction. Every hook is a pure function.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ import hashlib
 from abc import ABC
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import or_
 from typing import Any, ClassVar
 
 import torch
@@ -33,7 +35,7 @@ from aepo.control.schedules import Target
 from aepo.entropy.partial import Kept
 from aepo.errors import require
 from aepo.loss.surrogates import Bounds
-from aepo.types import Batch, Metric, Rollout, Sample, TokenStats, TokenTemperature
+from aepo.types import Batch, BatchStatistics, Metric, Rollout, Sample, TokenTemperature, asked_for
 
 State = Mapping[str, Any]
 
@@ -51,7 +53,7 @@ def generator(seed: int, step: int, purpose: str) -> torch.Generator:
 
 @dataclass(frozen=True)
 class Step:
-    """Where in the run a moment happens: step `number` (from 0) of `steps`, `prompts` groups of `group_size`.
+    """Where in the run a hook happens: step `number` (from 0) of `steps`, `prompts` groups of `group_size`.
 
     max_tokens: the longest completion that is sampled.
     """
@@ -97,7 +99,7 @@ class Scored:
     """
 
     batch: Batch
-    old: TokenStats
+    old: BatchStatistics
     step: Step
     ref_logprobs: Tensor | None = None
     marks: Mapping[str, Tensor] = field(default_factory=dict)
@@ -111,6 +113,11 @@ class Scored:
             ref_logprobs=None if self.ref_logprobs is None else self.ref_logprobs[rows],
             marks={name: values[rows] for name, values in self.marks.items()},
         )
+
+    @property
+    def entropy(self) -> Tensor:
+        """The exact entropies under the policy that sampled, nats, [B, T]; every step measures them."""
+        return asked_for(self.old.entropy)
 
     @property
     def trained(self) -> Tensor:
@@ -147,22 +154,33 @@ class Measured:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a control asks of the pass over the hidden states. Asking for none costs nothing.
-
-    temperatures: log pi^T(y) for each. entropy_gradient: the entropy in `penalty` carries a gradient. kept: the
-    entropy over a part of the vocabulary, always with gradient in `penalty`. reference: log-probabilities of the
-    frozen base model.
-    """
+    """`Needs` lists what a control asks of the engine in a step. What is not asked for costs nothing."""
 
     temperatures: tuple[float, ...] = ()
+    """Temperatures T at which log pi^T(y) of each token is measured."""
     entropy_gradient: bool = False
+    """Whether the entropy that `penalty` reads carries a gradient."""
     kept: Kept | None = None
+    """The part of the vocabulary over which a second entropy is taken; in `penalty` it carries a gradient."""
     reference: bool = False
+    """Whether the log-probabilities of the frozen base model are needed."""
+    solutions: bool = False
+    """Whether the prompts need reference solutions."""
 
     @property
     def in_update(self) -> Needs:
-        """What the passes of the update need of it."""
+        """The part of the needs that the forward passes of the update must serve."""
         return Needs(entropy_gradient=self.entropy_gradient, kept=self.kept)
+
+    def __or__(self, other: Needs) -> Needs:
+        """Return what either asks for; where both keep a part of the vocabulary, the first one's part."""
+        return Needs(
+            temperatures=tuple(dict.fromkeys(self.temperatures + other.temperatures)),
+            entropy_gradient=self.entropy_gradient or other.entropy_gradient,
+            kept=self.kept or other.kept,
+            reference=self.reference or other.reference,
+            solutions=self.solutions or other.solutions,
+        )
 
 
 # What a state may hold for the log, with what stands for nothing: measured in the step, or acted on by it.
@@ -172,22 +190,50 @@ NOT_REPORTED: Mapping[str, Any] = {**_MEASURED, **_ACTED_ON}
 
 
 class Control(ABC):
-    """Entropy control: sensor, law and actuator. A subclass overrides the moments it needs."""
+    """Entropy control: sensor, law and actuator. A subclass overrides the hooks it needs."""
 
     name: ClassVar[str]
     # True for what acts only where pi has moved away from the policy that sampled: a second update per rollout.
     acts_off_policy: bool = False
-    # False keeps extra rows in front of the batch instead of spreading all rows over the minibatches.
+    # False keeps the rows in the order that `mix` gives them instead of spreading them over the minibatches.
     shuffle: bool = True
+    # Completions of each extra group; None for the step's group size.
+    per_prompt: int | None = None
+    # New prompts of each further round of `follow_up`; None for as many as the step has.
+    prompts_per_round: int | None = None
 
     @property
     def parts(self) -> tuple[Control, ...]:
         """The single controls that this one is made of."""
         return (self,)
 
+    @property
+    def adds_rows(self) -> bool:
+        """Whether a batch may hold more rows than the step has ordinary completions."""
+        return False
+
+    def in_place(self) -> Control:
+        """Return the nearest control whose extra rows take the places of ordinary ones; itself if it adds none."""
+        return self
+
+    @property
+    def idle_at_ratio_one(self) -> bool:
+        """Whether the control does nothing while the ratio pi / pi_old is 1, that is, with one update for a rollout."""
+        return self.acts_off_policy or "bounds" in hooks(self)
+
     def initial_state(self) -> State:
         """The state before the first step."""
         return {}
+
+    def state_at(self, command: float, extra_accuracy: float = 1.0) -> State:
+        """Return a state in the middle of a run, to ask the control what it would do.
+
+        Args:
+            command: The command that the state holds, from -1 to 1; only for a control that commands.
+            extra_accuracy: The share of the extra completions that are right.
+        """
+        state = self.initial_state()
+        return {**state, "command": command} if "command" in state else state
 
     def needs(self, state: State) -> Needs:
         """What `shape` and `penalty` will read in this step."""
@@ -223,14 +269,14 @@ class Control(ABC):
         return [*ordinary, *extra]
 
     def mark(self, scored: Scored, state: State) -> Mapping[str, Tensor]:
-        """Per-token facts [B, T] by name, over the whole batch at once; later moments find them in `scored.marks`."""
+        """Per-token facts [B, T] by name, over the whole batch at once; later hooks find them in `scored.marks`."""
         return {}
 
     def shape(self, advantages: Tensor, scored: Scored, state: State) -> Tensor:
         """Advantages [B, T] -> [B, T] over the whole batch at once."""
         return advantages
 
-    def reshape(self, advantages: Tensor, scored: Scored, new: TokenStats, state: State) -> Tensor:
+    def reshape(self, advantages: Tensor, scored: Scored, new: BatchStatistics, state: State) -> Tensor:
         """Advantages [B, T] -> [B, T] of a microbatch, given the current policy's `new`; no gradient."""
         return advantages
 
@@ -238,7 +284,7 @@ class Control(ABC):
         """Clip bounds for a microbatch in place of the surrogate's own."""
         return None
 
-    def penalty(self, scored: Scored, new: TokenStats, state: State) -> Tensor | None:
+    def penalty(self, scored: Scored, new: BatchStatistics, state: State) -> Tensor | None:
         """A per-token term [B, T] added to the loss of a microbatch; `new` is the current policy's, with gradient."""
         return None
 
@@ -257,16 +303,22 @@ class Control(ABC):
 
 
 # In the order of a step.
-MOMENTS = (
+HOOKS = (
     *("plan", "token_temperature", "follow_up", "reward", "mix", "mark", "shape"),
     *("reshape", "bounds", "penalty", "replay", "update"),
 )
 
 
-def moments(control: Control) -> tuple[str, ...]:
-    """The moments at which this control, or a part of it, acts, in the order of a step."""
+def hooks(control: Control) -> tuple[str, ...]:
+    """The hooks at which this control, or a part of it, acts, in the order of a step."""
     kinds = [type(part) for part in control.parts]
-    return tuple(name for name in MOMENTS if any(getattr(kind, name) is not getattr(Control, name) for kind in kinds))
+    return tuple(name for name in HOOKS if any(getattr(kind, name) is not getattr(Control, name) for kind in kinds))
+
+
+def most_needed(control: Control) -> Needs:
+    """Return all that the control may ask for in any step: before its first command, and at full command either way."""
+    states = (control.initial_state(), control.state_at(1.0), control.state_at(-1.0))
+    return reduce(or_, map(control.needs, states))
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Target distributions: where AEPO's extra positives come from.
 
-REINFORCE on positives drawn from pi* pulls the policy towards pi* conditioned on being right. The paper takes
-pi* = pi^T; any transformed policy with a wanted property will do (v6, closing remark). A new one is one class:
-say how to draw proposals, and how much a proposal should count.
+REINFORCE on positives drawn from pi* pulls the policy towards pi* conditioned on being right. The paper takes pi* =
+pi^T; any transformed policy with a wanted property works too (v6, closing remark). A new distribution is one class: it
+says how to draw proposals, and how much a proposal counts.
 """
 
 from __future__ import annotations
@@ -20,82 +20,85 @@ from aepo.types import Rollout
 
 
 class TargetDistribution(ABC):
-    """pi*(o|q) proportional to proposal(o|q) * exp(log_weight(o)).
+    """`TargetDistribution` is pi*(o|q), proportional to proposal(o|q) * exp(log_weight(o)).
 
-    `direction` is +1 when more entropy is wanted and -1 when less.
+    In every method `direction` is +1 when more entropy is wanted and -1 when less is wanted.
     """
 
     name: ClassVar[str]
 
     @abstractmethod
     def temperature(self, direction: int) -> float:
-        """The proposals are drawn from pi at this temperature."""
+        """Return the temperature at which proposals are drawn from pi."""
 
     def log_weight(self, rollout: Rollout) -> float:
-        """Log of target over proposal for a drawn completion, up to a constant; 0 when they are the same."""
+        """Return the log of target over proposal for a completion, up to a constant; 0 when they are the same."""
         return 0.0
 
     def statistics(self, direction: int) -> tuple[float, ...]:
-        """Temperatures at which `log_ratio` needs log-probabilities."""
+        """Return the temperatures at which `log_ratio` needs log-probabilities."""
         return ()
 
     @abstractmethod
     def log_ratio(self, scored: Scored, direction: int) -> Tensor:
-        """Log of pi* / pi at each token of ordinary completions, [B, T], for importance weighting."""
+        """Return the log of pi* / pi at each token of ordinary completions, [B, T], for importance weighting."""
 
 
 @dataclass(frozen=True)
 class Temperature(TargetDistribution):
-    """pi^T = softmax(logits / T): T = high when entropy is under the target, T = low when above.
+    """`Temperature` is pi^T = softmax(logits / T): T = high when entropy is under the target, T = low when it is above.
 
-    Source: 2510.08141 (T = 1.2 / 0.8). `log_ratio` is token-local, as in DCPO (2601.12730): it reweights each
-    token given its prefix, and the prefixes stay those of T = 1.
+    Source: 2510.08141 (T = 1.2 / 0.8). `log_ratio` is token-local, as in DCPO (2601.12730): it reweights each token
+    given its prefix, and the prefixes stay those of T = 1.
     """
 
     name: ClassVar[str] = "temperature"
     high: float = 1.5
+    """Temperature of the positives while the entropy is under the target."""
     low: float = 0.67
+    """Temperature of the positives while the entropy is above the target."""
 
     def __post_init__(self) -> None:
         require(self.low > 0, "distribution.low", self.low, "a positive temperature")
         require(self.high >= self.low, "distribution.high", self.high, f"at least distribution.low ({self.low})")
 
     def temperature(self, direction: int) -> float:
-        """High to raise entropy, low to lower it."""
+        """Return `high` to raise entropy and `low` to lower it."""
         return self.high if direction > 0 else self.low
 
     def statistics(self, direction: int) -> tuple[float, ...]:
-        """The temperature itself."""
+        """Return the temperature itself."""
         return (self.temperature(direction),)
 
     def log_ratio(self, scored: Scored, direction: int) -> Tensor:
-        """log pi^T(y_t) - log pi(y_t)."""
+        """Return log pi^T(y_t) - log pi(y_t)."""
         return scored.old.tempered[self.temperature(direction)] - scored.old.logprobs
 
 
 @dataclass(frozen=True)
 class Shorter(TargetDistribution):
-    """pi(o|q) * exp(-|o| / scale): shorter correct completions (the paper's own example of another pi*).
+    """`Shorter` is pi(o|q) * exp(-|o| / scale): shorter correct completions (the paper's own example of another pi*).
 
-    `scale` in tokens. The direction plays no part, so it goes with the law `constant`.
+    The direction plays no part, so it needs the law `constant`.
     """
 
     name: ClassVar[str] = "shorter"
     scale: float = 2.0
+    """Length in tokens by which a completion may be longer until its weight falls by a factor of e."""
 
     def __post_init__(self) -> None:
         require(self.scale > 0, "distribution.scale", self.scale, "a positive number of tokens")
 
     def temperature(self, direction: int) -> float:
-        """Proposals are ordinary completions."""
+        """Return 1, because the proposals are ordinary completions."""
         return 1.0
 
     def log_weight(self, rollout: Rollout) -> float:
-        """-|o| / scale."""
+        """Return -|o| / scale."""
         return -len(rollout.completion.tokens) / self.scale
 
     def log_ratio(self, scored: Scored, direction: int) -> Tensor:
-        """-|o| / scale on every token, normalised to mean weight 1 within the group's correct completions."""
+        """Return -|o| / scale on every token, normalised to mean weight 1 within the group's correct completions."""
         batch = scored.batch
         log_weight = -batch.mask.sum(-1) / self.scale
         normalised = torch.zeros_like(log_weight)

@@ -13,19 +13,21 @@ from aepo.types import Rollout, Sample
 
 @dataclass(frozen=True, kw_only=True)
 class DynamicSampling(Control):
-    """New prompts are drawn while fewer than the step's number of groups have differing rewards.
+    """`DynamicSampling` draws new prompts while fewer groups than the step's number have differing rewards.
 
-    2503.14476, Eq. 11 (0 < right answers < G) and section 3.2. Trained on are the first `step.prompts` groups whose
-    verifier's rewards differ; the others stay in the batch for the sensor.
-
-    prompts_per_round: new prompts of each further round; none for as many as the step has. max_rounds: rounds in
-    all, the first one included, before the run ends with an error; 0 or less for no limit. The authors' code draws
-    3 times the prompts that it trains on in each round, and stops after 10 rounds.
+    2503.14476, Eq. 11 (0 < right answers < G) and section 3.2. The first `step.prompts` groups whose verifier's rewards
+    differ are trained on; the others stay in the batch for the sensor.
     """
 
     name: ClassVar[str] = "dynamic-sampling"
     prompts_per_round: int | None = None
+    """New prompts of each further round; none for as many as the step has. The authors' code draws 3 times the prompts
+    that it trains on in each round.
+    """
     max_rounds: int = 10
+    """Rounds in all, the first one included, before the run ends with an error; 0 or less for no limit. The authors'
+    code stops after 10 rounds.
+    """
 
     def __post_init__(self) -> None:
         wanted = "at least 1 prompt, or none for as many as the step has"
@@ -33,7 +35,11 @@ class DynamicSampling(Control):
         require(ok, "control.prompts_per_round", self.prompts_per_round, wanted)
 
     def follow_up(self, rollouts: Sequence[Rollout], state: State, step: Step) -> FollowUp:
-        """A round of new prompts, or `InvalidValue` where there have been too many."""
+        """Ask for a round of new prompts while too few groups differ.
+
+        Raises:
+            InvalidValue: There have been `max_rounds` rounds.
+        """
         groups = ordinary_groups(rollouts)
         found = sum(map(differ, groups.values()))
         if not groups or found >= step.prompts:
@@ -46,7 +52,9 @@ class DynamicSampling(Control):
         return FollowUp(prompts=per_round)
 
     def mix(self, ordinary: Sequence[Sample], extra: Sequence[Sample], state: State, step: Step) -> list[Sample]:
-        """Rows of constant groups, and of groups beyond those wanted, are measured and not trained on."""
+        """Return all rows; those of constant groups, and of groups beyond those wanted, are measured and not trained
+        on.
+        """
         groups = by_group(sample.rollout for sample in ordinary)
         good = [number for number in sorted(groups) if differ(groups[number])]
         trained = set(good[: step.prompts])
@@ -55,12 +63,12 @@ class DynamicSampling(Control):
 
 
 def differ(rollouts: Iterable[Rollout]) -> bool:
-    """Whether the verifier told these apart."""
+    """Return whether the verifier gave these different rewards."""
     return len({rollout.reward for rollout in rollouts}) > 1
 
 
 def by_group(rollouts: Iterable[Rollout]) -> dict[int, list[Rollout]]:
-    """Rollouts by the number of their group."""
+    """Return the rollouts by the number of their group."""
     groups: dict[int, list[Rollout]] = {}
     for rollout in rollouts:
         groups.setdefault(rollout.completion.group, []).append(rollout)
@@ -68,10 +76,10 @@ def by_group(rollouts: Iterable[Rollout]) -> dict[int, list[Rollout]]:
 
 
 def ordinary_groups(rollouts: Iterable[Rollout]) -> Mapping[int, list[Rollout]]:
-    """The groups that are not extra ones, by their number, of what `follow_up` is shown.
+    """Return the ordinary groups of what `follow_up` is shown, by their number.
 
-    An extra group draws once more of a prompt that has its ordinary group already: the same object, since a
-    problem of the stream may come twice in a step, and then as two prompts.
+    An extra group draws once more of a prompt that already has its ordinary group. Prompts are told apart as objects,
+    because a problem of the stream may come twice in a step, and then as two prompts.
     """
     groups, prompts = by_group(rollouts), set[int]()
     ordinary: dict[int, list[Rollout]] = {}
@@ -84,5 +92,5 @@ def ordinary_groups(rollouts: Iterable[Rollout]) -> Mapping[int, list[Rollout]]:
 
 
 def rounds_drawn(groups: int, step: Step, per_round: int) -> int:
-    """Rounds of new prompts so far, when there are this many ordinary groups."""
+    """Return how many rounds of new prompts there have been, given the number of ordinary groups."""
     return 1 + max(0, -(-(groups - step.prompts) // per_round))

@@ -15,25 +15,24 @@ from aepo.errors import require
 
 @dataclass(frozen=True, kw_only=True)
 class EDGE(Control):
-    """A_i * (mean over completions of H_j) / H_i, H_i the mean token entropy of completion i (nats), at most `most`.
+    """`EDGE` is A_i * (mean over completions of H_j) / H_i, H_i the mean token entropy of completion i (nats), at most
+    `most`.
 
     The entropy-driven advantage of EDGE-GRPO (2507.21848): confident right answers are rewarded more and confident
     wrong ones punished more. Its guided error correction is left out. The mean is over the trained completions, each
-    counted once, under the policy that sampled them.
-
-    most: the largest factor, which a completion of zero entropy gets, too. The paper has no bound. Where all
-        completions have zero entropy, nothing changes.
+    counted once, under the policy that sampled them. Where all completions have zero entropy, nothing changes.
     """
 
     name: ClassVar[str] = "edge-grpo"
     most: float = 10.0
+    """Largest factor; a completion of zero entropy gets it too. The paper has no bound."""
 
     def __post_init__(self) -> None:
         require(1 <= self.most < math.inf, "control.most", self.most, "a finite factor, 1 or more")
 
     def shape(self, advantages: Tensor, scored: Scored, state: State) -> Tensor:
-        """Every row times its factor."""
-        own = row_mean(scored.old.entropy, scored.batch.mask)
+        """Return every row times its factor."""
+        own = row_mean(scored.entropy, scored.batch.mask)
         mean = masked_mean(own, scored.batch.trained)
         if mean <= 0:
             return advantages

@@ -17,30 +17,39 @@ from aepo.types import Completion, Prompt, Rollout, Sample
 
 @dataclass(frozen=True, kw_only=True)
 class EFRame(Control):
-    """More completions where all are wrong, only the telling ones trained on, the best of them once more.
+    """`EFRame` draws more where all answers are wrong, trains on telling completions only, and on the best of them
+    again.
 
-    Exploration: `count` more completions at `temperature` of each prompt whose ordinary answers are all wrong.
-    Filter: ordinary rows with |A| > `ordinary_threshold`, explored ones (A within their own group) with
-    |A| > `explored_threshold`, and of both no truncated one with A > 0. Replay: rows of a step with
-    |A| > `replay_threshold` join a buffer, first in, first out; every `replay_freq` steps it is trained on again,
-    against the log-probabilities that its rows had then.
+    Exploration: `count` more completions at `temperature` of each prompt whose ordinary answers are all wrong. Filter:
+    ordinary rows with |A| > `ordinary_threshold` and explored ones (A within their own group) with |A| >
+    `explored_threshold` are trained on, but no truncated one with A > 0. Replay: rows of a step with |A| >
+    `replay_threshold` join a buffer, first in, first out. Every `replay_freq` steps the buffer is trained on again,
+    against the log-probabilities that its rows had when they were drawn.
 
     2506.22200 (G1 = 5, G2 = 20 at T = 1.2) and the authors' code (173b698) for the thresholds, 0.05, 1 and 1.
-    max_rounds: rounds of prompts; above 1, new prompts are drawn until the kept rows are as many as the step has
-    ordinary ones. replay_size: rows in the buffer; none for twice the step's ordinary ones.
 
     State: `buffer`, rows of `prompt` and `completion` tokens, `logprobs` (nats, T = 1), `advantage` and `reward`.
     """
 
     name: ClassVar[str] = "eframe"
     count: int = 20
+    """Additional completions of each prompt whose ordinary answers are all wrong."""
     temperature: float = 1.2
+    """Temperature of the additional completions."""
     ordinary_threshold: float = 0.05
+    """Ordinary rows are trained on if |A| is above this."""
     explored_threshold: float = 1.0
+    """Additional rows are trained on if |A| within their own group is above this."""
     replay_threshold: float = 1.0
+    """Rows join the replay buffer if |A| is above this."""
     max_rounds: int = 1
+    """Rounds of prompts in a step. Above 1, new prompts are drawn until the kept rows are as many as the step has
+    ordinary ones.
+    """
     replay_size: int | None = None
+    """Rows in the replay buffer; none for twice the step's ordinary rows."""
     replay_freq: int = 5
+    """Steps between two replays."""
 
     def __post_init__(self) -> None:
         require(self.count >= 2, "control.count", self.count, "at least 2, to compare within a group")
@@ -54,13 +63,13 @@ class EFRame(Control):
         require(self.replay_freq >= 1, "control.replay_freq", self.replay_freq, "a number of steps, at least 1")
 
     def initial_state(self) -> State:
-        """An empty buffer."""
+        """Return a state with an empty buffer."""
         return {"buffer": []}
 
     # --- exploration -------------------------------------------------------------------------------------
 
     def follow_up(self, rollouts: Sequence[Rollout], state: State, step: Step) -> FollowUp:
-        """Hard prompts again, each once; then, where rows are to be filled up, new prompts."""
+        """Ask for more completions of hard prompts, each once; then, where rows are to be filled up, for new prompts."""
         groups = ordinary_groups(rollouts)
         explored = {id(r.completion.prompt) for r in rollouts if r.completion.group not in groups and self._own(r)}
         hard = [
@@ -78,7 +87,11 @@ class EFRame(Control):
     # --- filter ------------------------------------------------------------------------------------------
 
     def mix(self, ordinary: Sequence[Sample], extra: Sequence[Sample], state: State, step: Step) -> list[Sample]:
-        """Ordinary rows that do not pass are only measured; explored ones leave; other controls' extra rows stay."""
+        """Return the rows of the batch.
+
+        Ordinary rows that do not pass the filter are measured and not trained on. Explored rows that do not pass it are
+        dropped. Extra rows of other controls stay.
+        """
         kept = [s if self._passes(s.rollout, s.advantage, False) else replace(s, trained=False) for s in ordinary]
         passed = [s for s in extra if not self._own(s.rollout) or self._passes(s.rollout, s.advantage, True)]
         return [*kept, *passed]
@@ -89,11 +102,11 @@ class EFRame(Control):
         return abs(advantage) > (self.explored_threshold if explored else self.ordinary_threshold)
 
     def _own(self, rollout: Rollout) -> bool:
-        """Whether an extra completion is this control's."""
+        """Return whether an extra completion is this control's."""
         return rollout.completion.temperature == self.temperature
 
     def _kept(self, rollouts: Sequence[Rollout], ordinary: Mapping[int, Any]) -> int:
-        """How many of these will be trained on, by GRPO's advantages of the verifier's rewards."""
+        """Return how many of these will be trained on, by GRPO's advantages of the verifier's rewards."""
         numbers = [rollout.completion.group for rollout in rollouts]
         advantages = group_mean_std(torch.tensor([r.reward for r in rollouts]), torch.tensor(numbers)).tolist()
         pairs = zip(rollouts, advantages, strict=True)
@@ -102,9 +115,11 @@ class EFRame(Control):
     # --- replay ------------------------------------------------------------------------------------------
 
     def replay(self, state: State, step: Step) -> tuple[Sample, ...]:
-        """When it is due: a full buffer, or a random choice of as many whole steps' worth of rows as it holds.
+        """Return the rows to train on again, when a replay is due.
 
-        A buffer of less than one step's worth is replayed whole. The rows of the present step are not in it yet.
+        A full buffer is replayed whole. A partly filled buffer gives a random choice of as many whole steps' worth of
+        rows as it holds. A buffer of less than one step's worth is replayed whole. The rows of the present step are not
+        in it yet.
         """
         if (step.number + 1) % self.replay_freq:
             return ()
@@ -115,7 +130,7 @@ class EFRame(Control):
         return tuple(_sample(buffer[i], i) for i in order.tolist())
 
     def update(self, state: State, measured: Measured) -> State:
-        """The step's telling rows join the buffer, the oldest ones leave."""
+        """Add the step's telling rows to the buffer and drop the oldest ones."""
         if measured.entropy.mean != measured.entropy.mean:
             return state
         buffer = [*state["buffer"], *self._stored(measured.scored)]
@@ -143,7 +158,7 @@ class EFRame(Control):
 
 
 def _rows(step: Step) -> int:
-    """The step's ordinary rows."""
+    """Return the number of the step's ordinary rows."""
     return step.prompts * step.group_size
 
 

@@ -15,26 +15,29 @@ from aepo.errors import require
 
 @dataclass(frozen=True, kw_only=True)
 class EntroPIC(ClosedLoop):
-    """At tokens with pi(y_t) > threshold: A_t (1 + a) for A_t > 0 and A_t (1 - a) for A_t < 0, a = -command.
+    """`EntroPIC` is A_t (1 + a) for A_t > 0 and A_t (1 - a) for A_t < 0, a = -command, at tokens with pi(y_t) >
+    threshold.
 
-    2511.15248: a = clip(Kp e + Ki sum e, -1, 1) with e = entropy - target, in nats. The error here is
-    target - entropy, so the command is -a: entropy under the target lowers the weight of confident positives, which
-    make the policy more certain, and raises that of confident negatives. Weights stay within [0, 2].
-
-    threshold: a probability, under the policy that sampled.
-    law: PI with gain = Kp and gain / integral_steps = Ki; the default is the authors' code, Kp 1 and Ki 0.01 (not
-        checked against the paper, as is the threshold).
+    2511.15248: a = clip(Kp e + Ki sum e, -1, 1) with e = entropy - target, in nats. The error here is target - entropy,
+    so the command is -a: entropy under the target lowers the weight of confident positives, which make the policy more
+    certain, and raises that of confident negatives. Weights stay within [0, 2].
     """
 
     name: ClassVar[str] = "entropic"
     law: Law = PI(gain=1.0, integral_steps=100.0)
+    """How the error becomes the command: PI with gain = Kp and gain / integral_steps = Ki. The default is the authors'
+    code, Kp 1 and Ki 0.01 (not checked against the paper).
+    """
     threshold: float = 0.95
+    """Probability above which a token counts as confident, under the policy that sampled (not checked against the
+    paper).
+    """
 
     def __post_init__(self) -> None:
         require(0 < self.threshold < 1, "control.threshold", self.threshold, "a probability in (0, 1)")
 
     def shape(self, advantages: Tensor, scored: Scored, state: State) -> Tensor:
-        """A - command |A| at confident tokens."""
+        """Return A - command |A| at confident tokens."""
         command: float = state["command"] or 0.0
         confident = scored.old.logprobs > math.log(self.threshold)
         return advantages - command * advantages.abs() * confident

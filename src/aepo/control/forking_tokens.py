@@ -31,7 +31,7 @@ class ForkingTokens(Control):
 
     def shape(self, advantages: Tensor, scored: Scored, state: State) -> Tensor:
         """0 at the tokens under the threshold."""
-        entropy = scored.old.entropy
+        entropy = scored.entropy
         top = top_share(entropy, scored.trained, self.share, least=1)
         threshold = entropy.masked_fill(~top, math.inf).min()
         return advantages * (entropy >= threshold)

@@ -14,7 +14,7 @@ from aepo.control.base import Control, Measured, Scored, State
 from aepo.control.tokens import masked_mean, quantile
 from aepo.errors import require
 from aepo.loss.surrogates import Bounds
-from aepo.types import TokenStats, TokenTemperature
+from aepo.types import BatchStatistics, TokenTemperature
 
 # Entropies are clamped here (nats) before the logarithm.
 ENTROPY_FLOOR = 1e-8
@@ -134,13 +134,13 @@ class HAPO(Control):
 
     def mark(self, scored: Scored, state: State) -> Mapping[str, Tensor]:
         """h~ of every token, 0 on padding, with the statistics of the tokens that are trained on."""
-        entropy, trained = scored.old.entropy, scored.trained
+        entropy, trained = scored.entropy, scored.trained
         if not trained.any():
             return {"h": torch.zeros_like(entropy)}
         return {"h": self._signal(scored, trained)(entropy) * scored.batch.mask}
 
     def _signal(self, scored: Scored, mask: Tensor) -> Signal:
-        return Signal.of(scored.old.entropy, mask, self.rho, self.sign == "literal")
+        return Signal.of(scored.entropy, mask, self.rho, self.sign == "literal")
 
     # --- B, C, D --------------------------------------------------------------------------------------------
 
@@ -156,7 +156,7 @@ class HAPO(Control):
                 shaped[rows] = own[:, None] * batch.mask[rows]
         return shaped
 
-    def reshape(self, advantages: Tensor, scored: Scored, new: TokenStats, state: State) -> Tensor:
+    def reshape(self, advantages: Tensor, scored: Scored, new: BatchStatistics, state: State) -> Tensor:
         """A * (1 + beta * h~) for uncertain tokens that move and certain ones that do not."""
         if not self.redistribution:
             return advantages

@@ -11,7 +11,7 @@ from torch import Tensor
 from aepo.control.base import Control, Scored, State
 from aepo.control.tokens import covariance, top_share
 from aepo.errors import require
-from aepo.types import TokenStats
+from aepo.types import BatchStatistics
 
 _CHOSEN = "kl-cov"
 
@@ -46,7 +46,7 @@ class KLCov(Control):
         """For `batch`, the chosen tokens: 1.0, else 0."""
         return {} if self.selection == "microbatch" else {_CHOSEN: self._chosen(scored, scored.old.logprobs)}
 
-    def penalty(self, scored: Scored, new: TokenStats, state: State) -> Tensor:
+    def penalty(self, scored: Scored, new: BatchStatistics, state: State) -> Tensor:
         """beta * |log pi - log pi_old| on the chosen tokens, else 0."""
         batch = self.selection == "batch"
         chosen = scored.marks[_CHOSEN] if batch else self._chosen(scored, new.logprobs.detach())

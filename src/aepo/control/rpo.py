@@ -8,9 +8,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from aepo.control.base import Control, Scored, State, Step
+from aepo.control.base import Control, Needs, Scored, State, Step
 from aepo.errors import require
-from aepo.types import Completion, Prompt, Rollout, Sample, TokenStats
+from aepo.types import BatchStatistics, Completion, Prompt, Rollout, Sample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,15 @@ class RPO(Control):
     def __post_init__(self) -> None:
         require(self.eta > 0, "control.eta", self.eta, "a positive number")
 
+    @property
+    def adds_rows(self) -> bool:
+        """Each solution is a further row."""
+        return True
+
+    def needs(self, state: State) -> Needs:
+        """Reference solutions."""
+        return Needs(solutions=True)
+
     def mix(self, ordinary: Sequence[Sample], extra: Sequence[Sample], state: State, step: Step) -> list[Sample]:
         """Also the solutions, one for each ordinary group whose prompt has one."""
         completions = [sample.rollout.completion for sample in ordinary]
@@ -41,7 +50,7 @@ class RPO(Control):
         batch = scored.batch
         return {"solution": batch.mask * (batch.extra & (batch.groups < 0))[:, None]}
 
-    def penalty(self, scored: Scored, new: TokenStats, state: State) -> Tensor:
+    def penalty(self, scored: Scored, new: BatchStatistics, state: State) -> Tensor:
         """eta * -log pi on the solutions, 0 elsewhere."""
         return -self.eta * new.logprobs * scored.marks["solution"]
 

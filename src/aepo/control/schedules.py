@@ -1,4 +1,4 @@
-"""Numbers as a function of the step: entropy targets and coefficients.
+"""Schedules: numbers as a function of the step, for entropy targets and coefficients.
 
     0.5                           constant
     0.6x                          0.6 times the first measured entropy (targets only)
@@ -29,9 +29,14 @@ _Curve = Callable[[int, float], float]
 
 @dataclass(frozen=True)
 class Schedule:
-    """A coefficient in the syntax above; raises `InvalidValue` for anything else."""
+    """`Schedule` is a number as a function of the step, in the syntax above.
+
+    Raises:
+        InvalidValue: The text is in another syntax.
+    """
 
     spec: str
+    """The text, such as 0.5 or linear(1,0.5,100)."""
     _curve: _Curve = field(init=False, repr=False, compare=False)
 
     _field: ClassVar[str] = "schedule"
@@ -42,7 +47,12 @@ class Schedule:
         object.__setattr__(self, "_curve", self._parse())
 
     def at(self, step: int, first_entropy: float = math.nan) -> float:
-        """The value at this step; a multiple `x` needs the first measured entropy, nats per token."""
+        """Return the value at this step.
+
+        Args:
+            step: The number of the step, from 0.
+            first_entropy: The first measured entropy, nats per token; a multiple `x` needs it.
+        """
         return self._curve(step, first_entropy)
 
     def __str__(self) -> str:
@@ -91,7 +101,9 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Target(Schedule):
-    """An entropy target, nats per token: never negative, and every value may be a multiple of the first entropy."""
+    """`Target` is an entropy target, nats per token. It is never negative, and every value may be a multiple of the
+    first entropy.
+    """
 
     _field: ClassVar[str] = "target"
     _syntax: ClassVar[str] = f"a number, a multiple of the first entropy such as 0.6x, {SYNTAX}"
@@ -100,10 +112,12 @@ class Target(Schedule):
 
 @dataclass(frozen=True)
 class _Value:
-    """A number, or a number of first entropies."""
+    """`_Value` is a number, or a multiple of the first entropy."""
 
     number: float
+    """The number."""
     relative: bool
+    """Whether the number is a multiple of the first entropy."""
 
     def at(self, first_entropy: float) -> float:
         return self.number * first_entropy if self.relative else self.number

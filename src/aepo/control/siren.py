@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from aepo.control.base import Control, Measured, Needs, Scored, State
 from aepo.control.tokens import row_mean, row_quantile, top_share
 from aepo.entropy.partial import Nucleus
 from aepo.errors import require
-from aepo.types import Metric, TokenStats
+from aepo.types import BatchStatistics, Metric, asked_for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,19 +58,19 @@ class SIREN(Control):
         return {"peaks": self._peaks(scored)}
 
     def _peaks(self, scored: Scored) -> Tensor:
-        entropy = _kept(scored.old)
+        entropy = asked_for(scored.old.kept_entropy)
         if self.peaks == "batch":
             return top_share(entropy, scored.trained, self.share, least=1).float()
         above = entropy > row_quantile(entropy, scored.trained, 1 - self.share)[:, None]
         return above * scored.trained
 
-    def penalty(self, scored: Scored, new: TokenStats, state: State) -> Tensor | None:
+    def penalty(self, scored: Scored, new: BatchStatistics, state: State) -> Tensor | None:
         """lambda * (H_i - H_anchor)^2 on each token of completion i."""
         anchor: float | None = state["anchor"]
         if anchor is None:
             return None
         peaks = scored.marks["peaks"]
-        distance = row_mean(_kept(new), peaks) - anchor
+        distance = row_mean(asked_for(new.kept_entropy), peaks) - anchor
         present = scored.batch.mask * (peaks.sum(1, keepdim=True) > 0)
         return self.coefficient * distance.square()[:, None] * present
 
@@ -80,14 +79,9 @@ class SIREN(Control):
         scored = measured.scored
         peaks = self._peaks(scored)
         counted = (peaks.sum(1) > 0) & ~scored.batch.extra
-        entropy = Metric.of(row_mean(_kept(scored.old), peaks), counted).mean
+        entropy = Metric.of(row_mean(asked_for(scored.old.kept_entropy), peaks), counted).mean
         if math.isnan(entropy):
             return state
         anchor = entropy if state["anchor"] is None else state["anchor"]
         known = {"anchor": anchor, "target_entropy": anchor, "error": anchor - entropy}
         return {**state, **known, "coefficient": self.coefficient}
-
-
-def _kept(stats: TokenStats) -> Tensor:
-    assert isinstance(stats.kept_entropy, torch.Tensor)
-    return stats.kept_entropy

@@ -11,19 +11,19 @@ from torch import Tensor
 
 from aepo.control.base import Control, Scored, State
 from aepo.errors import require
-from aepo.types import TokenStats
+from aepo.types import BatchStatistics, asked_for
 
 # Nats times advantages. The exponential map never reads a batch's largest change as smaller (the authors' code).
 LEAST_PEAK = 0.02
 
 
-def entropy_change(advantages: Tensor, old: TokenStats) -> Tensor:
+def entropy_change(advantages: Tensor, old: BatchStatistics) -> Tensor:
     """Omega_t = A_t (1 - pi(y_t)) (log pi(y_t) + H_t), [B, T]; with the opposite sign, how the update moves H_t.
 
     The paper's (A / pi_old) pi (1 - pi) (log pi + H) at pi = pi_old: to first order and up to the learning rate, a
     policy gradient step moves the sampled token's logit by A (1 - pi), and dH/dz_y = -pi (log pi + H).
     """
-    return advantages * -torch.expm1(old.logprobs) * (old.logprobs + old.entropy)
+    return advantages * -torch.expm1(old.logprobs) * (old.logprobs + asked_for(old.entropy))
 
 
 @dataclass(frozen=True, kw_only=True)

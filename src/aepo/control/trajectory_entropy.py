@@ -51,7 +51,7 @@ class TrajectoryEntropy(Adapted):
     def reading(self, measured: Measured) -> float:
         """Mean S of the ordinary completions, nats per completion."""
         scored = measured.scored
-        entropy, mask = scored.old.entropy, scored.ordinary
+        entropy, mask = scored.entropy, scored.ordinary
         trajectory = (entropy + entropy_to_go(entropy, mask, self.gamma))[:, 0]
         return Metric.of(trajectory, mask[:, 0]).mean
 
@@ -68,7 +68,7 @@ class TrajectoryEntropy(Adapted):
         alpha: float = state["coefficient"]
         if not self.to_go or not alpha:
             return advantages
-        to_go = entropy_to_go(scored.old.entropy, scored.batch.mask, self.gamma)
+        to_go = entropy_to_go(scored.entropy, scored.batch.mask, self.gamma)
         return advantages + alpha * (to_go - self._baseline(to_go, scored)) * scored.trained
 
     def _baseline(self, to_go: Tensor, scored: Scored) -> Tensor:

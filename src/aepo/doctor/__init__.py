@@ -1,6 +1,7 @@
-"""Reads the logs of other trainers and of this one, and says what is wrong with the run. Imports no torch.
+"""The package reads the log of a training run and reports what is wrong with the run. It does not import torch.
 
-`readers.read` makes a `Log` of a file, whoever wrote it; `checks.CHECKS` are pure functions from a log to findings.
+`readers.read` turns a log file into a `Log`; it knows the formats of this package and of other trainers.
+`checks.CHECKS` are pure functions from a `Log` to a list of `Finding`.
 """
 
 from aepo.doctor.checks import examine

@@ -1,51 +1,50 @@
-"""The keys that each trainer logs, in our names, and what its entropy is. docs/doctor.md has the sources."""
+"""The keys that each trainer logs, their names here, and the meaning of its entropy; docs/doctor.md has the sources."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
-from aepo.doctor.types import Entropy
-
-Row = Mapping[str, float]
+from aepo.doctor.types import EntropyMeaning, LogRow
 
 _SAMPLED = (
     "compare it with no exact entropy, and use it in no loss: its gradient is not an entropy bonus (docs/entropy.md)"
 )
-EXACT = Entropy("exact", "the exact entropy, per token")
+EXACT = EntropyMeaning("exact", "the exact entropy, per token")
 
 
-def _no_more(_: Row) -> Row:
+def _derive_nothing(_: LogRow) -> LogRow:
     return {}
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How one trainer writes.
-
-    marks: sets of keys; a log with all keys of one of them is this trainer's. keys: our name -> its keys, the first
-    that is there counts. entropies: what each of its entropy keys is. derive: names that follow from a row of ours.
-    """
+    """`Dialect` describes the keys of one trainer's log."""
 
     name: str
+    """The name of the trainer."""
     marks: tuple[frozenset[str], ...]
+    """Sets of keys. A log that has all keys of one set was written by this trainer."""
     keys: Mapping[str, tuple[str, ...]]
-    entropies: Mapping[str, Entropy] = field(default_factory=dict)
-    derive: Callable[[Row], Row] = _no_more
+    """Name in this package -> the trainer's keys for it. The first key that the log has counts."""
+    entropies: Mapping[str, EntropyMeaning] = field(default_factory=dict)
+    """Entropy key of the trainer -> what it measures."""
+    derive: Callable[[LogRow], LogRow] = _derive_nothing
+    """A function from a row under this package's names to the measurements that follow from it."""
 
 
 def _marks(*groups: str) -> tuple[frozenset[str], ...]:
     return tuple(frozenset(group.split()) for group in groups)
 
 
-def _same_rewards(row: Row) -> Row:
-    """No advantage anywhere in a batch: its groups are all dead."""
+def _same_rewards(row: LogRow) -> LogRow:
+    """Return `no_advantage`: 1 if all advantages of the batch are 0, so that all its groups are dead, else 0."""
     if "advantage_high" in row and "advantage_low" in row:
         return {"no_advantage": float(row["advantage_high"] == row["advantage_low"] == 0)}
     return {"no_advantage": float(row["reward_spread"] == 0)} if "reward_spread" in row else {}
 
 
-def _one_sided_groups(row: Row) -> Row:
+def _one_sided_groups(row: LogRow) -> LogRow:
     if "groups_all_good" not in row or "groups_all_bad" not in row:
         return {}
     return {"dead_groups": row["groups_all_good"] + row["groups_all_bad"]}
@@ -63,7 +62,7 @@ AEPO = Dialect(
 
 
 def _with_ours(keys: Mapping[str, tuple[str, ...]]) -> Mapping[str, tuple[str, ...]]:
-    """What our plug-in logs there besides, under `aepo/`, counts before the trainer's own."""
+    """Add the keys that this package's plug-in logs under `aepo/`; they count before the trainer's own keys."""
     names = [*keys, *(name for name in _OURS.split() if name not in keys)]
     return {name: (*([f"aepo/{name}"] if name in _OURS.split() else []), *keys.get(name, ())) for name in names}
 
@@ -89,7 +88,7 @@ EASYR1 = Dialect(
         "clip_fraction_low": ("actor/pg_clipfrac_lower",),
     },
     entropies={
-        "actor/entropy_loss": Entropy(
+        "actor/entropy_loss": EntropyMeaning(
             "sampled", "a sampled estimate (mean of -log pi over the tokens drawn), under the name of a loss", _SAMPLED
         )
     },
@@ -111,8 +110,10 @@ VERL = Dialect(
     ),
     entropies={
         "aepo/entropy": EXACT,
-        "actor/entropy": Entropy("exact", "the exact entropy per token, aggregated as the loss is (loss_agg_mode)"),
-        "actor/entropy_loss": Entropy(
+        "actor/entropy": EntropyMeaning(
+            "exact", "the exact entropy per token, aggregated as the loss is (loss_agg_mode)"
+        ),
+        "actor/entropy_loss": EntropyMeaning(
             "exact",
             "the exact entropy under the name that verl gave it before actor/entropy",
             "the name is that of a loss, the number is not: read it as the entropy, higher is more random",
@@ -134,8 +135,8 @@ TRL_PPO = Dialect(
         "entropy_sum": ("objective/entropy",),
     },
     entropies={
-        "policy/entropy_avg": Entropy("exact", "the exact entropy, its mean over the update's passes"),
-        "objective/entropy": Entropy(
+        "policy/entropy_avg": EntropyMeaning("exact", "the exact entropy, its mean over the update's passes"),
+        "objective/entropy": EntropyMeaning(
             "sum",
             "a sampled sum over a completion, (-logprobs).sum(1).mean(): it grows with the length",
             "divide by the mean length before you compare, or read policy/entropy_avg",
@@ -167,7 +168,7 @@ TRL = Dialect(
     ),
     entropies={
         "aepo/entropy": EXACT,
-        "entropy": Entropy(
+        "entropy": EntropyMeaning(
             "exact", "the exact entropy per token of the distribution divided by the sampling temperature"
         ),
     },
@@ -186,7 +187,7 @@ TINKER = Dialect(
         "learning_rate": ("optim/lr",),
     },
     entropies={
-        "optim/entropy": Entropy(
+        "optim/entropy": EntropyMeaning(
             "sampled", "a sampled estimate: minus the mean log-probability of the tokens drawn", _SAMPLED
         )
     },
@@ -209,7 +210,7 @@ OPENRLHF = Dialect(
         "learning_rate": ("actor_lr",),
     },
     entropies={
-        "entropy_loss": Entropy(
+        "entropy_loss": EntropyMeaning(
             "exact",
             "the exact entropy per token under the name of a loss; of the tempered distribution since PR 1319",
             "read it as the entropy, higher is more random; across that version it is not the same number",
@@ -218,11 +219,11 @@ OPENRLHF = Dialect(
     derive=_same_rewards,
 )
 
-# The first whose marks fit counts: EasyR1 writes verl's keys too.
+# The first dialect whose marks fit counts: EasyR1 writes verl's keys too, so it stands before verl.
 DIALECTS = (AEPO, EASYR1, VERL, TRL_PPO, TRL, TINKER, OPENRLHF)
 
 
 def recognise(keys: Collection[str]) -> Dialect | None:
-    """Whose log has these keys; None where they are nobody's."""
+    """Return the dialect of the trainer that writes these keys, or None if no known trainer does."""
     present = set(keys)
     return next((dialect for dialect in DIALECTS if any(mark <= present for mark in dialect.marks)), None)

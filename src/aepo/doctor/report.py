@@ -1,4 +1,4 @@
-"""`aepo doctor`: what was found, for a terminal and for programs."""
+"""`aepo doctor`: it prints the findings as a table for a terminal, or as JSON for programs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,19 @@ Examined = tuple[Log, list[Finding]]
 
 
 def doctor(paths: Sequence[Path], resumes: Sequence[int] = (), as_json: bool = False) -> int:
-    """Read, examine, print; 1 where something serious is sure or likely, else 0. `InvalidValue` for bad input."""
+    """Read the logs, examine them and print the findings.
+
+    Args:
+        paths: Log files, or folders with logs in them.
+        resumes: Steps at which the runs were resumed, in addition to those that the logs show.
+        as_json: Print JSON instead of a table.
+
+    Returns:
+        The exit code: 1 if a serious finding is sure or likely, else 0.
+
+    Raises:
+        InvalidValue: A path does not exist, cannot be read, or is no known log; or `paths` is empty.
+    """
     require(bool(paths), "LOG", "nothing", "at least one file or folder")
     examined = [(log, examine(log)) for path in paths for log in read(path, resumes)]
     if as_json:

@@ -1,4 +1,4 @@
-"""What passes from the readers to the checks, and out of them."""
+"""The types that the readers, the checks and the report share."""
 
 from __future__ import annotations
 
@@ -6,66 +6,78 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+# (step, value).
 Point = tuple[int, float]
-Series = tuple[Point, ...]
+# Points by rising step.
+LogSeries = tuple[Point, ...]
+# One row of a log: key -> number.
+LogRow = Mapping[str, float]
 Confidence = Literal["sure", "likely", "possible"]
-# exact: the distribution's own, per token. sampled: mean of -log pi of the tokens drawn. sum: over a completion.
+# exact: the entropy of the distribution, per token. sampled: the mean of -log pi over the sampled tokens. sum: the sum
+# over the tokens of a completion. unknown: the trainer does not document the number.
 EntropyKind = Literal["exact", "sampled", "sum", "unknown"]
 
 
 @dataclass(frozen=True)
-class Entropy:
-    """What a trainer's entropy key stands for. says: one clause. then: what to do about it; empty where all is well."""
+class EntropyMeaning:
+    """`EntropyMeaning` says what a trainer measures under one entropy key."""
 
     kind: EntropyKind
+    """How the trainer computes the number."""
     says: str
+    """One clause that describes the number; it can follow the word "is"."""
     then: str = ""
+    """What the reader should do about it; empty if the number needs no care."""
 
 
 @dataclass(frozen=True)
 class Log:
-    """One run's measurements under this project's names (docs/doctor.md lists them).
-
-    framework: who wrote it. source: the file. series: name -> ((step, value), ...) by rising step; values can be NaN or
-    infinite. keys: name -> the key in the file. entropy: what the entropy series is. resumes: steps at which the log
-    shows (or the caller says) that the run was taken up again. settings: of our own runs, their config.toml.
-    """
+    """`Log` holds the measurements of one run under the names of this package (docs/doctor.md lists them)."""
 
     framework: str
+    """The name of the trainer that wrote the log."""
     source: str
-    series: Mapping[str, Series]
+    """The path of the file, and the name of the run if the file holds several runs."""
+    series: Mapping[str, LogSeries]
+    """Name -> ((step, value), ...) by rising step. Values can be NaN or infinite."""
     keys: Mapping[str, str] = field(default_factory=dict)
-    entropy: Entropy = Entropy("unknown", "its meaning is not documented")
+    """Name -> the key of that measurement in the file."""
+    entropy: EntropyMeaning = EntropyMeaning("unknown", "its meaning is not documented")
+    """What the series `entropy` measures."""
     resumes: tuple[int, ...] = ()
+    """Steps at which the run was resumed: those that the log shows and those that the caller gives."""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    """The contents of `config.toml` if this package wrote the log, else empty."""
 
     @property
     def steps(self) -> tuple[int, int]:
-        """The first and the last step."""
+        """Return the first and the last step."""
         steps = [step for points in self.series.values() for step, _ in points]
         return min(steps), max(steps)
 
-    def get(self, name: str) -> Series:
-        """The series of this name; empty if the log has none."""
+    def get(self, name: str) -> LogSeries:
+        """Return the series of this name; empty if the log has none."""
         return self.series.get(name, ())
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something to know about a run.
-
-    step: where it shows first; None where it holds for the whole log. evidence: a sentence with its numbers.
-    serious: the run is harmed (as opposed to: a number is to be read with care).
-    """
+    """`Finding` describes one problem of a run, or one number of its log that needs care."""
 
     kind: str
+    """The name of the problem, such as `collapse`."""
     step: int | None
+    """The first step at which the problem shows; None if it holds for the whole log."""
     evidence: str
+    """A sentence with the numbers that show the problem."""
     confidence: Confidence
+    """How sure the check is."""
     advice: str
+    """What the reader should do."""
     serious: bool = True
+    """True if the problem harms the run; False if a number only needs care when it is read."""
 
     @property
     def counts(self) -> bool:
-        """Whether it decides the exit code."""
+        """Return whether the finding sets the exit code to 1."""
         return self.serious and self.confidence != "possible"

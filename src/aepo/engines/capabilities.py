@@ -6,39 +6,39 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from aepo.algorithm import Algorithm
-from aepo.control import RPO
-from aepo.control.base import MOMENTS, moments
+from aepo.control.base import HOOKS, hooks, most_needed
 
 
 @dataclass(frozen=True)
 class Engine:
-    """moments: those it calls. entropy_gradient, kept, reference: whether it can serve `Needs` of that kind.
+    """hooks: those it calls. entropy_gradient, kept, reference: whether it can serve `Needs` of that kind.
 
-    solutions: whether its prompts carry reference solutions.
+    solutions: whether its prompts carry reference solutions. shuffles: whether it shuffles the rows of a step itself.
     """
 
     name: str
-    moments: frozenset[str] = frozenset(MOMENTS)
+    hooks: frozenset[str] = frozenset(HOOKS)
     entropy_gradient: bool = True
     kept: bool = True
     reference: bool = True
     solutions: bool = True
+    shuffles: bool = False
 
     def lacks(self, algorithm: Algorithm) -> list[str]:
         """A sentence for each thing that the algorithm's control needs and this engine has not."""
         control = algorithm.control
-        needs = control.needs(control.initial_state())
+        needs = most_needed(control)
         sentences = [
-            f"the engine {self.name} has no moment {moment!r}, which {part.name} acts at"
+            f"the engine {self.name} has no hook {hook!r}, which {part.name} acts at"
             for part in control.parts
-            for moment in moments(part)
-            if moment not in self.moments
+            for hook in hooks(part)
+            if hook not in self.hooks
         ]
         served = {
             "a gradient through the entropy": (needs.entropy_gradient, self.entropy_gradient),
             "the entropy over a part of the vocabulary": (needs.kept is not None, self.kept),
             "log-probabilities of the base model": (needs.reference, self.reference),
-            "reference solutions": (any(isinstance(part, RPO) for part in control.parts), self.solutions),
+            "reference solutions": (needs.solutions, self.solutions),
         }
         for what, (wanted, offered) in served.items():
             if wanted and not offered:
@@ -46,19 +46,20 @@ class Engine:
         return sentences
 
 
-# This package's own loop (train.py) offers everything.
+# This package's own loop (`aepo.training`) offers everything.
 LOOP = Engine("loop")
 # Hugging Face's TRL (integrations/trl): one round of sampling for a step, with as many rows as prompts x group size.
 TRL = Engine(
     "trl",
-    moments=frozenset(MOMENTS) - {"token_temperature", "follow_up", "replay"},
+    hooks=frozenset(HOOKS) - {"token_temperature", "follow_up", "replay"},
     reference=False,
     solutions=False,
+    shuffles=True,
 )
 # verl's V1 trainer (integrations/verl): what it has sampled is gone after the step; no reference solutions in its data.
 VERL = Engine(
     "verl",
-    moments=frozenset(MOMENTS) - {"token_temperature", "replay"},
+    hooks=frozenset(HOOKS) - {"token_temperature", "replay"},
     kept=False,
     solutions=False,
 )

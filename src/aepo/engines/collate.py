@@ -1,4 +1,4 @@
-"""Samples -> Batch: the one place where lists become tensors."""
+"""Into a batch: `collate` makes tensors of samples, `scatter` puts statistics of N tokens back in their places."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from aepo.types import Batch, Sample
+from aepo.entropy.statistics import TokenStatistics
+from aepo.types import Batch, BatchStatistics, Sample
 
 
 def collate(samples: Sequence[Sample], pad_token_id: int) -> Batch:
@@ -28,6 +29,27 @@ def collate(samples: Sequence[Sample], pad_token_id: int) -> Batch:
         groups=torch.tensor([completion.group for completion in completions]),
         extra=torch.tensor([s.extra for s in samples]),
         trained=torch.tensor([s.trained for s in samples]),
+    )
+
+
+def scatter(statistics: TokenStatistics, mask: Tensor, temperatures: Sequence[float]) -> BatchStatistics:
+    """Put the statistics of N tokens back in their places of a batch; differentiable.
+
+    Args:
+        statistics: of the tokens inside the mask, row by row.
+        mask: [B, T], nonzero at N places.
+        temperatures: of `statistics.tempered`, in their order.
+    """
+    inside = mask.bool()
+
+    def placed(values: Tensor) -> Tensor:
+        return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(inside, values)
+
+    return BatchStatistics(
+        logprobs=placed(statistics.logprobs),
+        entropy=None if statistics.entropy is None else placed(statistics.entropy),
+        tempered={t: placed(values) for t, values in zip(temperatures, statistics.tempered, strict=True)},
+        kept_entropy=None if statistics.kept_entropy is None else placed(statistics.kept_entropy),
     )
 
 

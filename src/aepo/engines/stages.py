@@ -12,8 +12,8 @@ from aepo.algorithm import Algorithm
 from aepo.control.base import Measured, Scored, State, Step
 from aepo.entropy.by_position import means_by_position
 from aepo.errors import InvalidValue
-from aepo.loss.surrogates import LossOutput, policy_loss
-from aepo.types import Metric, Rollout, Sample, TokenStats
+from aepo.loss.policy_loss import LossOutput, policy_loss
+from aepo.types import BatchStatistics, Metric, Rollout, Sample
 
 
 def compare(
@@ -43,7 +43,7 @@ def compare(
 def loss(
     algorithm: Algorithm,
     part: Scored,
-    new: TokenStats,
+    new: BatchStatistics,
     weights: Tensor,
     state: State,
     penalty: Tensor | None = None,
@@ -78,7 +78,7 @@ def measurements(measured: Measured, samples: Sequence[Sample], sampler: bool) -
     gap = (scored.old.logprobs - batch.sampling_logprobs).abs()
     return {
         "entropy": measured.entropy.mean,
-        "entropy_by_position": means_by_position(scored.old.entropy, scored.ordinary),
+        "entropy_by_position": means_by_position(scored.entropy, scored.ordinary),
         "sampled_entropy": Metric.of(-scored.old.logprobs, scored.ordinary).mean,
         "reward": measured.reward.mean,
         "dead_groups": sum(bool((r == r[0]).all()) for r in spread) / len(spread),

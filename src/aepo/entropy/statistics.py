@@ -35,16 +35,17 @@ from aepo.types import Metric
 class TokenStatistics:
     """Statistics of N tokens; float32, or float64 when the inputs are.
 
-    logprobs: [N], log pi(label) at temperature 1, nats. entropy: [N], exact entropy of pi at temperature 1,
-    nats; NaN when it was not asked for, so that it cannot pass for a measurement. tempered: [K, N],
-    log pi^T(label) for each of the K temperatures asked for, in their order. kept_entropy: [N], exact entropy over
-    the kept part of the vocabulary, nats; NaN when it was not asked for.
+    A statistic that was not asked for is None.
     """
 
     logprobs: Tensor
-    entropy: Tensor
+    """[N], log pi(label) at temperature 1, nats."""
+    entropy: Tensor | None
+    """[N], exact entropy of pi at temperature 1, nats."""
     tempered: Tensor
-    kept_entropy: Tensor
+    """[K, N], log pi^T(label) for each of the K temperatures that were asked for, in their order, nats."""
+    kept_entropy: Tensor | None
+    """[N], exact entropy over the kept part of the vocabulary, nats."""
 
 
 def token_statistics(
@@ -94,13 +95,7 @@ def token_statistics(
     )
     fused: Callable[..., tuple[Tensor, Tensor | None, Tensor | None]] = Fused.apply
     logprobs, exact, kept_entropy = fused(hidden, weight, bias, labels, plan)
-    missing = logprobs.new_full((), math.nan).expand(rows)
-    return TokenStatistics(
-        logprobs=logprobs[0],
-        entropy=missing if exact is None else exact,
-        tempered=logprobs[1:],
-        kept_entropy=missing if kept_entropy is None else kept_entropy,
-    )
+    return TokenStatistics(logprobs[0], exact, logprobs[1:], kept_entropy)
 
 
 def logits_statistics(
@@ -129,7 +124,7 @@ def logits_statistics(
         logprobs=chosen - total.log(),
         entropy=total.log() - (weights * shifted).sum(-1) / total,
         tempered=torch.stack(tempered) if tempered else chosen.new_empty(0, *chosen.shape),
-        kept_entropy=torch.full_like(chosen, math.nan) if kept is None else _kept_entropy(z, kept),
+        kept_entropy=None if kept is None else _kept_entropy(z, kept),
     )
 
 

@@ -1,1 +1,4 @@
-"""Is this answer right? Rules (graders), and a pool of processes in which no answer can hang or kill the program."""
+"""The package decides whether an answer is right: graders are the rules, and `GradingPool` runs them in processes.
+
+No answer can hang or end the program, because a process that takes too long or crashes is replaced.
+"""

@@ -1,4 +1,4 @@
-"""What every grader offers."""
+"""The interface of a grader."""
 
 from __future__ import annotations
 
@@ -20,18 +20,23 @@ class Grade:
 
 
 class Grader(ABC):
-    """A rule that compares a completion with the known answer.
+    """`Grader` is a rule that compares a completion with the known answer.
 
     Subclasses are frozen dataclasses of plain settings: two equal graders give equal grades, and a grader can be sent
-    to another process. `grade` may take arbitrarily long on hostile text; `GradingPool` sets the limit.
+    to another process. `grade` may take arbitrarily long on hostile text; `GradingPool` limits its time.
     """
 
     name: ClassVar[str]
 
     def prepare(self) -> None:
-        """Load what grading needs. A pool calls it in each process, before any time limit runs."""
+        """Load what grading needs. A pool calls this in each process before any time limit starts."""
         return
 
     @abstractmethod
     def grade(self, completion: str, answer: str) -> Grade:
-        """Grade the whole text of a completion against the answer as a benchmark's file spells it."""
+        """Grade a completion.
+
+        Args:
+            completion: The whole text of the completion.
+            answer: The known answer, as the benchmark's file spells it.
+        """

@@ -1,4 +1,4 @@
-"""A grader without algebra: the same text."""
+"""A grader without algebra: it compares texts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ExactGrader(Grader):
     name: ClassVar[str] = "exact"
 
     def grade(self, completion: str, answer: str) -> Grade:
-        """Compare the spellings."""
+        """Compare the spelling of the given answer with that of each accepted answer."""
         box = last_boxed(printable(completion))
         given = squeeze(clean(completion if box is None else box))
         right = bool(given) and given in [squeeze(clean(printable(text))) for text in accepted(answer)]

@@ -1,4 +1,4 @@
-"""Grading a file: `aepo grade`."""
+"""Grading of a file, for `aepo grade`."""
 
 from __future__ import annotations
 
@@ -17,15 +17,19 @@ from aepo.grading.pool import GradingPool
 
 @dataclass(frozen=True)
 class Summary:
-    """What came out. seconds: of grading, with the start of the processes."""
+    """`Summary` counts the grades of a file."""
 
     count: int
+    """The number of graded completions."""
     correct: int
+    """The number of right ones."""
     failures: int
+    """The number of gradings that hung or crashed."""
     seconds: float
+    """The time of grading with the start of the processes, seconds."""
 
     def line(self) -> str:
-        """For people."""
+        """Return one line of text for the terminal."""
         share, speed = self.correct / self.count, self.count / self.seconds
         return f"{self.count} graded, {share:.1%} correct, {self.failures} failures, {speed:.0f} a second"
 
@@ -33,13 +37,20 @@ class Summary:
 def grade_file(path: Path, out: Path, grader: Grader, processes: int, seconds: float) -> Summary:
     """Add `correct`, `reason` and `failed` to every line of a JSONL file of {"completion", "answer", ...}.
 
-    The result appears at `out` whole or not at all; `out` may be `path`. Raises `InvalidValue` with the line's number
-    for what cannot be read.
+    Args:
+        path: The JSONL file.
+        out: Where the result is written, whole or not at all; it may be `path`.
+        grader: The rule.
+        processes: The number of grading processes.
+        seconds: The time limit of one grading, seconds.
+
+    Raises:
+        InvalidValue: The file or a line cannot be used; the message has the number of the line.
     """
     rows = list(_rows(path))
     if not rows:
         raise InvalidValue("file", str(path), "a file with at least one line")
-    pairs = [(row["completion"], answer_text(row["answer"])) for row in rows]
+    pairs = [(row["completion"], benchmark_answer(row["answer"])) for row in rows]
     started = time.perf_counter()
     with GradingPool(grader, processes, seconds) as pool:
         grades = pool.grade(pairs)
@@ -48,15 +59,18 @@ def grade_file(path: Path, out: Path, grader: Grader, processes: int, seconds: f
     return Summary(len(rows), sum(grade.correct for grade in grades), pool.failures, took)
 
 
-def answer_text(value: Any) -> str:
-    """A benchmark's answer as text: 27.0 is "27", a list of one is its item, a longer list is its JSON.
+def benchmark_answer(value: Any) -> str:
+    """Return a benchmark's answer as text: 27.0 is "27", a list of one is its item, a longer list is its JSON.
 
-    Graders accept any item of such a JSON list. Raises `InvalidValue` for what is no answer.
+    Graders accept any item of such a JSON list.
+
+    Raises:
+        InvalidValue: The value is no text, no finite number and no list of these, or it is empty.
     """
     if isinstance(value, list) and len(value) == 1:
-        return answer_text(value[0])
+        return benchmark_answer(value[0])
     if isinstance(value, list) and value:
-        return json.dumps([answer_text(item) for item in value])
+        return json.dumps([benchmark_answer(item) for item in value])
     if isinstance(value, float) and math.isfinite(value):
         return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
     if isinstance(value, str) and value.strip():
@@ -89,7 +103,7 @@ def _row(line: bytes, where: str) -> dict[str, Any]:
     if not isinstance(row["completion"], str):
         raise InvalidValue(f"{where}: completion", type(row["completion"]).__name__, "a text")
     try:
-        answer_text(row["answer"])
+        benchmark_answer(row["answer"])
     except InvalidValue as error:
         raise InvalidValue(f"{where}: answer", error.got, error.wanted) from None
     return row

@@ -1,7 +1,7 @@
-"""The default grader: strict equality of mathematical values.
+"""The default grader: it compares mathematical values strictly.
 
-Brackets, commas, unions and plus-minus signs are compared here, in the open; math-verify judges what stands between
-them. So a flipped bracket, a missing root or a swapped coordinate is never a matter of a parser's taste.
+This module compares brackets, commas, unions and plus-minus signs itself; math-verify compares what stands between
+them. So the grade of a flipped bracket, a missing root or a swapped coordinate never depends on the parser.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ _PROSE = re.compile(
 )
 _WORD = re.compile(r"(?i)\(?(?=[a-z' -]*[aeiou])[a-z][a-z' -]{2,}\)?")
 _CHOICE = re.compile(r"\\text\{\(?([A-Z])\)?\}|\(([A-Z])\)")
-# An answer this much longer than the known one is not read: no form of it needs the room.
+# A given answer is not read if it is longer than _ROOM characters and _TIMES the known ones, has more than _DEEPEST
+# brackets, or stacks more than _HIGHEST exponents: no form of a known answer needs that.
 _ROOM, _TIMES, _DEEPEST, _HIGHEST = 2000, 10, 60, 2
 
 
@@ -58,11 +59,19 @@ class MathGrader(Grader):
     boxed: bool = True
 
     def prepare(self) -> None:
-        """Import math-verify and build its parser; `InvalidValue` where it is not installed."""
+        """Import math-verify and build its parser.
+
+        Raises:
+            InvalidValue: math-verify is not installed.
+        """
         symbolic.same_formula(symbolic.parsed("x + 1"), symbolic.parsed("1 + x"))
 
     def grade(self, completion: str, answer: str) -> Grade:
-        """A decimal equals a fraction only exactly; 50% is 0.5 and not 50; the order of a list of roots is free."""
+        """Grade a completion by exact value.
+
+        A decimal equals a fraction only if their values are the same. 50% is 0.5 and not 50. The order of a list of
+        roots does not matter.
+        """
         completion = printable(completion)
         golds = [clean(printable(text)) for text in accepted(answer)]
         if not any(golds):
@@ -83,7 +92,12 @@ class MathGrader(Grader):
 
 
 def too_large(given: str, golds: list[str]) -> bool:
-    """Whether the given answer is beyond reading: far longer than every known one, nested deeply, or a power tower."""
+    """Return whether the given answer is too large to read: too long, too deeply nested, or a tower of powers.
+
+    Args:
+        given: The given answer.
+        golds: The known answers; larger ones allow a larger given answer.
+    """
     longest = max(map(len, golds))
     opened = max(given.count(bracket) for bracket in "([{")
     if len(given) > max(_ROOM, _TIMES * longest) or opened > max(_DEEPEST, 2 * longest):
@@ -92,7 +106,7 @@ def too_large(given: str, golds: list[str]) -> bool:
 
 
 def _storeys(text: str) -> int:
-    """How many exponents stand on each other: 1 for x^2, 3 for x^{y^{z^2}}."""
+    """Return how many exponents are stacked: 1 for x^2, 3 for x^{y^{z^2}}."""
     highest, height = 0, 0
     braces: list[bool] = []
     for token in re.findall(r"\^\s*\{|[\^{}]", re.sub(r"\\.", "", text)):
@@ -108,7 +122,7 @@ def _storeys(text: str) -> int:
 
 
 def same_answer(gold: str, given: str) -> bool:
-    """Whether two cleaned answers have the same value."""
+    """Return whether two cleaned answers have the same value."""
     if squeeze(gold) == squeeze(given):
         return True
     if choice := _CHOICE.fullmatch(gold):
@@ -131,7 +145,7 @@ def same_answer(gold: str, given: str) -> bool:
 
 
 def _words(text: str) -> str | None:
-    """A text that is words in one spelling, None where it is a formula."""
+    """Return one spelling of a text that consists of words, or None if the text is a formula."""
     plain = " ".join(unwrap(text).split())
     bare = _COMMAND.sub(" ", plain)
     if _WORD.fullmatch(plain) or _PROSE.search(bare):
@@ -140,7 +154,7 @@ def _words(text: str) -> str | None:
 
 
 def _listed(text: str) -> list[str]:
-    r"""The answers in a list: 1, 2; {1, 2}; x = 1 or x = 2; 1 \pm 2. One answer is a list of one."""
+    r"""Return the answers in a list: 1, 2; {1, 2}; x = 1 or x = 2; 1 \pm 2. A single answer gives a list of one."""
     inside = bracketed(text)
     if inside is not None and inside[0] == r"\{":
         text = inside[1]
@@ -151,7 +165,7 @@ def _listed(text: str) -> list[str]:
 
 
 def _both_signs(text: str) -> list[str]:
-    r"""\pm and \mp written out."""
+    r"""Return the two texts that \pm and \mp stand for, or the text alone if it has neither."""
     if not _PLUS_MINUS.search(text):
         return [text]
     signs = ({"pm": "+", "mp": "-"}, {"pm": "-", "mp": "+"})
@@ -159,7 +173,7 @@ def _both_signs(text: str) -> list[str]:
 
 
 def _matched(golds: list[str], givens: list[str]) -> bool:
-    """Whether each known answer has its own given one. Equality is transitive, so the first fit will do."""
+    """Return whether known and given answers pair up. Equality is transitive, so the first match is enough."""
     left = list(givens)
     if len(golds) != len(givens):
         return False
@@ -172,7 +186,7 @@ def _matched(golds: list[str], givens: list[str]) -> bool:
 
 
 def _assigned(text: str) -> tuple[str, str] | None:
-    r"""(name, value) of `x = 5`, `f(x) = 2x`, `x \in [0, 1]`; None where the text is no such thing."""
+    r"""Return (name, value) of `x = 5`, `f(x) = 2x`, `x \in [0, 1]`; None if the text has another form."""
     match = _ASSIGNED.fullmatch(text)
     if match is None or _RELATION.search(match[2]):
         return None
@@ -180,7 +194,7 @@ def _assigned(text: str) -> tuple[str, str] | None:
 
 
 def _structure(text: str) -> tuple[str, list[str], str] | None:
-    """(opening bracket, parts, closing bracket) of a tuple or an interval; ("", parts, "") of a union."""
+    """Return (opening bracket, parts, closing bracket) of a tuple or interval, ("", parts, "") of a union, or None."""
     assigned = _assigned(text)
     text = assigned[1] if assigned and (bracketed(assigned[1]) or r"\cup" in assigned[1]) else text
     pieces = items(text, (r"\cup",))
@@ -213,13 +227,17 @@ def _same_formula(gold: str, given: str) -> bool:
 
 
 def _same_chain(gold: str, parts: list[str]) -> bool:
-    """`A = 2 + 3 = 5`: each part but a leading name must have the value, so that `1 = 5` is not 5."""
+    """Return whether each part of `A = 2 + 3 = 5` but a leading name has the known value, so that `1 = 5` is not 5."""
     values = parts[1:] if re.fullmatch(_NAME, parts[0]) else parts
     return all(part and same_answer(gold, part) for part in values)
 
 
 def _same_approximation(golds: list[str], givens: list[str]) -> bool:
-    r"""`A \approx B`: of what is given, A counts; where A \approx B is the known answer, either will do."""
+    r"""Return whether approximations agree.
+
+    Of a given `A \approx B`, A counts. If the known answer is `A \approx B`, A and B are both accepted; if both answers
+    are, their first and last parts must agree.
+    """
     known, offered = ([part.strip() for part in parts if not _is_name(part)] for parts in (golds, givens))
     if not known or not offered:
         return False
@@ -229,12 +247,12 @@ def _same_approximation(golds: list[str], givens: list[str]) -> bool:
 
 
 def _is_name(text: str) -> bool:
-    """Whether this is nothing or a variable; functions, pi and e have values of their own."""
+    """Return whether the text is empty or a variable; functions, pi and e have values and are no variables."""
     return not text.strip() or re.fullmatch(rf"(?!{_VALUED}){_NAME}", text.strip()) is not None
 
 
 def _readable(text: str) -> str:
-    """What math-verify reads otherwise than it is meant: 4.5e33, `-1./3`, np.arcsin, a unit at the end."""
+    """Rewrite what math-verify would misread: 4.5e33, `-1./3`, np.arcsin, a unit at the end."""
     text = without_units(text)
     text = re.sub(r"(?<![\w.\\])(\d+(?:\.\d*)?)[eE]([+-]?\d+)(?![\w.])", r"\1 \\times 10^{\2}", text)
     text = re.sub(r"(\d)\.(?!\d)", r"\1", text)
@@ -242,6 +260,7 @@ def _readable(text: str) -> str:
 
 
 def _found_anywhere(completion: str, golds: list[str]) -> Grade:
+    """Grade the answer that math-verify finds in the whole text."""
     found = symbolic.library().parse(completion, parsing_timeout=None, fallback_mode="no_fallback")
     if not found:
         return Grade(False, "no answer found")

@@ -1,7 +1,7 @@
-"""Grading in processes that can be killed: no answer, however hostile, hangs or ends the program.
+"""Grading in processes that can be killed, so that no answer, however hostile, hangs or ends the program.
 
-A worker is a fresh interpreter that imports this room and nothing of the program it serves (no torch, no `__main__`),
-so that a new one is ready in about half a second, and so that scripts need no `if __name__ == "__main__"`.
+A worker is a new interpreter that imports this package and nothing of the calling program (no torch, no `__main__`). So
+a worker is ready in about half a second, and scripts need no `if __name__ == "__main__"`.
 """
 
 from __future__ import annotations
@@ -25,23 +25,29 @@ from aepo.grading.base import Grade, Grader
 from aepo.grading.text import printable
 
 _START_SECONDS = 120.0
-# sympy's caches grow; a worker is renewed long before they come near the memory limit.
+# sympy's caches grow, so a worker is replaced after this many gradings, long before it reaches the memory limit.
 _LIFETIME = 5000
 
 
 @dataclass(eq=False)
 class _Worker:
-    """The parent's view. item: the number of the pair it is at, None when idle. deadline: on time.monotonic()."""
+    """`_Worker` is the parent's record of one grading process."""
 
     process: subprocess.Popen[bytes]
+    """The process."""
     connection: Connection
+    """The parent's end of the connection."""
     deadline: float
+    """When the process must be ready or have graded its pair, in seconds of `time.monotonic()`."""
     ready: bool = False
+    """Whether the process has loaded its grader."""
     item: int | None = None
+    """The number of the pair that the process grades; None if it is idle."""
     graded: int = 0
+    """The number of gradings so far."""
 
     def stop(self) -> int:
-        """Kill it, collect it, and return its exit status."""
+        """Kill the process, wait for its end, and return its exit status."""
         if self.process.poll() is None:
             self.process.kill()
         self.connection.close()
@@ -49,13 +55,17 @@ class _Worker:
 
 
 class GradingPool:
-    """Grades lists of (completion, answer).
+    """`GradingPool` grades lists of (completion, answer) in several processes.
 
-    grader: the rule. processes: workers at the same time. seconds: wall-clock limit of one grading; on an overloaded
-    machine an honest grading may reach it, and is counted. max_chars: longer completions are cut to their end, where
-    the answer is. memory_mb: address space of a worker. failures: gradings so far that hung or crashed.
+    `failures` counts the gradings so far that hung or crashed. Only one thread may use a pool at a time.
 
-    Not for several threads at once.
+    Args:
+        grader: The rule.
+        processes: The number of workers at the same time.
+        seconds: The wall-clock limit of one grading, seconds. On an overloaded machine an honest grading may reach it,
+            and then counts as a failure.
+        max_chars: Longer completions are cut to their last `max_chars` characters, where the answer is.
+        memory_mb: The largest address space of a worker, MiB.
 
     >>> with GradingPool(MathGrader(), processes=2, seconds=5) as pool:
     ...     grades = pool.grade([(r"\\boxed{4}", "4")])
@@ -78,7 +88,7 @@ class GradingPool:
         self._grader, self._processes, self._seconds = grader, processes, seconds
         self._max_chars, self._memory_mb = max_chars, memory_mb
         self._workers: list[_Worker] = []
-        # Also when the pool is dropped without a word, and when the program ends.
+        # The workers also end when the pool is garbage-collected, and when the program ends.
         self._finalizer = weakref.finalize(self, _stop, self._workers)
         self._closed = False
 
@@ -96,9 +106,11 @@ class GradingPool:
         self._stop_all()
 
     def grade(self, pairs: Sequence[tuple[str, str]]) -> list[Grade]:
-        """The grades of these (completion, answer), in their order.
+        """Return the grades of these (completion, answer), in their order.
 
-        Raises `InvalidValue` when a worker cannot start, for instance because a library is missing.
+        Raises:
+            InvalidValue: A worker cannot start, for instance because a library is missing.
+            ValueError: The pool is closed.
         """
         if self._closed:
             raise ValueError("the pool is closed")
@@ -110,14 +122,14 @@ class GradingPool:
                 for item, grade in self._collect():
                     grades[item] = self._noted(grade, len(pairs[item][0]))
         except BaseException:
-            # A reply that nobody waits for any more must not be taken for one of the next call.
+            # A late reply of this call must not be taken for a reply of the next one.
             self._stop_all()
             raise
         self.failures += sum(grade.failed for grade in grades.values())
         return [grades[item] for item in range(len(pairs))]
 
     def _hand_out(self, pairs: Sequence[tuple[str, str]], waiting: deque[int]) -> None:
-        """Give the next pairs to idle workers, and start workers that are missing."""
+        """Start missing workers, and give the next pairs to idle ones."""
         for worker in [w for w in self._workers if w.ready and w.item is None and w.graded >= _LIFETIME]:
             self._drop(worker)
         busy = sum(worker.item is not None for worker in self._workers)
@@ -131,12 +143,12 @@ class GradingPool:
 
     def _send(self, worker: _Worker, pair: tuple[str, str]) -> None:
         completion, answer = pair
-        # Should it have died, `_collect` finds the closed connection and says so.
+        # If the worker has died, `_collect` finds the closed connection and reports it.
         with suppress(ConnectionError):
             worker.connection.send((printable(completion[-self._max_chars :]), printable(answer)))
 
     def _collect(self) -> list[tuple[int, Grade]]:
-        """Wait for something to happen: grades that came, workers that started, died or ran out of time."""
+        """Wait until a worker is ready, replies, dies or runs out of time; return (number of the pair, grade)."""
         awaited = {worker.connection: worker for worker in self._workers if worker.item is not None or not worker.ready}
         if not awaited:
             return []
@@ -164,7 +176,7 @@ class GradingPool:
         return item, message
 
     def _end(self, worker: _Worker, why: str) -> tuple[int, Grade]:
-        """Give up a worker, and its item as failed."""
+        """Stop a worker and return a failed grade for its pair."""
         status, item = self._drop(worker), worker.item
         if item is None:
             raise InvalidValue("grader", self._grader.name, f"one whose process can start ({_ending(status)})")
@@ -185,7 +197,7 @@ class GradingPool:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                # Sets in one order everywhere, so that every process takes the same path to a verdict.
+                # Sets have the same order in every process, so that every process reaches the same grade.
                 env={**os.environ, "PYTHONHASHSEED": "0"},
             )
         worker = _Worker(process, ours, time.monotonic() + _START_SECONDS)

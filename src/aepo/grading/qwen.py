@@ -1,7 +1,8 @@
-"""The rules of Qwen2.5-Math's evaluation, for comparison with numbers that were published with it.
+"""A grader with the rules of Qwen2.5-Math's evaluation, for comparison with numbers that were published with it.
 
-Lenient by design: a relative error of 1e-4 passes, so does a factor of 100 (percent), and brackets do not count.
-Written from a description of that program (docs/grading.md), not from its text, so single verdicts may differ.
+The rules are lenient: a relative error of 1e-4 passes, a factor of 100 (percent) passes, and brackets do not count.
+This module was written from a description of that program (docs/grading.md), not from its source, so single grades may
+differ.
 """
 
 from __future__ import annotations
@@ -49,11 +50,15 @@ class QwenGrader(Grader):
     units: bool = False
 
     def prepare(self) -> None:
-        """Import math-verify, which reads the formulas; `InvalidValue` where it is not installed."""
+        """Import math-verify, which reads the formulas.
+
+        Raises:
+            InvalidValue: math-verify is not installed.
+        """
         symbolic.parsed("x + 1")
 
     def grade(self, completion: str, answer: str) -> Grade:
-        """Extract, normalise, compare."""
+        """Extract the answer, normalise it, and compare it with each accepted answer."""
         given = normalised(extracted(printable(completion), self.choices), self.units)
         golds = [normalised(printable(text), self.units) for text in accepted(answer)]
         if not given:
@@ -65,7 +70,12 @@ class QwenGrader(Grader):
 
 
 def extracted(completion: str, choices: bool = False) -> str:
-    """The answer in a completion, by the first rule that finds one; empty when none does."""
+    """Return the answer in a completion by the first rule that finds one; empty if none does.
+
+    Args:
+        completion: The whole text.
+        choices: Take the last letter from A to E that stands alone.
+    """
     if choices:
         letters = _CHOICE.findall(completion)
         return letters[-1] if letters else completion.strip().strip(".")
@@ -82,7 +92,7 @@ def extracted(completion: str, choices: bool = False) -> str:
 
 
 def _after_boxed(text: str) -> str:
-    """What the braces hold (all that is left where they are not closed); without braces, up to a dollar sign."""
+    """Return the contents of the braces, or all the rest if they are not closed; without braces, up to a dollar."""
     if not text.startswith("{"):
         return text.split("$", 1)[0]
     depth = 0
@@ -94,7 +104,14 @@ def _after_boxed(text: str) -> str:
 
 
 def normalised(text: str, units: bool = False) -> str:
-    """One spelling: no LaTeX spacing, dollar, degree or percent signs; words of numbers in digits."""
+    """Return one spelling of an answer.
+
+    LaTeX spacing and dollar, degree and percent signs are removed, and words for numbers become digits.
+
+    Args:
+        text: The answer.
+        units: Keep a unit at the end.
+    """
     text = clean(re.sub(r"\n\s*", "", text)).rstrip("./")
     text = re.sub(r"\^\{?\s*\\circ\s*\}?", "", text)
     plain = unwrap(text).strip()
@@ -113,7 +130,7 @@ def normalised(text: str, units: bool = False) -> str:
 
 
 def lenient_equal(gold: str, given: str) -> bool:
-    """Whether two normalised answers count as equal."""
+    """Return whether two normalised answers count as equal."""
     if _flat(gold).casefold() == _flat(given).casefold():
         return True
     known, value = _float(gold), _float(given)
@@ -153,7 +170,7 @@ def _same(gold: str, given: str, equal: Callable[[Any, Any], bool]) -> bool:
     try:
         return equal(left, right)
     except (TypeError, ValueError, AttributeError, NotImplementedError, ArithmeticError):
-        return False  # Two kinds of thing that cannot be subtracted, or a value that is no number.
+        return False  # The two kinds of object cannot be subtracted, or a value is no number.
 
 
 def _sides_equal(gold: Any, given: Any) -> bool:

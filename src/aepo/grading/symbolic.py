@@ -1,4 +1,4 @@
-"""Two formulas as math-verify reads them: equal, or not. Decimals are exact; what is equal only nearly is not equal."""
+"""Comparison of two formulas that math-verify reads. Decimals are exact: values that are nearly equal are not equal."""
 
 from __future__ import annotations
 
@@ -9,24 +9,28 @@ from typing import Any
 
 from aepo.errors import InvalidValue
 
-# Two closed forms that agree to this many significant digits, at two points, are taken as equal.
+# Two closed forms count as equal if they agree to this many significant digits at two points.
 _DIGITS = 20
 
 
 @lru_cache(maxsize=1)
 def library() -> Any:
-    """math-verify, imported when it is first needed; `InvalidValue` where it is not installed."""
+    """Return the module math-verify, imported at the first call.
+
+    Raises:
+        InvalidValue: math-verify is not installed.
+    """
     try:
         import math_verify
     except ModuleNotFoundError as error:
         raise InvalidValue("grader", "math", f"used with {error.name}: pip install 'aepo[math]'") from None
-    # It warns once that its alarm-based time limits are off; they are off because `GradingPool` sets the limit.
+    # It warns once that its time limits by alarm are off; they are off because `GradingPool` sets the limit.
     logging.getLogger("math_verify").setLevel(logging.ERROR)
     return math_verify
 
 
-# Where math-verify reads one thing as another: numbers side by side are added, dots are dropped, a prime is dropped,
-# capitals are small letters (E is 2.71, \Pi is 3.14), \gamma is a function or a constant.
+# math-verify misreads these: it adds numbers that stand side by side, drops dots and primes, takes capitals for small
+# letters (E is 2.71, \Pi is 3.14), and \gamma for a function or a constant.
 _UNREADABLE = re.compile(r"\d\s+\.?\d|\\(?:[lc]?dots|vdots|pmod)(?![A-Za-z])|\d\.\d+\.\d")
 _GREEK = re.compile(
     r"\\(gamma|Gamma|Delta|Theta|Lambda|Xi|Pi|Sigma|Upsilon|Phi|Psi|Omega)(?![A-Za-z])(?:\s*_\s*(?:(\w)|\{(\w+)\}))?"
@@ -50,7 +54,7 @@ def _capital(match: re.Match[str]) -> str:
 
 
 def parsed(text: str) -> Any | None:
-    """The formula in this LaTeX, with exact rationals in place of decimals; None when it cannot be read."""
+    """Parse LaTeX to a sympy formula with exact rationals in place of decimals; return None if it cannot be read."""
     import sympy
 
     if _UNREADABLE.search(text):
@@ -70,7 +74,7 @@ def parsed(text: str) -> Any | None:
 
 
 def exact(formula: Any) -> Any:
-    """The same formula with each decimal as the ratio it spells and i as the imaginary unit, all else real."""
+    """Return the formula with each decimal as the ratio that it spells, i as the imaginary unit, and real symbols."""
     import sympy
 
     changes = {number: sympy.Rational(str(number)) for number in formula.atoms(sympy.Float)}
@@ -83,7 +87,11 @@ def exact(formula: Any) -> Any:
 
 
 def same_formula(gold: Any, given: Any) -> bool:
-    """Whether two parsed formulas are equal: equations up to a constant factor, all else by math-verify, confirmed."""
+    """Return whether two parsed formulas are equal.
+
+    Two equations are equal if they differ by a constant factor. Other formulas are equal if math-verify says so and
+    their values agree at two points.
+    """
     import sympy
 
     if isinstance(gold, sympy.Eq) and isinstance(given, sympy.Eq):
@@ -107,7 +115,7 @@ def _same_equation(gold: Any, given: Any) -> bool:
 
 
 def _confirmed(gold: Any, given: Any) -> bool:
-    """Whether the values agree at two points: math-verify drops differences that are small in absolute terms."""
+    """Return whether the values agree at two points; math-verify ignores differences of small absolute size."""
     import sympy
 
     symbols = sorted(gold.free_symbols | given.free_symbols, key=str)

@@ -1,4 +1,4 @@
-"""The graders by name."""
+"""The table of graders by name."""
 
 from __future__ import annotations
 

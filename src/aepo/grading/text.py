@@ -1,4 +1,4 @@
-"""Reading answers as text: the box, the spelling of benchmark files, exact numbers."""
+"""Functions that read answers as text: the box, the spelling of benchmark files, exact numbers."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _LONGEST_NUMBER, _LARGEST_EXPONENT = 2000, 2000
 
 
 def last_boxed(text: str) -> str | None:
-    r"""What stands in the last closed \boxed{} (or \fbox{}, \framebox{}; braces may be left out); None without one."""
+    r"""Return the contents of the last closed \boxed{}, \fbox{} or \framebox{}, or None; braces may be left out."""
     found: str | None = None
     opened: list[int | None] = []
     for match in _BOX_OR_BRACE.finditer(text):
@@ -70,12 +70,12 @@ def last_boxed(text: str) -> str | None:
 
 
 def printable(text: str) -> str:
-    """The text with everything that UTF-8 cannot hold (lone surrogates) replaced by question marks."""
+    """Replace characters that UTF-8 cannot hold (lone surrogates) by question marks."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def accepted(answer: str) -> list[str]:
-    """The accepted answers: the items of a JSON list of texts, else what follows GSM8K's ####, else the answer."""
+    """Return the accepted answers: the items of a JSON list of texts, or the text after GSM8K's ####, or the answer."""
     if answer.lstrip().startswith("["):
         try:
             items = json.loads(answer)
@@ -87,7 +87,7 @@ def accepted(answer: str) -> list[str]:
 
 
 def clean(text: str) -> str:
-    """One spelling for what LaTeX spells in many ways: delimiters, sizes, spaces, fractions, Unicode signs."""
+    """Return one spelling of what LaTeX spells in many ways: delimiters, sizes, spaces, fractions, Unicode signs."""
     text = text.translate(_UNICODE).replace(r"{,}", ",")
     text = re.sub(r",\\!\s*", ",", text).replace(r"\!", "")
     text = _SIZES.sub("", _DELIMITERS.sub("", text))
@@ -99,17 +99,17 @@ def clean(text: str) -> str:
 
 
 def unwrap(text: str) -> str:
-    r"""The text without the commands \text{}, \mathrm{} and the like; what they hold stays."""
+    r"""Remove \text{}, \mathrm{} and similar commands; their contents stay."""
     return _WRAPPED.sub(r"\1", text)
 
 
 def squeeze(text: str) -> str:
-    """For comparing as text: no wrappers, no white space, single characters out of their braces."""
+    r"""Remove \text{} and similar commands, white space, and braces around one character, for comparison as text."""
     return re.sub(r"\{(\w)\}", r"\1", re.sub(r"\s+", "", unwrap(text)))
 
 
 def without_units(text: str) -> str:
-    """The text without degree signs and a unit at its end."""
+    """Remove degree signs, and a unit at the end."""
     text = _DEGREES.sub("", text).strip()
     while (shorter := _BARE_UNIT.sub("", _UNIT.sub("", text)).strip()) != text and shorter:
         text = shorter
@@ -117,10 +117,10 @@ def without_units(text: str) -> str:
 
 
 def exact_number(text: str) -> Fraction | None:
-    """The exact value of a cleaned text that is one number, else None.
+    """Return the exact value of a cleaned text that is one number, else None.
 
-    Integers (with thousands commas), decimals, 4.5e33, 4.5 \\times 10^{33}, ratios, mixed numbers, percent (worth
-    1/100), with a sign, a unit or words behind it.
+    It reads integers (with thousands commas), decimals, 4.5e33, 4.5 \\times 10^{33}, ratios, mixed numbers and percent
+    (worth 1/100), with a sign before the number and a unit or words after it.
     """
     if len(text) > _LONGEST_NUMBER:
         return None
@@ -169,7 +169,7 @@ def _scaled(value: Fraction, exponent: str) -> Fraction | None:
 
 
 def items(text: str, separators: Sequence[str] = (",", ";")) -> list[str]:
-    """The parts between separators that stand outside all brackets (of whatever kind, so that [0, 1) is one)."""
+    """Split a text at separators outside all brackets; brackets of any kind match, so that [0, 1) is one part."""
     found, depth, start, at = [], 0, 0, 0
     while at < len(text):
         token = text[at : at + 2] if text[at] == "\\" else text[at]
@@ -186,7 +186,7 @@ def items(text: str, separators: Sequence[str] = (",", ";")) -> list[str]:
 
 
 def bracketed(text: str) -> tuple[str, str, str] | None:
-    """(opening bracket, inside, closing bracket) when one pair of brackets encloses the whole text, else None."""
+    """Return (opening bracket, inside, closing bracket) if one pair of brackets encloses the whole text, else None."""
     opening = next((b for b in (r"\{", "(", "[") if text.startswith(b)), None)
     closing = next((b for b in (r"\}", ")", "]") if text.endswith(b)), None)
     if opening is None or closing is None or (opening == r"\{") != (closing == r"\}"):

@@ -1,4 +1,4 @@
-"""The process in which answers are graded: one message in, one grade out, until the other end closes."""
+"""The program of a grading process: it answers each pair with a grade until the connection closes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,16 @@ from aepo.grading.base import Grade, Grader
 
 
 def serve(descriptor: int) -> None:
-    """Take (grader, memory limit in bytes, CPU seconds) from this socket, say None when ready, then grade pairs."""
-    # Control-C reaches the whole process group; when to end is for the parent to say.
+    """Grade the pairs that arrive on a socket until it closes.
+
+    The first message is (grader, memory limit in bytes, time limit of one grading in seconds). The reply is None if the
+    grader is ready; else it is a text with the error, and the function returns. Each further message is (completion,
+    answer), and its reply is a `Grade`.
+
+    Args:
+        descriptor: The file descriptor of the socket.
+    """
+    # Control-C reaches the whole process group, but the parent decides when this process ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with Connection(descriptor) as connection:
         try:
@@ -51,7 +59,7 @@ def _limit_memory(limit: int) -> None:
 
 
 def _limit_time(seconds: float) -> None:
-    """End this process should it still compute long after the limit: then the parent, who kills it, is gone."""
+    """Limit the CPU time, so that this process ends if it computes long after the limit and the parent is gone."""
     try:
         import resource
     except ModuleNotFoundError:

@@ -1,8 +1,8 @@
-"""Advantages: how a completion's reward compares with its group's.
+"""Advantages: how the reward of a completion compares with its group's rewards.
 
-Every one takes rewards [N] and group numbers [N] (any integers; rows of a group need not be adjacent)
-and returns advantages [N], float32. Statistics are taken in float64. A group of one row has nothing to be
-compared with and gets 0, and so does every row of a group whose rewards are equal.
+Every function takes rewards [N] and group numbers [N] and returns advantages [N] in float32. Group numbers are any
+integers, and the rows of a group need not be adjacent. Statistics are taken in float64. A group of one row has nothing
+to be compared with and gets 0, and so does every row of a group whose rewards are equal.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ STD_EPSILON = 1e-6
 
 
 def group_mean_std(rewards: Tensor, groups: Tensor) -> Tensor:
-    """GRPO's (R - mean) / (std + 1e-6), unbiased std over the group (2402.03300; eps as in verl and EasyR1)."""
+    """Return GRPO's (R - mean) / (std + 1e-6), unbiased std over the group (2402.03300; eps as in verl and EasyR1)."""
     centred, index, size = _centred(rewards, groups)
     squares = torch.zeros_like(size).index_add_(0, index, centred**2)
     std = (squares / (size - 1).clamp(min=1)).sqrt()
@@ -29,24 +29,29 @@ def group_mean_std(rewards: Tensor, groups: Tensor) -> Tensor:
 
 
 def group_mean(rewards: Tensor, groups: Tensor) -> Tensor:
-    """Dr. GRPO's R - mean (2503.20783): no division, so easy and hard prompts are not weighted up."""
+    """Return Dr. GRPO's R - mean (2503.20783). It does not divide, so easy and hard prompts are not weighted up."""
     centred, _, _ = _centred(rewards, groups)
     return centred.float()
 
 
 def leave_one_out(rewards: Tensor, groups: Tensor) -> Tensor:
-    """RLOO's R - mean of the *other* rows of the group (2402.14740): unbiased baseline; needs 2 rows."""
+    """Return RLOO's R - mean of the *other* rows of the group (2402.14740), an unbiased baseline; it needs 2 rows."""
     centred, index, size = _centred(rewards, groups)
     others = (size - 1).clamp(min=1)
     return (centred * (size / others)[index]).float()
 
 
 def pass_at_k(rewards: Tensor, groups: Tensor, k: int) -> Tensor:
-    """Pass@k training (2508.10751): the advantage of a completion for the chance that one of k is right.
+    """Return the advantages of pass@k training (2508.10751), for the chance that one of k completions is right.
 
-    Group of N with W wrong (reward at most 0.5): Rbar = 1 - C(W, k) / C(N, k), s = sqrt(Rbar (1 - Rbar)),
-    right: (1 - Rbar) / s, wrong: (1 - Rbar - C(W - 1, k - 1) / C(N - 1, k - 1)) / s. A group smaller than k takes
-    k = N. Where every choice of k is right, or every completion is wrong, s = 0 and the advantages are 0.
+    A group has N rows, of which W are wrong (reward at most 0.5):
+
+        Rbar  = 1 - C(W, k) / C(N, k)        s = sqrt(Rbar (1 - Rbar))
+        right:  (1 - Rbar) / s
+        wrong:  (1 - Rbar - C(W - 1, k - 1) / C(N - 1, k - 1)) / s
+
+    A group smaller than k takes k = N. Where every choice of k is right, or every completion is wrong, s = 0 and the
+    advantages are 0.
     """
     wrong = rewards <= 0.5
     result = torch.zeros(rewards.shape, dtype=torch.float64)
@@ -63,11 +68,11 @@ def pass_at_k(rewards: Tensor, groups: Tensor, k: int) -> Tensor:
 
 
 def quantile_baseline(rewards: Tensor, groups: Tensor, quantile: float) -> Tensor:
-    """QAE (2509.22611): (R - the group's K-quantile) / (std + 1e-6), with K = 0.4, or 0.6 against collapse.
+    """Return QAE's (R - the group's K-quantile) / (std + 1e-6) (2509.22611), with K = 0.4, or 0.6 against collapse.
 
-    With rewards 0 and 1 the baseline is 0 while the accuracy is at most 1 - K, and then only right answers count;
-    else it is 1 and only wrong ones do. An interpolated quantile would blur that gate, so it is the lower
-    neighbour: the ceil(K N)-th smallest reward.
+    With rewards 0 and 1 the baseline is 0 while the accuracy is at most 1 - K, and then only right answers count. Above
+    that it is 1, and only wrong answers count. An interpolated quantile would blur that gate, so the quantile is the
+    lower neighbour: the ceil(K N)-th smallest reward.
     """
     centred, index, size = _centred(rewards, groups)
     squares = torch.zeros_like(size).index_add_(0, index, centred**2)
@@ -83,7 +88,7 @@ def quantile_baseline(rewards: Tensor, groups: Tensor, quantile: float) -> Tenso
 
 
 class Advantage(ABC):
-    """How a completion's reward compares with its group's, as a choice with settings."""
+    """`Advantage` is a way to compare the reward of a completion with its group's, as a choice with settings."""
 
     name: ClassVar[str]
     # Groups smaller than this make no sense with it.
@@ -91,74 +96,81 @@ class Advantage(ABC):
 
     @abstractmethod
     def __call__(self, rewards: Tensor, groups: Tensor) -> Tensor:
-        """Rewards [N], groups [N] -> advantages [N]."""
+        """Return the advantages, [N].
+
+        Args:
+            rewards: [N].
+            groups: The number of each row's group, [N].
+        """
 
 
 @dataclass(frozen=True)
 class GroupMeanStd(Advantage):
-    """GRPO's, see `group_mean_std`."""
+    """`GroupMeanStd` is GRPO's advantage, see `group_mean_std`."""
 
     name: ClassVar[str] = "group-mean-std"
 
     def __call__(self, rewards: Tensor, groups: Tensor) -> Tensor:
-        """(R - mean) / std."""
+        """Return (R - mean) / (std + 1e-6)."""
         return group_mean_std(rewards, groups)
 
 
 @dataclass(frozen=True)
 class GroupMean(Advantage):
-    """Dr. GRPO's, see `group_mean`."""
+    """`GroupMean` is Dr. GRPO's advantage, see `group_mean`."""
 
     name: ClassVar[str] = "group-mean"
 
     def __call__(self, rewards: Tensor, groups: Tensor) -> Tensor:
-        """R - mean."""
+        """Return R - mean."""
         return group_mean(rewards, groups)
 
 
 @dataclass(frozen=True)
 class LeaveOneOut(Advantage):
-    """RLOO's, see `leave_one_out`."""
+    """`LeaveOneOut` is RLOO's advantage, see `leave_one_out`."""
 
     name: ClassVar[str] = "leave-one-out"
 
     def __call__(self, rewards: Tensor, groups: Tensor) -> Tensor:
-        """R - mean of the others."""
+        """Return R - mean of the other rows."""
         return leave_one_out(rewards, groups)
 
 
 @dataclass(frozen=True)
 class PassAtK(Advantage):
-    """Pass@k training's, see `pass_at_k`."""
+    """`PassAtK` is the advantage of pass@k training, see `pass_at_k`."""
 
     name: ClassVar[str] = "pass-at-k"
     k: int = 4
+    """Number of completions of which one must be right; at most the group size."""
 
     def __post_init__(self) -> None:
         require(self.k >= 2, "advantage.k", self.k, "at least 2 (1 is group-mean-std)")
 
     @property
     def least_group(self) -> int:  # type: ignore[override]
-        """k completions of a prompt at least."""
+        """The smallest group that makes sense: `k` completions of a prompt."""
         return self.k
 
     def __call__(self, rewards: Tensor, groups: Tensor) -> Tensor:
-        """For the best of k."""
+        """Return the advantages for the chance that one of `k` is right."""
         return pass_at_k(rewards, groups, self.k)
 
 
 @dataclass(frozen=True)
 class QuantileBaseline(Advantage):
-    """QAE's, see `quantile_baseline`."""
+    """`QuantileBaseline` is QAE's advantage, see `quantile_baseline`."""
 
     name: ClassVar[str] = "quantile"
     quantile: float = 0.4
+    """K: which quantile of the group's rewards is the baseline."""
 
     def __post_init__(self) -> None:
         require(0 < self.quantile < 1, "advantage.quantile", self.quantile, "a number in (0, 1)")
 
     def __call__(self, rewards: Tensor, groups: Tensor) -> Tensor:
-        """R - quantile."""
+        """Return (R - quantile) / (std + 1e-6)."""
         return quantile_baseline(rewards, groups, self.quantile)
 
 
@@ -168,7 +180,7 @@ ADVANTAGES: dict[str, type[Advantage]] = {
 
 
 def _centred(rewards: Tensor, groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Rewards minus their group's mean [N], each row's group index [N], and the groups' sizes [groups]."""
+    """Return rewards minus their group's mean [N], each row's group index [N], and the groups' sizes [groups]."""
     if rewards.shape != groups.shape or rewards.dim() != 1:
         raise ValueError(
             f"rewards and groups: got shapes {tuple(rewards.shape)} and {tuple(groups.shape)}; "

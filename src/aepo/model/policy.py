@@ -15,10 +15,12 @@ from torch.nn import functional as F
 
 from aepo.config import PolicyConfig
 from aepo.control.base import Needs
+from aepo.engines.collate import scatter
+from aepo.engines.linear_head import check_linear_head
 from aepo.entropy.statistics import token_statistics
 from aepo.errors import InvalidValue
 from aepo.model.loading import Loaded, load
-from aepo.types import Batch, TokenStats
+from aepo.types import Batch, BatchStatistics
 
 # Tokens scored at once without gradient, padding included, so that activations stay small.
 SCORING_TOKENS = 2**15
@@ -119,23 +121,15 @@ class Policy:
         texts: list[str] = self.tokenizer.batch_decode([list(answer) for answer in answers])
         return texts
 
-    def score(self, batch: Batch, needs: Needs) -> TokenStats:
+    def score(self, batch: Batch, needs: Needs) -> BatchStatistics:
         """Log-probabilities and entropies of all completion tokens at the present weights, no gradient."""
         order = by_length(batch)
         with torch.no_grad(), self.adapter.disable_adapter() if self._adapter_off else nullcontext():
             parts = [self.statistics(batch.select(rows), needs) for rows in _chunks(batch, order)]
-        joined = TokenStats(
-            logprobs=torch.cat([part.logprobs for part in parts]),
-            entropy=torch.cat([part.entropy for part in parts]),
-            tempered={t: torch.cat([part.tempered[t] for part in parts]) for t in needs.temperatures},
-            kept_entropy=torch.cat([p.kept_entropy for p in parts if p.kept_entropy is not None])
-            if needs.kept
-            else None,
-        )
-        return joined.select(order.argsort())
+        return BatchStatistics.joined(parts).select(order.argsort())
 
-    def statistics(self, batch: Batch, needs: Needs, entropy: bool = True) -> TokenStats:
-        """One forward pass of these rows, with gradient where it is enabled; see `TokenStats`."""
+    def statistics(self, batch: Batch, needs: Needs, entropy: bool = True) -> BatchStatistics:
+        """One forward pass of these rows, with gradient where it is enabled; see `BatchStatistics`."""
         if self.checkpointing:  # transformers recomputes activations in train mode alone; there is no dropout
             self.model.train(torch.is_grad_enabled())
         mask = batch.mask.bool()
@@ -149,12 +143,7 @@ class Policy:
             entropy=entropy,
             kept=needs.kept,
         )
-        return TokenStats(
-            logprobs=_scatter(stats.logprobs, mask),
-            entropy=_scatter(stats.entropy, mask) if entropy else torch.zeros_like(batch.mask),
-            tempered={t: _scatter(values, mask) for t, values in zip(needs.temperatures, stats.tempered, strict=True)},
-            kept_entropy=_scatter(stats.kept_entropy, mask) if needs.kept else None,
-        )
+        return scatter(stats, mask, needs.temperatures)
 
     def _hidden(self, batch: Batch) -> Tensor:
         """Hidden states that predict the completion tokens, [N, D], row by row."""
@@ -179,15 +168,7 @@ class Policy:
 
     def _check_head(self) -> None:
         """Refuse a model whose logits are not a plain linear map of its last hidden states."""
-        ids = torch.tensor([[self.eos_token_ids[0]]], device=self.device)
-        head = self.model.get_output_embeddings()
-        with torch.no_grad():
-            logits = self.model(input_ids=ids).logits.float()
-            hidden = self.model.base_model(input_ids=ids).last_hidden_state
-            linear = _product(head, self._dtype, hidden)
-        if not torch.allclose(logits, linear, rtol=1e-2, atol=1e-2):
-            kind = type(self.model).__name__
-            raise InvalidValue("model", kind, "one whose logits are a linear head (no soft-capping or scaling)")
+        check_linear_head(self.model, partial(_product, self.model.get_output_embeddings(), self._dtype))
 
 
 def trimmed(batch: Batch) -> Batch:
@@ -231,11 +212,6 @@ def _product(head: Any, dtype: torch.dtype, hidden: Tensor) -> Tensor:
     """Logits in float32 of factors rounded to `dtype`."""
     bias = None if head.bias is None else head.bias.to(dtype).float()
     return F.linear(hidden.to(dtype).float(), head.weight.to(dtype).float(), bias)
-
-
-def _scatter(values: Tensor, mask: Tensor) -> Tensor:
-    """[N] back to [B, T], zero outside the mask; differentiable."""
-    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
 
 
 def _eos_token_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ from aepo.model.policy import Policy
 from aepo.tasks import TASKS, Task
 from aepo.training.runner import make_sampler, model_folder
 from aepo.training.step import Run, make_optimizer, prompt_tokens, reward, take_prompts
-from aepo.types import Completion, Prompt, Request, Rollout, Sample
+from aepo.types import Completion, Prompt, Request, Rollout, Sample, asked_for
 
 # Completions sampled and scored at a time.
 AT_ONCE = 512
@@ -42,7 +42,7 @@ LENGTH_QUANTILE, CUT = 0.99, 0.02
 
 
 @dataclass(frozen=True)
-class Answered:
+class PromptMeasurement:
     """One prompt's completions. entropy: summed over all their tokens, nats. correct: with a reward above 0.5.
 
     lengths: tokens of those that ended by themselves; truncated: how many were cut at the limit.
@@ -134,7 +134,7 @@ def measure(config: Config, prompts: int, samples: int) -> Measurement:
     sampler.refresh(policy)
     run = Run(config, config.algorithm, task, policy, sampler, make_optimizer(policy, config.optimizer))
     asked = take_prompts(run, 0, prompts)
-    answered: list[Answered] = []
+    answered: list[PromptMeasurement] = []
     failures, at_once = 0, max(1, AT_ONCE // samples)
     for first in range(0, prompts, at_once):
         some, failed = _answer(run, asked[first : first + at_once], samples, first)
@@ -143,7 +143,7 @@ def measure(config: Config, prompts: int, samples: int) -> Measurement:
     return summed_up(answered, task.max_tokens, failures)
 
 
-def _answer(run: Run, prompts: Sequence[Prompt], samples: int, first: int) -> tuple[list[Answered], int]:
+def _answer(run: Run, prompts: Sequence[Prompt], samples: int, first: int) -> tuple[list[PromptMeasurement], int]:
     completions = run.sampler.sample(
         [Request(prompt, group, samples) for group, prompt in enumerate(prompts)],
         max_tokens=run.task.max_tokens,
@@ -152,12 +152,12 @@ def _answer(run: Run, prompts: Sequence[Prompt], samples: int, first: int) -> tu
     rollouts, failed = reward(run, completions)
     right = {id(rollout.completion) for rollout in rollouts if rollout.reward > 0.5}
     batch = collate([Sample(Rollout(c, 0.0), 0.0) for c in completions], run.policy.pad_token_id).to(run.policy.device)
-    sums = run.policy.score(batch, Needs()).entropy.double().sum(1).tolist()
+    sums = asked_for(run.policy.score(batch, Needs()).entropy).double().sum(1).tolist()
     groups: list[list[tuple[Completion, float]]] = [[] for _ in prompts]
     for completion, entropy in zip(completions, sums, strict=True):
         groups[completion.group].append((completion, entropy))
     return [
-        Answered(
+        PromptMeasurement(
             entropy=math.fsum(entropy for _, entropy in group),
             tokens=sum(len(completion.tokens) for completion, _ in group),
             correct=sum(id(completion) in right for completion, _ in group),
@@ -168,7 +168,7 @@ def _answer(run: Run, prompts: Sequence[Prompt], samples: int, first: int) -> tu
     ], failed
 
 
-def summed_up(answered: Sequence[Answered], limit: int, failures: int = 0) -> Measurement:
+def summed_up(answered: Sequence[PromptMeasurement], limit: int, failures: int = 0) -> Measurement:
     """The measurement; the same number of completions of each prompt. limit: longest completion, tokens."""
     samples = answered[0].samples
     accuracies = [one.correct / samples for one in answered]
@@ -204,7 +204,7 @@ def ratio(totals: Sequence[float], counts: Sequence[float]) -> tuple[float, floa
     return mean, math.sqrt(n / (n - 1) * math.fsum(residual**2 for residual in residuals)) / whole
 
 
-def dead_share(answered: Sequence[Answered], size: int) -> float:
+def dead_share(answered: Sequence[PromptMeasurement], size: int) -> float:
     """The share of groups of this size that are all right or all wrong: the mean over prompts of p^G + (1 - p)^G.
 
     Unbiased, by counting groups without replacement among a prompt's n completions, c of them right:

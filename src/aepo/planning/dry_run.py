@@ -180,16 +180,8 @@ def _planned(config: Config, assumed: Assumed) -> tuple[Step, State, tuple[Extra
     """The second step of a run, the control's state in it, and what it draws beside the ordinary completions."""
     sampling = config.sampling
     step = Step(1, config.steps, sampling.prompts, sampling.group_size, config.task.max_tokens, config.seed)
-    state = _commanded(config.control.initial_state(), assumed)
+    state = config.control.state_at(assumed.command, assumed.extra_accuracy)
     return step, state, tuple(config.control.plan(state, step))
-
-
-def _commanded(state: State, assumed: Assumed) -> State:
-    """A control's state in the middle of a run, also of the two in `Both`."""
-    rates = {"1": assumed.extra_accuracy, "-1": assumed.extra_accuracy}
-    known = {"command": assumed.command, "pass_rate": rates}
-    parts = {name: _commanded(state[name], assumed) for name in ("first", "second") if name in state}
-    return {**state, **{name: value for name, value in known.items() if name in state}, **parts}
 
 
 def _made_up(group: int, count: int, accuracy: float) -> list[Sample]:

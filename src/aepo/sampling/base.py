@@ -1,4 +1,4 @@
-"""What every sampler offers: many requests, each with its own temperature, in one call."""
+"""The interface of a sampler: it draws many requests, each with its own temperature, in one call."""
 
 from __future__ import annotations
 
@@ -12,23 +12,30 @@ from aepo.types import Completion, Request
 
 
 class Sampler(ABC):
-    """Draws completions from the current policy."""
+    """`Sampler` draws completions from the current policy."""
 
     @abstractmethod
     def sample(self, requests: Sequence[Request], *, max_tokens: int, generator: torch.Generator) -> list[Completion]:
-        """Draw every request's completions in one call.
+        """Draw the completions of all requests in one call.
 
-        Returns the completions in the order of `requests`, `count` in a row for each. A completion ends
-        with the end-of-sequence token, or is marked truncated after `max_tokens` tokens. The same
-        generator state, weights and requests give the same completions.
+        The same generator state, weights and requests give the same completions.
+
+        Args:
+            requests: The prompts, each with its temperature and its number of completions.
+            max_tokens: The largest length of a completion, tokens.
+            generator: The source of randomness.
+
+        Returns:
+            The completions in the order of `requests`, `count` in a row for each. A completion ends with an
+            end-of-sequence token, or is marked truncated after `max_tokens` tokens.
         """
 
     @abstractmethod
     def at_top_p(self, top_p: float) -> Sampler:
-        """The same sampler with another top-p cut; 1 is the whole vocabulary."""
+        """Return the same sampler with another top-p cut; 1 is the whole vocabulary."""
 
     def refresh(self, policy: Any) -> None:  # noqa: B027
-        """Take the policy's present weights; nothing to do where the sampler runs on the policy's own."""
+        """Take the policy's present weights; a sampler that runs on the policy itself does nothing."""
 
     def close(self) -> None:  # noqa: B027
-        """End what the sampler started; it is not used again."""
+        """End the processes that the sampler started; it cannot be used again."""

@@ -1,4 +1,4 @@
-"""Sampling with transformers alone: one prefill per prompt, then a decode loop over a KV cache."""
+"""Sampling with transformers alone: one prefill per prompt, then a decoding loop over a KV cache."""
 
 from __future__ import annotations
 
@@ -20,19 +20,23 @@ from aepo.errors import require
 from aepo.sampling.base import Sampler
 from aepo.types import Completion, Request, TokenTemperature
 
-# Finished rows leave the batch once they are this share of it; see benchmarks/results/sampling_cpu.md.
+# Rows that have ended leave the batch when they are this share of it; see benchmarks/results/sampling_cpu.md.
 FINISHED_SHARE = 1 / 16
-# Tokens that the cache makes room for at a time: seldom copied, and not sized for an answer that ends early.
+# The cache grows by this many tokens at least: it is copied seldom, and takes no memory for an answer that ends early.
 ROOM = 64
 
 
 class HFSampler(Sampler):
-    """Samples from a transformers causal language model, on the device where it is, with the weights it has.
+    """`HFSampler` draws completions with a transformers causal language model, on the model's device and weights.
 
-    eos_token_ids: each of them ends a completion; none at all lets every completion run to the limit.
-    pad_token_id: fills prompts on the left, and is masked. top_p: draw from the smallest set of tokens whose
-    probability (at the request's temperature) reaches it; 1 is the whole vocabulary. max_rows: most rows
-    decoded at once, None for all; it bounds memory and changes no completion but by float noise.
+    Args:
+        model: The model.
+        eos_token_ids: Each of these tokens ends a completion; without any, every completion runs to the limit.
+        pad_token_id: The token that fills prompts on the left; it is masked.
+        top_p: Draw from the smallest set of tokens whose probability (at the request's temperature) reaches this; 1 is
+            the whole vocabulary.
+        max_rows: The largest number of rows that are decoded at once; None decodes all. It bounds the memory and
+            changes completions only by float noise.
     """
 
     def __init__(
@@ -54,7 +58,7 @@ class HFSampler(Sampler):
         self._cache_argument = cache_argument(model)
 
     def at_top_p(self, top_p: float) -> HFSampler:
-        """The same sampler with another top-p cut."""
+        """Return a sampler on the same model with another top-p cut."""
         require(0 < top_p <= 1, "top_p", top_p, "in (0, 1]")
         sampler = copy.copy(self)
         sampler.top_p = top_p
@@ -62,19 +66,19 @@ class HFSampler(Sampler):
 
     @torch.no_grad()
     def sample(self, requests: Sequence[Request], *, max_tokens: int, generator: torch.Generator) -> list[Completion]:
-        """Draw every request's completions in one call, a temperature per request; see `Sampler.sample`.
+        """Draw the completions of all requests in one call, each at its own temperature; see `Sampler.sample`.
 
-        Requests with the same prompt tokens share a prefill. The model samples in eval mode and is left in
-        the mode it was in. The generator advances by rows x max_tokens uniforms, whatever is drawn.
+        Requests with the same prompt tokens share a prefill. The model samples in eval mode and then returns to the
+        mode that it was in. The generator advances by rows x max_tokens uniforms, whatever is drawn.
 
         Raises:
-            ValueError: an empty prompt, a temperature that is not positive and finite, a negative count,
-                max_tokens below 1.
-            RuntimeError: the model's logits are NaN or +inf. (A logit of -inf is a token never drawn.)
+            ValueError: A prompt is empty, a temperature is not positive and finite, a count is negative, or
+                `max_tokens` is below 1.
+            RuntimeError: The model's logits are NaN or +inf. (A token with a logit of -inf is never drawn.)
         """
         _check(requests, max_tokens)
         rows = [request for request in requests for _ in range(request.count)]
-        # One per row and step, all of them now: what becomes of one row moves no other row's draws.
+        # One uniform per row and step, all drawn now, so that the end of one row changes no other row's draws.
         uniforms = torch.rand(len(rows), max_tokens, generator=generator, device=generator.device)
         chunk = self.max_rows or max(len(rows), 1)
         completions: list[Completion] = []
@@ -86,14 +90,17 @@ class HFSampler(Sampler):
         return completions
 
     def _decode(self, requests: list[Request], uniforms: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens and their logprobs, both [rows, max_tokens]; arbitrary after the end of a row."""
+        """Return the tokens and their log-probabilities, both [rows, max_tokens], for uniforms of that shape.
+
+        Values after the end of a row are arbitrary.
+        """
         device, (rows, max_tokens) = uniforms.device, uniforms.shape
         tokens = torch.full((rows, max_tokens), self.pad_token_id, device=device)
         logprobs = torch.zeros(rows, max_tokens, device=device)
         eos = torch.tensor(self.eos_token_ids, dtype=torch.long, device=device)
         logits, live = self._prefill(requests, uniforms, room=min(max_tokens, ROOM))
         for step in range(max_tokens):
-            drawn, logprob = draw(logits, live.heat(logits), live.uniforms[:, step], self.top_p)
+            drawn, logprob = draw_tokens(logits, live.heat(logits), live.uniforms[:, step], self.top_p)
             tokens[live.rows, step], logprobs[live.rows, step] = drawn, logprob
             live.ended |= torch.isin(drawn, eos)
             ended, broken = torch.stack([live.ended.sum(), logprob.isnan().sum()]).tolist()
@@ -112,7 +119,7 @@ class HFSampler(Sampler):
         return tokens, logprobs
 
     def _prefill(self, requests: list[Request], uniforms: Tensor, room: int) -> tuple[Tensor, _Live]:
-        """One forward pass over the distinct prompts: next-token logits [rows, V], and the rows to decode."""
+        """Run the model once over the distinct prompts; return next-token logits [rows, V] and the rows to decode."""
         device = uniforms.device
         distinct = {request.prompt.tokens: None for request in requests}
         number_of = {prompt: number for number, prompt in enumerate(distinct)}
@@ -140,7 +147,7 @@ class HFSampler(Sampler):
         return logits[prompts], live
 
     def _forward(self, ids: Tensor, mask: Tensor | None, positions: Tensor, cache: Cache) -> Tensor:
-        """Logits [B, V] after the last of `ids` [B, t]."""
+        """Return the logits [B, V] after the last token of `ids` [B, t]."""
         output = self.model(
             input_ids=ids,
             attention_mask=mask,
@@ -166,16 +173,25 @@ class HFSampler(Sampler):
 
 
 def cache_argument(model: torch.nn.Module) -> str:
-    """The name under which a model's `forward` takes the KV cache: `cache` since transformers 5.24."""
+    """Return the name of the KV cache among the arguments of a model's `forward`: `cache` since transformers 5.24."""
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
-def draw(logits: Tensor, temperatures: Tensor, uniforms: Tensor, top_p: float = 1.0) -> tuple[Tensor, Tensor]:
-    """One token per row by the inverse distribution function, and its log-probability (nats); both [B].
+def draw_tokens(logits: Tensor, temperatures: Tensor, uniforms: Tensor, top_p: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Draw one token per row by the inverse distribution function.
 
-    logits: [B, V]. temperatures: [B], positive. uniforms: [B], in [0, 1). The distribution is
-    softmax(logits / temperature) in float32, cut to the top-p nucleus and renormalised if top_p < 1.
-    A row with a NaN or +inf among its logits gets the log-probability NaN.
+    The distribution is softmax(logits / temperature) in float32; if top_p < 1, it is cut to the top-p nucleus and
+    renormalised.
+
+    Args:
+        logits: [B, V].
+        temperatures: [B], positive.
+        uniforms: [B], in [0, 1).
+        top_p: The probability that the nucleus reaches; 1 is the whole vocabulary.
+
+    Returns:
+        The tokens and their log-probabilities (nats), both [B]. The log-probability is NaN for a row with a NaN or +inf
+        among its logits.
     """
     probs, order = torch.softmax(logits.float() / temperatures[:, None], dim=-1), None
     if top_p < 1:
@@ -183,8 +199,8 @@ def draw(logits: Tensor, temperatures: Tensor, uniforms: Tensor, top_p: float = 
         probs = probs.masked_fill(probs.cumsum(-1) - probs >= top_p, 0.0)
     reached = probs.cumsum(-1)
     total = reached[:, -1:]
-    # The float sum may end below 1, so the uniform is scaled by it: u * total < total also after rounding,
-    # and the first place where `reached` exceeds that has probability > 0. The clamp is for rows of NaN.
+    # The float sum may be below 1, so the uniform is scaled by it: u * total < total also after rounding, and
+    # the first place where `reached` exceeds that has probability > 0. The clamp is for rows of NaN.
     places = torch.searchsorted(reached, uniforms[:, None] * total, right=True).clamp_(max=logits.shape[-1] - 1)
     drawn = places if order is None else order.gather(-1, places)
     return drawn.squeeze(-1), (probs.gather(-1, places) / total).log().squeeze(-1)
@@ -192,30 +208,35 @@ def draw(logits: Tensor, temperatures: Tensor, uniforms: Tensor, top_p: float = 
 
 @dataclass
 class _Live:
-    """The rows still in the batch, A of them; one entry of each tensor per row.
-
-    rows: which row of the call it is. positions: [A, 1], of the first sampled token. mask: [A, P], false on
-    padding; None if there is none, which spares the model the mask.
-    """
+    """`_Live` holds the A rows that are still in the batch; each tensor has one entry per row."""
 
     cache: Cache
+    """Keys and values of the rows."""
     rows: Tensor
+    """int64 [A]: the number of the row in the call."""
     temperatures: Tensor
+    """[A]: the temperature of the request."""
     token_temperature: TokenTemperature | None
+    """A function from the entropies of the next tokens to factors of the temperature; None if no request has one."""
     by_token: Tensor
+    """bool [A]: whether the row's request has a temperature per token."""
     uniforms: Tensor
+    """[A, max_tokens], in [0, 1): one uniform per row and step."""
     positions: Tensor
+    """int64 [A, 1]: the position of the first sampled token."""
     mask: Tensor | None
+    """bool [A, P], false on padding of the prompt; None if there is no padding, so that the model needs no mask."""
     ended: Tensor
+    """bool [A]: whether the row has ended."""
 
     def seen(self, sampled: int) -> Tensor | None:
-        """The mask of the prompt and of the tokens sampled so far: [A, P + sampled], or None."""
+        """Return the mask of the prompt and of the tokens sampled so far, bool [A, P + sampled], or None."""
         if self.mask is None:
             return None
         return torch.cat([self.mask, self.mask.new_ones(len(self.mask), sampled)], dim=1)
 
     def heat(self, logits: Tensor) -> Tensor:
-        """The temperature of each row's next token, [A]."""
+        """Return the temperature of each row's next token, [A], given its logits [A, V]."""
         if self.token_temperature is None:
             return self.temperatures
         logprobs = logits.float().log_softmax(-1)
@@ -231,9 +252,9 @@ class _Live:
 
 
 class _RoomyLayer(DynamicLayer):
-    """Keys and values with spare columns, so that a new token is written in place.
+    """`_RoomyLayer` holds keys and values with spare columns, so that a new token is written in place.
 
-    `DynamicLayer` concatenates: it copies the whole cache for every token, into newly mapped memory.
+    `DynamicLayer` concatenates: it copies the whole cache for every token into newly allocated memory.
     """
 
     def __init__(self, layer: DynamicLayer, rows: Tensor, room: int) -> None:
@@ -252,7 +273,7 @@ class _RoomyLayer(DynamicLayer):
         return self._show(end)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Keep these rows, at most as many as there are; only those that change place are copied."""
+        """Keep these rows, at most as many as there are; only rows that change place are copied."""
         moved = (beam_idx != torch.arange(len(beam_idx), device=beam_idx.device)).nonzero().squeeze(-1)
         for buffer in self._buffers:
             shown = buffer[:, :, : self._columns]
@@ -274,16 +295,16 @@ def _with_room(states: Tensor, room: int) -> Tensor:
 
 
 def _repeat(cache: Cache, rows: Tensor, room: int) -> None:
-    """From one cache row per prompt to one per completion; `rows` [A] holds each one's prompt."""
+    """Repeat the cache from one row per prompt to one row per completion; `rows` [A] has each completion's prompt."""
     for number, layer in enumerate(cache.layers):
         if type(layer) is DynamicLayer and layer.keys is not None:
             cache.layers[number] = _RoomyLayer(layer, rows, room)
-        else:  # sliding windows and the like keep transformers' own way
+        else:  # other layers, such as sliding windows, use transformers' own method
             layer.reorder_cache(rows)  # type: ignore[arg-type]
 
 
 def _closed_ranks(ended: Tensor) -> Tensor:
-    """Indices of the rows that have not ended, the last ones moved into the gaps of those that have."""
+    """Return the indices of the rows that have not ended; the last of them fill the gaps of those that have."""
     count = int((~ended).sum())
     kept = torch.arange(count, device=ended.device)
     kept[ended[:count]] = count + (~ended[count:]).nonzero().squeeze(-1)
@@ -292,7 +313,7 @@ def _closed_ranks(ended: Tensor) -> Tensor:
 
 @contextmanager
 def _eval_mode(model: PreTrainedModel) -> Iterator[None]:
-    """Eval mode inside; afterwards each module is in the mode that it was in."""
+    """Set the model to eval mode; on leaving, set each module back to the mode that it was in."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

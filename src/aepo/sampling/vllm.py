@@ -1,4 +1,8 @@
-"""Sampling with vLLM: an engine that is given the newest weights before a step; see docs/sampling.md."""
+"""Sampling with vLLM, which takes the newest weights before each step; see docs/sampling.md.
+
+`VLLMSampler` is the sampler. A `VLLMBackend` runs vLLM for it: in a process of its own (`aepo.sampling.vllm_local`) or
+behind HTTP (`aepo.sampling.vllm_server`).
+"""
 
 from __future__ import annotations
 
@@ -18,48 +22,60 @@ from aepo.errors import require
 from aepo.sampling.base import Sampler
 from aepo.types import Completion, Request
 
-# vLLM draws colder requests at this temperature, or greedily, without an error.
+# Least temperature. Below it vLLM raises the temperature or samples greedily, without an error.
 COLDEST = 0.01
-# Most completions under one seed; vLLM refuses more than 16 384.
+# Most completions in one request to vLLM, which have one seed; vLLM refuses more than 16 384.
 PART = 1024
 TMPFS = Path("/dev/shm")
 
 
-class Saved(Protocol):
-    """What `refresh` needs of a policy; `aepo.model.policy.Policy` has it."""
+class SavablePolicy(Protocol):
+    """`SavablePolicy` lists what `refresh` needs of a policy; `aepo.model.policy.Policy` has it."""
 
     model: Any
 
     def save_merged(self, folder: Path) -> None:
-        """A whole model in Hugging Face format (safetensors), an adapter added to its weights."""
+        """Save the whole model in Hugging Face format (safetensors), with an adapter added to its weights."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """`count` completions of one prompt, as vLLM is asked for them. Completion i is drawn with seed + i."""
+class VLLMRequest:
+    """`VLLMRequest` asks vLLM for some completions of one prompt."""
 
     prompt: tuple[int, ...]
+    """The tokens of the prompt."""
     count: int
+    """The number of completions."""
     temperature: float
+    """The sampling temperature."""
     top_p: float
+    """The top-p cut; 1 is the whole vocabulary."""
     max_tokens: int
+    """The largest length of a completion, tokens."""
     end: tuple[int, ...]
+    """The tokens that end a completion."""
     seed: int
+    """Completion i is drawn with seed + i."""
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One completion: its tokens, their log-probabilities, and whether one of the end tokens ended it."""
+class VLLMOutput:
+    """`VLLMOutput` holds one completion that vLLM returned."""
 
     tokens: tuple[int, ...]
+    """The tokens of the completion."""
     logprobs: tuple[float, ...]
+    """The log-probability of each token, nats."""
     ended: bool
+    """True if an end token ended the completion, False if the limit did."""
 
 
-class Engine(ABC):
-    """A vLLM engine, and the weights that it has. Several samplers may share one.
+class VLLMBackend(ABC):
+    """`VLLMBackend` runs vLLM and gives it new weights. Several samplers may share one backend.
 
-    scratch: the folder in which `refresh` writes weights; none: memory where they find room there, else disk.
+    Args:
+        scratch: The folder in which `refresh` writes weights. None takes a folder in memory if the weights fit there
+            twice, else the temporary folder on disk.
     """
 
     def __init__(self, scratch: Path | None = None) -> None:
@@ -69,22 +85,22 @@ class Engine(ABC):
     @property
     @abstractmethod
     def max_model_len(self) -> int:
-        """Most tokens of a prompt and its completion together."""
+        """Return the largest number of tokens of a prompt and its completion together."""
 
     @abstractmethod
-    def generate(self, jobs: Sequence[Job]) -> list[list[Answer]]:
-        """The answers of each job, in the jobs' order."""
+    def generate(self, requests: Sequence[VLLMRequest]) -> list[list[VLLMOutput]]:
+        """Return the outputs of each request, in the order of the requests."""
 
     @abstractmethod
     def update(self, folder: Path) -> None:
-        """Take the weights of this folder (safetensors). It must stay as it is until the next update."""
+        """Take the weights of this folder (safetensors). The folder must not change until the next update."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let the engine go; what was started here ends."""
+        """End the vLLM process if this backend started it."""
 
-    def refresh(self, policy: Saved) -> None:
-        """Take the policy's weights, by way of a temporary folder."""
+    def refresh(self, policy: SavablePolicy) -> None:
+        """Take the policy's weights: save them in a temporary folder and update from it."""
         old, self._scratch = self._scratch, self._new_scratch(policy.model)
         policy.save_merged(Path(self._scratch.name))
         self.update(Path(self._scratch.name))
@@ -100,41 +116,43 @@ class Engine(ABC):
 
 
 class VLLMSampler(Sampler):
-    """Samples with the weights that the engine was last given, by `refresh` or `engine.update`.
+    """`VLLMSampler` draws completions with vLLM. The weights are those of the last `refresh` or `backend.update`.
 
-    eos_token_ids: each of them ends a completion; none at all lets every completion run to the limit. top_p: draw
-    from the smallest set of tokens whose probability (at the request's temperature) reaches it.
+    Args:
+        backend: Where vLLM runs.
+        eos_token_ids: Each of these tokens ends a completion; without any, every completion runs to the limit.
+        top_p: Draw from the smallest set of tokens whose probability (at the request's temperature) reaches this.
     """
 
-    def __init__(self, engine: Engine, *, eos_token_ids: Sequence[int], top_p: float = 1.0) -> None:
+    def __init__(self, backend: VLLMBackend, *, eos_token_ids: Sequence[int], top_p: float = 1.0) -> None:
         require(0 < top_p <= 1, "top_p", top_p, "in (0, 1]")
-        self.engine = engine
+        self.backend = backend
         self.eos_token_ids = tuple(eos_token_ids)
         self.top_p = top_p
 
-    def refresh(self, policy: Saved) -> None:
-        """Give the engine the policy's present weights."""
-        self.engine.refresh(policy)
+    def refresh(self, policy: SavablePolicy) -> None:
+        """Give the backend the policy's present weights."""
+        self.backend.refresh(policy)
 
     def close(self) -> None:
-        """End the engine, for all samplers that share it."""
-        self.engine.close()
+        """Close the backend, for all samplers that share it."""
+        self.backend.close()
 
     def at_top_p(self, top_p: float) -> VLLMSampler:
-        """The same sampler, on the same engine, with another top-p cut."""
-        return VLLMSampler(self.engine, eos_token_ids=self.eos_token_ids, top_p=top_p)
+        """Return a sampler on the same backend with another top-p cut."""
+        return VLLMSampler(self.backend, eos_token_ids=self.eos_token_ids, top_p=top_p)
 
     def sample(self, requests: Sequence[Request], *, max_tokens: int, generator: torch.Generator) -> list[Completion]:
-        """Draw every request's completions in one call, a temperature per request; see `Sampler.sample`.
+        """Draw the completions of all requests in one call, each at its own temperature; see `Sampler.sample`.
 
-        The generator gives one seed per request (one per 1 024 of its completions), and vLLM draws from those:
-        the same generator state, weights and requests give the same completions, but for draws so close to a
-        boundary that float noise decides, since rows are batched as the engine finds time.
+        The generator gives one seed per request (one per 1 024 of its completions), and vLLM draws with these seeds.
+        The same generator state, weights and requests give the same completions, except for draws so close to a
+        boundary that float noise decides them: vLLM batches rows as time permits, and another batch rounds differently.
 
         Raises:
-            ValueError: an empty prompt, a temperature under 0.01 or not finite, a temperature per token, a negative
-                count, max_tokens below 1, a prompt that leaves no room for max_tokens.
-            RuntimeError: the model's logits are not finite; the engine cannot be had.
+            ValueError: A prompt is empty or leaves no room for `max_tokens`; a temperature is below 0.01 or not finite;
+                a request has a temperature per token or a negative count; or `max_tokens` is below 1.
+            RuntimeError: The model's logits are not finite, or vLLM cannot be started or reached.
         """
         _check(requests, max_tokens)
         parts = [
@@ -146,33 +164,33 @@ class VLLMSampler(Sampler):
             return []
         self._check_room(requests, max_tokens)
         seeds = torch.randint(2**62, (len(parts),), generator=generator, device=generator.device).tolist()
-        jobs = [
-            Job(r.prompt.tokens, count, r.temperature, self.top_p, max_tokens, self.eos_token_ids, seed)
+        asked = [
+            VLLMRequest(r.prompt.tokens, count, r.temperature, self.top_p, max_tokens, self.eos_token_ids, seed)
             for (r, count), seed in zip(parts, seeds, strict=True)
         ]
-        answers = self.engine.generate(jobs)
-        if not all(math.isfinite(logprob) for some in answers for answer in some for logprob in answer.logprobs):
-            # Keys and values that are not finite stay in the engine's memory and spoil what it makes with good weights.
-            self.engine.close()
+        outputs = self.backend.generate(asked)
+        if not all(math.isfinite(logprob) for some in outputs for output in some for logprob in output.logprobs):
+            # Keys and values that are not finite stay in vLLM's memory and spoil later completions of good weights.
+            self.backend.close()
             raise RuntimeError("vLLM gave log-probabilities that are not finite; the weights have probably diverged")
         return [
-            _completion(request, answer) for (request, _), some in zip(parts, answers, strict=True) for answer in some
+            _completion(request, output) for (request, _), some in zip(parts, outputs, strict=True) for output in some
         ]
 
     def _check_room(self, requests: Sequence[Request], max_tokens: int) -> None:
-        longest, limit = max(len(request.prompt.tokens) for request in requests), self.engine.max_model_len
+        longest, limit = max(len(request.prompt.tokens) for request in requests), self.backend.max_model_len
         wanted = f"at most {limit - longest} after a prompt of {longest} tokens (the engine's max_model_len is {limit})"
         require(longest + max_tokens <= limit, "max_tokens", max_tokens, wanted)
 
 
-def _completion(request: Request, answer: Answer) -> Completion:
+def _completion(request: Request, output: VLLMOutput) -> Completion:
     return Completion(
         prompt=request.prompt,
         group=request.group,
         temperature=request.temperature,
-        tokens=answer.tokens,
-        logprobs=answer.logprobs,
-        truncated=not answer.ended,
+        tokens=output.tokens,
+        logprobs=output.logprobs,
+        truncated=not output.ended,
     )
 
 

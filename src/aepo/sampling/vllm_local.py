@@ -1,4 +1,4 @@
-"""A vLLM engine in a process of its own, started here, and the part of it that runs in vLLM's worker."""
+"""A backend that starts vLLM in a process of its own, and the code that runs in vLLM's worker."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ from typing import Any, TypeVar
 import torch
 from transformers import AutoConfig
 
-from aepo.sampling.vllm import Answer, Engine, Job
+from aepo.sampling.vllm import VLLMBackend, VLLMOutput, VLLMRequest
 
 T = TypeVar("T")
 
-# Least room for prompts in one forward pass on a CPU.
+# Least number of prompt tokens for which one forward pass on a CPU has room.
 BATCHED_TOKENS = 8192
 
 
-class LocalEngine(Engine):
-    """A `vllm.LLM` whose engine runs in a process of its own, started when it is first needed.
+class LocalVLLMBackend(VLLMBackend):
+    """`LocalVLLMBackend` runs a `vllm.LLM` whose engine has a process of its own; the first call starts it.
 
-    When that process dies (or has died since), it is started again once with the newest weights and the call is
-    repeated; a second death in the same call is raised. What was interrupted or failed in another way leaves no
-    engine behind: the next call starts a new one.
+    If that process dies, or has died since the last call, it is started again once with the newest weights, and the
+    call is repeated; a second death in the same call raises RuntimeError. A call that is interrupted, or fails in
+    another way, ends the process; the next call starts a new one.
 
-    folder: the first weights, or none where `refresh` comes first. settings: vLLM's engine arguments, over
-    `default_settings()`.
+    Args:
+        folder: The folder of the first weights; None if `refresh` or `update` comes first.
+        **settings: Engine arguments of vLLM. They replace those of `default_settings()`.
     """
 
     def __init__(self, folder: Path | None = None, **settings: Any) -> None:
@@ -42,31 +43,35 @@ class LocalEngine(Engine):
 
     @property
     def max_model_len(self) -> int:
-        """Most tokens of a prompt and its completion together; starts the engine."""
+        """Return the largest number of tokens of a prompt and its completion together; this starts vLLM."""
         limit: int = self._running().model_config.max_model_len
         return limit
 
-    def generate(self, jobs: Sequence[Job]) -> list[list[Answer]]:
-        """The answers of each job, in the jobs' order."""
+    def generate(self, requests: Sequence[VLLMRequest]) -> list[list[VLLMOutput]]:
+        """Return the outputs of each request, in the order of the requests."""
         try:
-            return self._watched(lambda: self._generate(jobs))
+            return self._watched(lambda: self._generate(requests))
         except _EngineDied:
-            return self._watched(lambda: self._generate(jobs))
+            return self._watched(lambda: self._generate(requests))
 
     def update(self, folder: Path) -> None:
-        """Take the weights of this folder (safetensors). RuntimeError when they do not fit."""
+        """Take the weights of this folder (safetensors).
+
+        Raises:
+            RuntimeError: The weights do not fit the model.
+        """
         self._folder = folder
         if self._llm is None:
             return
         try:
             self._watched(self._reload)
         except _EngineDied:
-            return  # the next engine starts with these weights
+            return  # the next process starts with these weights
         except Exception as error:
             raise RuntimeError(f"vLLM did not take the weights in {folder}: {error}") from error
 
     def close(self) -> None:
-        """End the engine's process. Another one is started when it is needed."""
+        """End vLLM's process. A later call starts another one."""
         llm, self._llm = self._llm, None
         if llm is not None:
             llm.llm_engine.engine_core.shutdown()
@@ -90,29 +95,29 @@ class LocalEngine(Engine):
             self._processes = [child for child in multiprocessing.active_children() if child not in others]
         return self._llm
 
-    def _generate(self, jobs: Sequence[Job]) -> list[list[Answer]]:
+    def _generate(self, requests: Sequence[VLLMRequest]) -> list[list[VLLMOutput]]:
         from vllm import SamplingParams
 
-        prompts = [{"prompt_token_ids": list(job.prompt)} for job in jobs]
+        prompts = [{"prompt_token_ids": list(request.prompt)} for request in requests]
         params = [
             SamplingParams(
-                n=job.count,
-                temperature=job.temperature,
-                top_p=job.top_p,
-                max_tokens=job.max_tokens,
-                stop_token_ids=list(job.end),
-                seed=job.seed,
-                ignore_eos=True,  # or the model's own end tokens would count beside ours
-                logprobs=0,  # of the sampled token alone
+                n=request.count,
+                temperature=request.temperature,
+                top_p=request.top_p,
+                max_tokens=request.max_tokens,
+                stop_token_ids=list(request.end),
+                seed=request.seed,
+                ignore_eos=True,  # otherwise the model's own end tokens also end a completion
+                logprobs=0,  # only of the sampled token
                 flat_logprobs=True,
                 detokenize=False,
             )
-            for job in jobs
+            for request in requests
         ]
         results = self._llm.generate(prompts, params, use_tqdm=False)
         return [
             [
-                Answer(tuple(o.token_ids), tuple(o.logprobs.logprobs), o.finish_reason == "stop")
+                VLLMOutput(tuple(o.token_ids), tuple(o.logprobs.logprobs), o.finish_reason == "stop")
                 for o in sorted(result.outputs, key=lambda output: int(output.index))
             ]
             for result in results
@@ -120,14 +125,14 @@ class LocalEngine(Engine):
 
     def _reload(self) -> None:
         self._llm.collective_rpc("aepo_load", args=(str(self._folder),))
-        # Keys and values of the old weights, which a prompt seen before would find.
+        # The cache holds keys and values of the old weights, which a repeated prompt would use.
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("vLLM kept its prefix cache over new weights: requests are still running")
 
     def _watched(self, call: Callable[[], T]) -> T:
-        """The call's result; `_EngineDied` when the process ends under it.
+        """Return the call's result, or raise `_EngineDied` if vLLM's process ends during the call.
 
-        In a thread, because vLLM's synchronous client waits for ever when the process is killed.
+        The call runs in a thread, because vLLM's synchronous client waits for ever if the process is killed.
         """
         self._running()
         box: SimpleQueue[Future[T]] = SimpleQueue()
@@ -135,7 +140,7 @@ class LocalEngine(Engine):
         try:
             return self._await(box).result()
         except Exception as error:
-            # vLLM names it, or stumbles over the sockets that it closed when the process was gone.
+            # vLLM raises EngineDeadError, or another error of the sockets that it closed when the process had ended.
             died = type(error).__name__ == "EngineDeadError" or not self._alive()
             self.close()
             if died:
@@ -159,20 +164,20 @@ class LocalEngine(Engine):
 
 
 class _EngineDied(RuntimeError):
-    """The engine's process ended while or before it was needed."""
+    """vLLM's engine process ended before or during a call."""
 
     def __init__(self) -> None:
         super().__init__("vLLM's engine process ended, and again after a restart; its own log says why")
 
 
 class WorkerExtension:
-    """Mixed into vLLM's worker (`worker_extension_cls`) and called through `collective_rpc`."""
+    """`WorkerExtension` adds a method to vLLM's worker (`worker_extension_cls`); `collective_rpc` calls it."""
 
     def aepo_load(self, folder: str) -> None:
-        """Reload the weights in place. Raises whatever vLLM raises when they do not fit.
+        """Reload the weights of this folder in place. vLLM's own error is raised if they do not fit.
 
-        On a CPU a tied output layer is a matrix packed from the embedding when the model was first loaded; vLLM
-        reloads the embedding and leaves the packed copy as it was, so it is packed again here.
+        On a CPU a tied output layer is a packed copy of the embedding, made when the model was first loaded. vLLM
+        reloads the embedding and leaves the packed copy as it was, so this method packs it again.
         """
         from vllm.model_executor.layers.vocab_parallel_embedding import (  # type: ignore[import-not-found,unused-ignore]
             ParallelLMHead,
@@ -187,10 +192,10 @@ class WorkerExtension:
 
 
 def default_settings() -> dict[str, Any]:
-    """Engine arguments that hold unless others are given.
+    """Return the engine arguments of vLLM that hold unless others are given.
 
-    float32, as the trainer; 1 GiB for keys and values, so that a trainer finds room beside them. The log-probs are
-    those of the distribution drawn from, after temperature and top-p.
+    The weights are float32, as in the trainer. Keys and values get 1 GiB, so that a trainer finds room beside them. The
+    log-probabilities are those of the distribution that is drawn from, after temperature and top-p.
     """
     return {
         "dtype": "float32",
@@ -205,10 +210,10 @@ def default_settings() -> dict[str, Any]:
 
 
 def _whole_prompts(folder: Path, max_model_len: int | None) -> dict[str, Any]:
-    """Settings under which no prompt is prefilled in parts.
+    """Return settings under which vLLM prefills no prompt in parts.
 
-    After a part, vLLM sets a seeded row's generator back; it does so by an offset, which generators on the CPU have
-    not, and the engine dies (0.32.0).
+    After each part, vLLM resets the generator of a seeded row by an offset. Generators on a CPU have no offset, so the
+    engine dies (0.32.0).
     """
     longest = max_model_len or AutoConfig.from_pretrained(folder).get_text_config().max_position_embeddings
     return {"enable_chunked_prefill": False, "max_num_batched_tokens": max(longest, BATCHED_TOKENS)}

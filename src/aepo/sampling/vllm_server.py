@@ -1,4 +1,4 @@
-"""A vLLM engine behind HTTP (`vllm serve`), on any machine with the same file system; see docs/sampling.md."""
+"""A backend that asks a vLLM server (`vllm serve`) over HTTP; both need the same file system; see docs/sampling.md."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request as HTTPRequest
 from urllib.request import urlopen
 
-from aepo.sampling.vllm import Answer, Engine, Job
+from aepo.sampling.vllm import VLLMBackend, VLLMOutput, VLLMRequest
 
 
-class ServerEngine(Engine):
-    """Asks a running `vllm serve`, started as docs/sampling.md says.
+class ServerVLLMBackend(VLLMBackend):
+    """`ServerVLLMBackend` asks a running `vllm serve`, which was started as docs/sampling.md says.
 
-    url: such as http://host:8000. scratch: a folder that the server sees under the same path; `refresh` writes weights
-    there. timeout: seconds that one request or one reload may take. parallel: HTTP requests at the same time.
+    A server that cannot be reached, or that refuses a request, raises a RuntimeError with the reason. The backend does
+    not start the server again.
 
-    A server that cannot be reached or refuses is a `RuntimeError` with its reason: it is not ours to start again.
+    Args:
+        url: The address of the server, such as http://host:8000.
+        scratch: A folder that the server sees under the same path; `refresh` writes weights there.
+        timeout: The longest time for one request or one reload, seconds.
+        parallel: The number of HTTP requests at the same time.
     """
 
     def __init__(self, url: str, *, scratch: Path, timeout: float = 600.0, parallel: int = 64) -> None:
@@ -32,43 +36,46 @@ class ServerEngine(Engine):
 
     @property
     def max_model_len(self) -> int:
-        """Most tokens of a prompt and its completion together."""
+        """Return the largest number of tokens of a prompt and its completion together."""
         if self._limit is None:
             self._limit = int(self._ask("/v1/models")["data"][0]["max_model_len"])
         return self._limit
 
-    def generate(self, jobs: Sequence[Job]) -> list[list[Answer]]:
-        """The answers of each job, in the jobs' order; one HTTP request per job."""
+    def generate(self, requests: Sequence[VLLMRequest]) -> list[list[VLLMOutput]]:
+        """Return the outputs of each request, in the order of the requests; each takes one HTTP request."""
         with ThreadPoolExecutor(self._parallel) as pool:
-            return list(pool.map(self._complete, jobs))
+            return list(pool.map(self._complete, requests))
 
     def update(self, folder: Path) -> None:
         """Take the weights of this folder (safetensors), which the server must see under the same path."""
         self._ask("/collective_rpc", {"method": "aepo_load", "args": [str(folder.absolute())]})
-        # Keys and values of the old weights, which a prompt seen before would find.
+        # The cache holds keys and values of the old weights, which a repeated prompt would use.
         self._ask("/reset_prefix_cache", {})
 
     def close(self) -> None:
-        """Nothing: the server is not ours. Once it has sampled from diverged weights, start it again."""
+        """Do nothing, because this backend did not start the server.
 
-    def _complete(self, job: Job) -> list[Answer]:
+        Start the server again after it has sampled from diverged weights: it may keep keys and values that are NaN.
+        """
+
+    def _complete(self, request: VLLMRequest) -> list[VLLMOutput]:
         body = {
-            "prompt": list(job.prompt),
-            "n": job.count,
-            "temperature": job.temperature,
-            "top_p": job.top_p,
+            "prompt": list(request.prompt),
+            "n": request.count,
+            "temperature": request.temperature,
+            "top_p": request.top_p,
             "top_k": 0,
-            "max_tokens": job.max_tokens,
-            "stop_token_ids": list(job.end),
-            "seed": job.seed,
-            "ignore_eos": True,  # or the model's own end tokens would count beside ours
+            "max_tokens": request.max_tokens,
+            "stop_token_ids": list(request.end),
+            "seed": request.seed,
+            "ignore_eos": True,  # otherwise the model's own end tokens also end a completion
             "logprobs": 0,
             "return_token_ids": True,
             "add_special_tokens": False,
         }
         choices = sorted(self._ask("/v1/completions", body)["choices"], key=lambda choice: int(choice["index"]))
         return [
-            Answer(tuple(c["token_ids"]), tuple(c["logprobs"]["token_logprobs"]), c["finish_reason"] == "stop")
+            VLLMOutput(tuple(c["token_ids"]), tuple(c["logprobs"]["token_logprobs"]), c["finish_reason"] == "stop")
             for c in choices
         ]
 

@@ -1,4 +1,4 @@
-"""Tasks by name."""
+"""The tasks, and the table of them by name."""
 
 from aepo.tasks.base import Problem, Task
 from aepo.tasks.countdown import Countdown

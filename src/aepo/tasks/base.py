@@ -1,4 +1,4 @@
-"""What every task offers: prompts without end, a fixed set for evaluation, and a verifier."""
+"""The interface of a task: endless prompts for training, a fixed set for evaluation, and a verifier."""
 
 from __future__ import annotations
 
@@ -22,43 +22,53 @@ class Problem:
 
 
 class Task(ABC):
-    """A source of verifiable problems. Everything here is a function of its arguments: nothing is remembered."""
+    """`Task` is a source of verifiable problems. Its methods are functions of their arguments: it remembers nothing."""
 
     @property
     @abstractmethod
     def max_tokens(self) -> int:
-        """The longest completion that is sampled, end-of-sequence token included."""
+        """Return the largest length of a sampled completion, tokens, with the end-of-sequence token."""
 
     @abstractmethod
     def train_problem(self, seed: int, index: int) -> Problem:
-        """Problem number `index` of the endless training stream that `seed` orders."""
+        """Return problem number `index` of the endless training stream of this seed."""
 
     @abstractmethod
     def eval_problems(self, count: int) -> list[Problem]:
-        """The first `count` problems of the fixed evaluation set, disjoint from every training stream."""
+        """Return the first `count` problems of the fixed evaluation set, which shares no problem with training."""
 
     @abstractmethod
     def reward(self, problem: Mapping[str, Any], text: str, truncated: bool) -> float:
-        """Score a completion's text against `Problem.data`: 1.0 if it is right, else 0.0."""
+        """Score the text of a completion: 1.0 if it is right, else 0.0.
+
+        Args:
+            problem: The `Problem.data` of the problem.
+            text: The text of the completion.
+            truncated: Whether the completion was cut at the limit.
+        """
 
     def judge(
         self, problems: Sequence[Mapping[str, Any]], texts: Sequence[str], truncated: Sequence[bool]
     ) -> list[Verdict]:
-        """A verdict for each completion; NaN and failed where `reward` raised or gave no number."""
+        """Return a verdict for each completion; it is NaN and failed if `reward` raised or gave no finite number."""
         rewards = [safe_reward(self, *item) for item in zip(problems, texts, truncated, strict=True)]
         return [Verdict(value, failed=not math.isfinite(value)) for value in rewards]
 
     def fitted(self, length: Callable[[Problem], int]) -> Task:
-        """This task, checked against what is known before the run starts; length: tokens of a problem's prompt."""
+        """Check the task against what is known before the run starts, and return the task that the run uses.
+
+        Args:
+            length: A function that returns the length of a problem's prompt, tokens.
+        """
         return self
 
     def solution(self, problem: Mapping[str, Any]) -> str | None:
-        """A right completion's text for `Problem.data`, where the task knows one; else None."""
+        """Return the text of a right completion for this `Problem.data`, or None if the task knows none."""
         return None
 
 
 def safe_reward(task: Task, problem: Mapping[str, Any], text: str, truncated: bool) -> float:
-    """The verifier's score; NaN when it raised, so that callers count the failure instead of ending."""
+    """Return the verifier's score, or NaN if it raised, so that the caller counts a failure and continues."""
     try:
         return float(task.reward(problem, text, truncated))
     except Exception:

@@ -1,7 +1,7 @@
-"""Countdown: combine all the given numbers with + - * / into a target.
+"""Countdown: the task to combine all given numbers with + - * / so that the result is the target.
 
-The prompt `3 7 12 = 15 :` asks for an expression such as `( 12 - 7 ) * 3`. Most problems have few right
-answers, so that entropy here is mostly error: see docs/tasks.md.
+The prompt `3 7 12 = 15 :` asks for an expression such as `( 12 - 7 ) * 3`. Most problems have few right answers, so
+most entropy of this task is error; see docs/tasks.md.
 """
 
 from __future__ import annotations
@@ -45,18 +45,18 @@ class Countdown(Task):
 
     @property
     def max_tokens(self) -> int:
-        """Room for a full expression, every inner operation in parentheses, and the end of the sequence."""
+        """Return the room for an expression with every inner operation in parentheses and the end of the sequence."""
         return 4 * self.count - 4
 
     def train_problem(self, seed: int, index: int) -> Problem:
-        """A random problem with an answer that is not kept for evaluation, independent for each index."""
+        """Return a random problem that has an answer and is not kept for evaluation; each index is independent."""
         rng = random.Random(f"{seed}/{index}")
         while (problem := self._problem(*self._draw(rng))).id in self._kept:
             pass
         return problem
 
     def eval_problems(self, count: int) -> list[Problem]:
-        """The first `count` evaluation problems."""
+        """Return the first `count` evaluation problems."""
         if count > self.eval_problems_kept:
             raise InvalidValue(
                 "evaluation.prompts", count, f"at most task.eval_problems_kept ({self.eval_problems_kept})"
@@ -64,32 +64,32 @@ class Countdown(Task):
         return list(self._kept.values())[:count]
 
     def reward(self, problem: Mapping[str, Any], text: str, truncated: bool) -> float:
-        """1.0 if the text is an expression of all the numbers, each once, that equals the target, else 0.0."""
+        """Return 1.0 if the text is an expression of all numbers, each once, that equals the target, else 0.0."""
         words = text.split()
         if truncated or len(words) >= self.max_tokens:
             return 0.0
         used = [word for word in words if word not in OPERATORS and word not in ("(", ")")]
         if sorted(used) != sorted(map(str, problem["numbers"])):
             return 0.0
-        return float(evaluate(words) == problem["target"])
+        return float(expression_value(words) == problem["target"])
 
     def solution(self, problem: Mapping[str, Any]) -> str | None:
-        """The expression that the target was made from."""
+        """Return the expression from which the target was made."""
         return str(problem["solution"])
 
     @property
     def pretraining_key(self) -> Mapping[str, Any]:
-        """The fields on which `pretraining_examples` depend."""
+        """Return the fields on which `pretraining_examples` depends."""
         return {name: getattr(self, name) for name in ("count", "largest", "largest_target")}
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
-        """Every word of a prompt or completion."""
+        """Return every word of a prompt or completion."""
         numbers = map(str, range(1, max(self.largest, self.largest_target) + 1))
         return (*numbers, *OPERATORS, "(", ")", EQUALS, SEPARATOR)
 
     def pretraining_examples(self, seed: int) -> Iterator[tuple[str, str]]:
-        """(prompt, completion) of random expressions without end, labelled in hindsight with their value."""
+        """Yield (prompt, completion) of random expressions for ever; the target of each is the expression's value."""
         rng = random.Random(seed)
         while True:
             numbers, target, expression = self._draw(rng)
@@ -102,11 +102,11 @@ class Countdown(Task):
         return Problem(f"countdown-{name}-{target}", f"{listed} {EQUALS} {target} {SEPARATOR}", data)
 
     def _draw(self, rng: random.Random) -> tuple[tuple[int, ...], int, str]:
-        """Numbers, a target that they can reach, and one expression that does."""
+        """Return random numbers, a target that they can reach, and an expression that reaches it."""
         while True:
             numbers = tuple(rng.randint(1, self.largest) for _ in range(self.count))
             expression = _random_expression(rng, numbers)
-            value = evaluate(expression.split())
+            value = expression_value(expression.split())
             if value is not None and value.denominator == 1 and 1 <= value <= self.largest_target:
                 return numbers, int(value), expression
 
@@ -119,10 +119,10 @@ class Countdown(Task):
         return kept
 
 
-def evaluate(words: list[str]) -> Fraction | None:
-    """The exact value of an expression of integers, + - * / and parentheses; None if it has none.
+def expression_value(words: list[str]) -> Fraction | None:
+    """Return the exact value of an expression of integers, + - * / and parentheses; None if it has no value.
 
-    It recurses once per open parenthesis, so the caller bounds the length.
+    The function recurses once per open parenthesis, so the caller must bound the length.
     """
     left = list(reversed(words))
     try:
@@ -133,7 +133,7 @@ def evaluate(words: list[str]) -> Fraction | None:
 
 
 def _sum(left: list[str]) -> Fraction:
-    """Take a sum from the end of `left`, which holds the words in reverse."""
+    """Remove a sum from the end of `left`, which holds the words in reverse, and return its value."""
     value = _product(left)
     while left and left[-1] in ("+", "-"):
         value = OPERATORS[left.pop()](value, _product(left))
@@ -158,7 +158,7 @@ def _atom(left: list[str]) -> Fraction:
 
 
 def _random_expression(rng: random.Random, numbers: tuple[int, ...]) -> str:
-    """Join two random parts by a random operator until one is left; inner operations in parentheses."""
+    """Join two random parts by a random operator until one is left; inner operations get parentheses."""
     parts = [str(number) for number in numbers]
     while len(parts) > 1:
         first = parts.pop(rng.randrange(len(parts)))

@@ -1,4 +1,4 @@
-"""Tasks of reasoning-gym, by name."""
+"""The task that takes its problems from a data set of reasoning-gym."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Gym(Task):
 
     @property
     def max_tokens(self) -> int:
-        """`max_response`."""
+        """Return `max_response`, tokens."""
         return self.max_response
 
     def train_problem(self, seed: int, index: int) -> Problem:
-        """Problem `index` of the series of this seed; one that is kept for evaluation is replaced by another."""
+        """Return problem `index` of the series of this seed; a problem that is kept for evaluation is replaced."""
         known = {problem.text for problem in self._kept}
         for attempt in range(100):
             problem = self._problem(f"{seed}-{index}-{attempt}", self._entry(_number(seed, index, attempt)))
@@ -47,13 +47,13 @@ class Gym(Task):
         raise InvalidValue("task.dataset", self.dataset, f"one with more problems than the {self.eval_rows} kept ones")
 
     def eval_problems(self, count: int) -> list[Problem]:
-        """The first `count` kept problems."""
+        """Return the first `count` problems that are kept for evaluation."""
         if count > self.eval_rows:
             raise InvalidValue("evaluation.prompts", count, f"at most task.eval_rows ({self.eval_rows})")
         return list(self._kept[:count])
 
     def reward(self, problem: Mapping[str, Any], text: str, truncated: bool) -> float:
-        """The data set's score of the answer."""
+        """Return the data set's own score of the answer, 0.0 to 1.0."""
         boxed = last_boxed(text)
         return float(self._made(0).score_answer(boxed if boxed is not None else text.strip(), problem["entry"]))
 
@@ -82,5 +82,5 @@ class Gym(Task):
 
 
 def _number(seed: int, index: int, attempt: int) -> int:
-    """A seed for one problem; evaluation has -1."""
+    """Return the seed of one training problem; the seed -1 is for evaluation."""
     return (seed * 1_000_003 + index * 101 + attempt) % (2**31 - 2)

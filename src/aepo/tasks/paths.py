@@ -1,9 +1,9 @@
 """Paths between two numbers: a task in which every prompt has many right answers.
 
-The prompt `17 42 :` names a start and a goal. A right completion such as `34 35 44 43 42` lists the numbers
-visited, each one reachable from the one before by a move of `Paths.moves`, and ends (end-of-sequence token)
-at the goal after at most `Paths.max_moves` numbers. Because right answers are counted exactly by dynamic
-programming, so is the entropy that a policy without a single error can reach: see `Paths.ceiling`.
+The prompt `17 42 :` gives a start and a goal. A right completion such as `34 35 44 43 42` lists the numbers visited: a
+move of `Paths.moves` leads to each from the one before. It ends (end-of-sequence token) at the goal after at most
+`Paths.max_moves` numbers. Dynamic programming counts the right answers exactly, and from them follows the highest
+entropy that a policy without a single error can reach: see `Paths.ceiling`.
 """
 
 from __future__ import annotations
@@ -62,22 +62,22 @@ class Paths(Task):
 
     @property
     def max_tokens(self) -> int:
-        """The longest completion, end-of-sequence included."""
+        """Return the largest length of a completion, tokens, with the end-of-sequence token."""
         return self.max_moves + 1
 
     def train_problem(self, seed: int, index: int) -> Problem:
-        """Training pairs in rounds, each a new order of all of them."""
+        """Return a training pair; each round through all pairs has a new random order."""
         lap, place = divmod(index, len(self._train))
         return self._problem(*self._train[_order(len(self._train), seed, lap)[place]])
 
     def eval_problems(self, count: int) -> list[Problem]:
-        """The first `count` evaluation pairs."""
+        """Return the problems of the first `count` evaluation pairs."""
         if count > self.eval_pairs:
             raise InvalidValue("evaluation.prompts", count, f"at most task.eval_pairs ({self.eval_pairs})")
         return [self._problem(*pair) for pair in self._pairs[:count]]
 
     def reward(self, problem: Mapping[str, Any], text: str, truncated: bool) -> float:
-        """1.0 if the text is a path from problem["start"] to problem["goal"] within the limit, else 0.0."""
+        """Return 1.0 if the text is a path from problem["start"] to problem["goal"] within the limit, else 0.0."""
         words = text.split()
         if truncated or not 0 < len(words) <= self.max_moves:
             return 0.0
@@ -87,9 +87,9 @@ class Paths(Task):
         return float(legal and path[-1] == problem["goal"])
 
     def solution(self, problem: Mapping[str, Any]) -> str | None:
-        """A shortest path; of several, the one whose numbers are smallest from the start on."""
+        """Return a shortest path; of several, the one that is smallest when compared number by number."""
         paths, seen = [[problem["start"]]], set[int]()
-        for path in paths:  # breadth first: what is found lengthens the list
+        for path in paths:  # breadth first: the loop appends the paths that it finds
             for there in sorted(self._neighbours[path[-1]] - seen) if len(path) <= self.max_moves else ():
                 if there == problem["goal"]:
                     return " ".join(map(str, [*path[1:], there]))
@@ -99,17 +99,17 @@ class Paths(Task):
 
     @property
     def pretraining_key(self) -> Mapping[str, Any]:
-        """The fields on which `pretraining_examples` depend."""
+        """Return the fields on which `pretraining_examples` depends."""
         names = ("numbers", "moves", "move_weights", "walk_moves")
         return {name: getattr(self, name) for name in names}
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
-        """Every word of a prompt or completion."""
+        """Return every word of a prompt or completion."""
         return (*map(str, range(self.numbers)), SEPARATOR)
 
     def pretraining_examples(self, seed: int) -> Iterator[tuple[str, str]]:
-        """(prompt, completion) of random walks without end, each labelled in hindsight with where it ended."""
+        """Yield (prompt, completion) of random walks for ever; the goal of each is the number where the walk ends."""
         rng = random.Random(seed)
         while True:
             start = rng.randrange(self.numbers)
@@ -119,15 +119,15 @@ class Paths(Task):
             yield self._prompt(start, walk[-1]), " ".join(map(str, walk[1:]))
 
     def path_counts(self) -> Tensor:
-        """N[n - 1, s, g]: the number of right completions of n moves from s to g; int64 [max_moves, M, M]."""
+        """Return N[n - 1, s, g], the number of right completions of n moves from s to g; int64 [max_moves, M, M]."""
         return count_paths(self._adjacency, self.max_moves)
 
     def distances(self) -> Tensor:
-        """The moves of the shortest path from s to g, max_moves + 1 where there is none; int64 [M, M]."""
+        """Return the moves of the shortest path from s to g, or max_moves + 1 if there is none; int64 [M, M]."""
         return self.max_moves + 1 - self.path_counts().gt(0).cummax(0).values.sum(0)
 
     def ceiling(self) -> float:
-        """The highest entropy (nats per token) of a policy that solves every training prompt, see `ceiling`."""
+        """Return the highest entropy of a policy that solves every training prompt, nats per token; see `ceiling`."""
         starts, goals = torch.tensor(self._train).T
         return ceiling(self.path_counts()[:, starts, goals])
 
@@ -138,7 +138,7 @@ class Paths(Task):
         return Problem(f"paths-{start}-{goal}", self._prompt(start, goal), {"start": start, "goal": goal})
 
     def _after(self, number: int) -> dict[int, float]:
-        """Where one move leads, and the summed weight of the moves that lead there."""
+        """Return the numbers to which one move leads, each with the sum of the weights of the moves that lead there."""
         after: dict[int, float] = {}
         for (factor, offset), weight in zip(self.moves, self.move_weights, strict=True):
             there = factor * number + offset
@@ -168,7 +168,7 @@ class Paths(Task):
 
     @cached_property
     def _pairs(self) -> list[tuple[int, int]]:
-        """Every pair of different numbers with a right completion, shuffled once and for all."""
+        """Return every pair of different numbers that has a right completion, in a fixed random order."""
         reachable = self.distances().le(self.max_moves).fill_diagonal_(False)
         pairs = [(int(start), int(goal)) for start, goal in reachable.nonzero().tolist()]
         random.Random(self.split_seed).shuffle(pairs)
@@ -187,7 +187,15 @@ def _order(size: int, seed: int, lap: int) -> list[int]:
 
 
 def count_paths(adjacency: Tensor, max_moves: int) -> Tensor:
-    """N[n - 1, s, g], the walks of n = 1..max_moves moves; adjacency int64 [M, M] -> int64 [max_moves, M, M]."""
+    """Return N[n - 1, s, g], the number of walks of n = 1..max_moves moves from s to g.
+
+    Args:
+        adjacency: int64 [M, M]; 1 if one move leads from the row's number to the column's, else 0.
+        max_moves: The largest number of moves.
+
+    Returns:
+        int64 [max_moves, M, M].
+    """
     counts = [adjacency]
     while len(counts) < max_moves:
         counts.append(counts[-1] @ adjacency)
@@ -195,15 +203,18 @@ def count_paths(adjacency: Tensor, max_moves: int) -> Tensor:
 
 
 def ceiling(counts: Tensor) -> float:
-    """The highest token-mean entropy, in nats, of any policy that is always right.
-
-    counts [L, P]: for each of P equally likely prompts, the right completions of n = 1..L moves (n + 1 tokens).
+    """Return the highest token-mean entropy, in nats per token, of any policy that is always right.
 
     The token-mean entropy of such a policy is sum_p H(q_p) / sum_p E_q[n + 1], where q_p is its distribution
     over the right completions of prompt p, since token entropies add up to that of the sequence. For a price
     lam per token, the largest sum_p H(q_p) - lam E_q[n + 1] is sum_p log Z_p(lam) with Z_p(lam) =
-    sum_n N_n(p) exp(-lam (n + 1)), reached at q ~ exp(-lam (n + 1)). The ratio is at most lam exactly where
-    that sum is at most 0 (Dinkelbach 1967), so the ceiling is its root, which is unique: it falls in lam.
+    sum_n N_n(p) exp(-lam (n + 1)), reached at q ~ exp(-lam (n + 1)). The ratio is at most lam exactly if that sum
+    is at most 0 (Dinkelbach 1967), so the ceiling is the root of the sum. The root is unique, because the sum falls in
+    lam.
+
+    Args:
+        counts: [L, P]; for each of P equally likely prompts, the number of right completions of n = 1..L moves (n + 1
+            tokens).
     """
     log_counts = counts.double().log()
     tokens = torch.arange(2, counts.shape[0] + 2, dtype=torch.float64)[:, None]

@@ -11,6 +11,7 @@ import torch
 
 from aepo.config import Config, make_config, to_dict
 from aepo.control.base import generator
+from aepo.engines.preflight import implausible_targets, targets
 from aepo.errors import InvalidValue
 from aepo.model.builtin import base_model
 from aepo.model.policy import Policy
@@ -20,7 +21,7 @@ from aepo.training.checkpoint import FOLDER, TrainState, load_checkpoint, save_c
 from aepo.training.evaluate import Evaluation, evaluate
 from aepo.training.folder import SAMPLES_PER_STEP, RunLog, cut_back, sole_writer, start_folder
 from aepo.training.plot import plot_run
-from aepo.training.preflight import implausible_targets, preflight, targets
+from aepo.training.preflight import preflight
 from aepo.training.step import Run, make_optimizer, prompt_tokens, sampled_batch_entropy, train_step
 from aepo.training.trackers import Forward, check_installed
 from aepo.types import Sample
@@ -34,7 +35,9 @@ def start(config: Config, out: Path, quiet: bool = False, strict: bool = False) 
     run, state = _prepare(config, None, quiet)
     if any(targets(config.control)):
         run.sampler.refresh(run.policy)
-        _say_preflight(implausible_targets(config, sampled_batch_entropy(run).mean), quiet, strict)
+        _say_preflight(
+            implausible_targets(config.control, config.steps, sampled_batch_entropy(run).mean), quiet, strict
+        )
     start_folder(out, config, run.policy.device)
     with sole_writer(out):
         _finish(run, state, out, quiet)
@@ -82,16 +85,16 @@ def make_sampler(policy: Policy, config: Config) -> Sampler:
             top_p=sampling.top_p,
             max_rows=sampling.max_rows,
         )
-    from aepo.sampling.vllm import Engine, VLLMSampler
-    from aepo.sampling.vllm_local import LocalEngine
-    from aepo.sampling.vllm_server import ServerEngine
+    from aepo.sampling.vllm import VLLMBackend, VLLMSampler
+    from aepo.sampling.vllm_local import LocalVLLMBackend
+    from aepo.sampling.vllm_server import ServerVLLMBackend
 
-    engine: Engine
+    backend: VLLMBackend
     if sampling.server is not None:
-        engine = ServerEngine(sampling.server, scratch=Path(sampling.scratch or "."))
+        backend = ServerVLLMBackend(sampling.server, scratch=Path(sampling.scratch or "."))
     else:
-        engine = LocalEngine()
-    return VLLMSampler(engine, eos_token_ids=policy.eos_token_ids, top_p=sampling.top_p)
+        backend = LocalVLLMBackend()
+    return VLLMSampler(backend, eos_token_ids=policy.eos_token_ids, top_p=sampling.top_p)
 
 
 def _prepare(config: Config, checkpoint: Path | None, quiet: bool) -> tuple[Run, TrainState]:

@@ -16,12 +16,13 @@ from aepo.config import Config, OptimizerConfig
 from aepo.control.base import FollowUp, Measured, Needs, NoControl, Scored, Step, generator
 from aepo.engines import stages
 from aepo.engines.collate import collate
-from aepo.loss.surrogates import AGGREGATES, LossOutput, k3
+from aepo.loss.aggregates import AGGREGATES
+from aepo.loss.policy_loss import LossOutput, k3
 from aepo.model.policy import Policy, by_length
 from aepo.sampling.base import Sampler
 from aepo.tasks import Problem, Task
 from aepo.training.checkpoint import TrainState
-from aepo.types import Batch, Completion, Metric, Prompt, Request, Rollout, Sample, TokenStats
+from aepo.types import Batch, BatchStatistics, Completion, Metric, Prompt, Request, Rollout, Sample, asked_for
 
 Row = dict[str, Any]
 
@@ -67,7 +68,7 @@ def train_step(run: Run, state: TrainState) -> tuple[TrainState, Row, list[Sampl
     clock.lap("update")
 
     measured = Measured(
-        entropy=Metric.of(scored.old.entropy, scored.ordinary),
+        entropy=Metric.of(scored.entropy, scored.ordinary),
         mixed_sampled_entropy=updated.sampled_entropy,
         reward=mean_reward(ordinary),
         extra=extra,
@@ -190,7 +191,7 @@ def sampled_batch_entropy(run: Run, prompts: int = 32) -> Metric:
     completions = run.sampler.sample(requests, max_tokens=run.task.max_tokens, generator=draws)
     samples = [Sample(Rollout(completion, 0.0), 0.0) for completion in completions]
     batch = collate(samples, run.policy.pad_token_id).to(run.policy.device)
-    return Metric.of(run.policy.score(batch, Needs()).entropy, batch.mask)
+    return Metric.of(asked_for(run.policy.score(batch, Needs()).entropy), batch.mask)
 
 
 # --- the update ---------------------------------------------------------------------------------------------
@@ -236,7 +237,7 @@ def replay(run: Run, state: TrainState, step: Step) -> None:
     samples = run.algorithm.control.replay(state.control, step)
     if samples:
         batch = collate(samples, run.policy.pad_token_id).to(run.policy.device)
-        old = TokenStats(batch.sampling_logprobs, torch.zeros_like(batch.mask))
+        old = BatchStatistics(batch.sampling_logprobs)
         plain = replace(run, algorithm=replace(run.algorithm, control=NoControl()))
         update(plain, Scored(batch, old, step), state, "replay")
 
@@ -273,7 +274,7 @@ def accumulate(run: Run, scored: Scored, rows: Tensor, state: TrainState) -> lis
     return outputs
 
 
-def towards_reference(run: Run, part: Scored, new: TokenStats) -> Tensor | None:
+def towards_reference(run: Run, part: Scored, new: BatchStatistics) -> Tensor | None:
     """The configured pull towards the base model, [B, T], on rows that were scored with it."""
     if run.config.kl_coefficient == 0 or part.ref_logprobs is None:
         return None

@@ -17,7 +17,7 @@ from aepo.analysis.compare.results import BASE, BASE_FILE, Comparison, Result, c
 from aepo.analysis.compare.study import Study, read_study
 from aepo.analysis.compare.table import COLUMNS, REACHED, caption, cells, markdown
 from aepo.config import Config, to_dict
-from aepo.control.base import moments
+from aepo.control.base import hooks
 from aepo.errors import require
 from aepo.planning.dry_run import GIB, architecture, most_extra, on_paper
 from aepo.training.folder import METRICS, cpu_count, read_rows, write_atomically
@@ -84,7 +84,7 @@ def plan(study: Study, together: int) -> list[str]:
     evaluation = config.evaluation
     step = config.sampling.prompts * config.sampling.group_size
     most = sum(most_tokens(run.config, study.unit, study.budget) for run in study.runs)
-    rounds = any("follow_up" in moments(run.config.control) for run in study.runs)
+    rounds = any("follow_up" in hooks(run.config.control) for run in study.runs)
     said.append(
         f"{runs} runs, {together} at once: {runs} x {study.budget} {study.unit} (each ends with the step that reaches "
         f"it; an ordinary step is {step} completions), at most {most:,} tokens"

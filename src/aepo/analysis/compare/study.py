@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 from aepo.analysis.compare.results import BASE
 from aepo.config import Config, make_config, read_toml, to_dict, to_toml
+from aepo.engines.preflight import targets
 from aepo.errors import require
 from aepo.training.folder import write_atomically
-from aepo.training.preflight import targets
 from aepo.training.processes import Job
 
 UNITS = ("completions", "tokens")

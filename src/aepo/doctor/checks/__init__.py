@@ -1,4 +1,4 @@
-"""Pure functions from a log to findings."""
+"""The checks: pure functions from a log to findings."""
 
 from __future__ import annotations
 
@@ -30,5 +30,5 @@ CHECKS: tuple[Check, ...] = (
 
 
 def examine(log: Log) -> list[Finding]:
-    """Everything that the checks find, in their order: what harms a run first."""
+    """Return the findings of all checks in the order of `CHECKS`: problems that harm a run stand first."""
     return [finding for check in CHECKS for finding in check(log)]

@@ -1,4 +1,4 @@
-"""What the checks share: windows, onsets, wording."""
+"""Functions that the checks share: levels, onsets and the format of numbers."""
 
 from __future__ import annotations
 
@@ -6,34 +6,34 @@ import math
 from collections.abc import Callable
 from statistics import fmean
 
-from aepo.doctor.types import Series
+from aepo.doctor.types import LogSeries
 
-# Steps that a level is the mean of; shorter logs use a third of what they have.
+# A level is the mean of this many steps, or of a third of the steps if that is fewer.
 WINDOW = 10
 
 
-def window(series: Series) -> int:
-    """How many points make a level here."""
+def window(series: LogSeries) -> int:
+    """Return the number of points whose mean is a level of this series."""
     return max(1, min(WINDOW, len(series) // 3))
 
 
-def finite(series: Series) -> Series:
-    """Without NaN and infinities."""
+def finite(series: LogSeries) -> LogSeries:
+    """Return the points whose values are finite."""
     return tuple(point for point in series if math.isfinite(point[1]))
 
 
-def start(series: Series) -> float:
-    """The level at the beginning; of few points, since a run can break in its first step."""
+def start(series: LogSeries) -> float:
+    """Return the level at the start: the mean of at most 3 points, because a run can break in its first steps."""
     return fmean(value for _, value in series[: min(3, window(series))])
 
 
-def end(series: Series) -> float:
-    """The level at the end."""
+def end(series: LogSeries) -> float:
+    """Return the level at the end: the mean of the last `window(series)` points."""
     return fmean(value for _, value in series[-window(series) :])
 
 
-def since(series: Series, holds: Callable[[float], bool]) -> int | None:
-    """The step from which every value holds, up to the end; None if the last does not."""
+def since(series: LogSeries, holds: Callable[[float], bool]) -> int | None:
+    """Return the first step from which every value up to the end holds; None if the last value does not."""
     first = None
     for step, value in reversed(series):
         if not holds(value):
@@ -42,8 +42,8 @@ def since(series: Series, holds: Callable[[float], bool]) -> int | None:
     return first
 
 
-def smooth(series: Series) -> Series:
-    """Trailing means of a window, where it is full."""
+def smooth(series: LogSeries) -> LogSeries:
+    """Return the trailing means over `window(series)` points; the first one stands where the window is full."""
     width = window(series)
     values = [value for _, value in series]
     return tuple(
@@ -51,8 +51,12 @@ def smooth(series: Series) -> Series:
     )
 
 
-def onset(series: Series, holds: Callable[[float], bool]) -> int:
-    """Where the level began to hold for good: the first value that holds in the first such window."""
+def onset(series: LogSeries, holds: Callable[[float], bool]) -> int:
+    """Return the step at which the level begins to hold and then holds up to the end.
+
+    It is the step of the first value that holds within the first window whose mean, and every later mean, holds. If the
+    last mean does not hold, it is the first step of the series.
+    """
     step = since(smooth(series), holds)
     if step is None:
         return series[0][0]
@@ -62,10 +66,10 @@ def onset(series: Series, holds: Callable[[float], bool]) -> int:
 
 
 def decimals(value: float) -> str:
-    """Three digits."""
+    """Format a number with three significant digits."""
     return f"{value:.3g}"
 
 
 def percent(share: float) -> str:
-    """A share."""
+    """Format a share as a whole percentage."""
     return f"{share:.0%}"

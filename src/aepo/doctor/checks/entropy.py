@@ -1,28 +1,29 @@
-"""Collapse, explosion, and entropies that are something else."""
+"""Checks of the entropy: collapse, explosion, and numbers that are not an entropy per token."""
 
 from __future__ import annotations
 
 import math
 
 from aepo.doctor.checks.base import decimals, end, finite, onset, start
-from aepo.doctor.types import Confidence, Finding, Log, Series
+from aepo.doctor.types import Confidence, Finding, Log, LogSeries
 
-# Of the level at the start. 100 sound steps of the built-in job leave 0.29 to 0.8 of it (docs/doctor.md).
+# Shares of the level at the start. 100 sound steps of the built-in job leave 0.29 to 0.8 of it (docs/doctor.md).
 COLLAPSED: tuple[tuple[float, Confidence], ...] = ((0.1, "sure"), (0.25, "likely"), (0.5, "possible"))
-# Under this, in nats per token, nearly all tokens are certain.
+# Nats per token. Below this nearly all tokens are certain.
 NOTHING_LEFT = 0.02
+# Multiples of the level at the start.
 EXPLODED: tuple[tuple[float, Confidence], ...] = ((3.0, "sure"), (2.0, "likely"), (1.5, "possible"))
-# Nats; less is within what prompts differ by.
+# Nats. The entropy differs by less than this from prompt to prompt.
 LEAST_RISE = 0.2
-# A closed loop that is this near its target (nats, or share of it) does as it was told.
+# A closed loop whose entropy is within this distance of its target (nats, or share of the target) is on target.
 ON_TARGET, ON_TARGET_SHARE = 0.1, 0.25
-# Log of the largest vocabulary in use (256k), rounded up: no distribution over tokens has more.
+# Log of the largest vocabulary in use (256k), rounded up: no distribution over tokens has a larger entropy.
 LARGEST = 13.0
 FEWEST = 5
 
 
 def collapse(log: Log) -> list[Finding]:
-    """The entropy's level has fallen to a small share of what it was."""
+    """Find an entropy whose level at the end is a small share of its level at the start."""
     entropy = finite(log.get("entropy"))
     if len(entropy) < FEWEST or start(entropy) <= 0 or _on_target(log, entropy):
         return []
@@ -47,7 +48,7 @@ def collapse(log: Log) -> list[Finding]:
 
 
 def explosion(log: Log) -> list[Finding]:
-    """The entropy's level has risen to a multiple of what it was."""
+    """Find an entropy whose level at the end is a multiple of its level at the start."""
     entropy = finite(log.get("entropy"))
     if len(entropy) < FEWEST or start(entropy) <= 0 or _on_target(log, entropy):
         return []
@@ -69,7 +70,7 @@ def explosion(log: Log) -> list[Finding]:
 
 
 def meaning(log: Log) -> list[Finding]:
-    """What is called entropy is a sampled estimate, a sum, or named after a loss."""
+    """Find an entropy key that logs a sampled estimate or a sum, or whose name says that it is a loss."""
     if "entropy" not in log.series or not log.entropy.then:
         return []
     key = log.keys.get("entropy", "entropy")
@@ -102,7 +103,7 @@ _KINDS = {
 
 
 def impossible(log: Log) -> list[Finding]:
-    """Values that no entropy per token has, whatever the key's documentation says."""
+    """Find values that no entropy per token can have, whatever the trainer documents: below 0, or above `LARGEST`."""
     entropy = finite(log.get("entropy"))
     high = next((point for point in entropy if point[1] > LARGEST), None)
     low = next((point for point in entropy if point[1] < 0), None)
@@ -128,7 +129,7 @@ def impossible(log: Log) -> list[Finding]:
 
 
 def few_distinct(log: Log) -> list[Finding]:
-    """Completions of one prompt repeat each other."""
+    """Find a run in which completions of one prompt repeat each other."""
     distinct = finite(log.get("distinct"))
     if len(distinct) < FEWEST or end(distinct) > 0.5 or start(distinct) < 0.75:
         return []
@@ -144,7 +145,7 @@ def few_distinct(log: Log) -> list[Finding]:
     ]
 
 
-def _on_target(log: Log, entropy: Series) -> bool:
+def _on_target(log: Log, entropy: LogSeries) -> bool:
     target = finite(log.get("target_entropy"))
     if not target:
         return False
@@ -153,7 +154,7 @@ def _on_target(log: Log, entropy: Series) -> bool:
 
 
 def _as_sure_as_the_key(log: Log, confidence: Confidence) -> Confidence:
-    """A sum moves with the length, an undocumented number for unknown reasons."""
+    """Lower the confidence to possible for a sum, which moves with the length, and for an undocumented number."""
     return confidence if log.entropy.kind in ("exact", "sampled") else "possible"
 
 

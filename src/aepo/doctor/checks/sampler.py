@@ -1,19 +1,19 @@
-"""The sampler's probabilities and the trainer's disagree."""
+"""Check whether the sampler and the trainer give the same tokens the same probabilities."""
 
 from __future__ import annotations
 
 from aepo.doctor.checks.base import decimals, end, finite, onset, start
-from aepo.doctor.types import Confidence, Finding, Log, Series
+from aepo.doctor.types import Confidence, Finding, Log, LogSeries
 
 Limits = tuple[tuple[float, Confidence], ...]
-# Per measure: from where it is a finding. docs/doctor.md says where the figures come from.
+# Measure -> what it is, and the values from which it is a finding. docs/doctor.md says where the figures come from.
 LIMITS: dict[str, tuple[str, Limits]] = {
     "mismatch": ("mean |log-probability difference|, nats", ((0.1, "sure"), (0.05, "likely"), (0.03, "possible"))),
     "mismatch_kl": ("estimated KL, nats per token", ((0.05, "sure"), (0.01, "likely"), (0.005, "possible"))),
     "mismatch_probability": ("mean |probability difference|", ((0.03, "sure"), (0.01, "likely"), (0.005, "possible"))),
 }
 UNCORRELATED: Limits = ((0.9, "sure"), (0.95, "likely"), (0.99, "possible"))
-# A gap that grows by this factor is one that training makes, whatever its size.
+# A gap that grows by this factor comes from training, whatever its size.
 GROWS = 10.0
 FEWEST = 3
 _ADVICE = (
@@ -23,7 +23,7 @@ _ADVICE = (
 
 
 def mismatch(log: Log) -> list[Finding]:
-    """The worst of the measures that the log has."""
+    """Find a mismatch, and report the measure of it that is surest among those that the log has."""
     found = [finding for name in LIMITS if (finding := _measure(log, name))]
     if correlated := _correlation(log):
         found.append(correlated)
@@ -32,7 +32,7 @@ def mismatch(log: Log) -> list[Finding]:
 
 
 def _measure(log: Log, name: str) -> Finding | None:
-    series: Series = tuple((step, abs(value)) for step, value in finite(log.get(name)))
+    series: LogSeries = tuple((step, abs(value)) for step, value in finite(log.get(name)))
     if len(series) < FEWEST:
         return None
     what, limits = LIMITS[name]

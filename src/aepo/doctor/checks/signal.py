@@ -1,4 +1,4 @@
-"""Nothing to learn from: dead groups, cut completions, a method that does nothing."""
+"""Checks of the learning signal: dead groups, cut completions, methods without effect, targets that are missed."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from statistics import fmean
 from typing import Any
 
 from aepo.doctor.checks.base import decimals, end, finite, onset, percent, start
-from aepo.doctor.types import Confidence, Finding, Log, Series
+from aepo.doctor.types import Confidence, Finding, Log, LogSeries
 
-# Shares, over the last window.
+# Shares, as levels at the end.
 DEAD: tuple[tuple[float, Confidence], ...] = ((0.5, "sure"), (0.35, "possible"))
 CUT: tuple[tuple[float, Confidence], ...] = ((0.3, "sure"), (0.15, "likely"), (0.08, "possible"))
 FEWEST = 3
-# Steps in a third of the run, and nats; a gap is closing if the second half of it is this much of the first.
+# A third of the run has at least FEWEST_FOR_TARGET steps, and SURE_OF_TARGET for a sure finding. MISSED is in nats. A
+# gap closes if the mean of its second half is below CLOSING times the mean of its first half.
 FEWEST_FOR_TARGET, SURE_OF_TARGET, MISSED, CLOSING = 10, 30, 0.1, 0.8
-# Means of a ratio that never moved differ from 1 by rounding only; so does a KL of nothing from 0.
+# The mean of a ratio that never moved differs from 1 by rounding only, and its KL from 0.
 STILL = 1e-6
 AT_REST = {"approximate_kl": 0.0, "ratio": 1.0, "clip_fraction": 0.0, "clip_fraction_low": 0.0}
 # Controls whose effect is zero while the ratio is 1 (`acts_off_policy` in aepo.control, which needs torch).
@@ -23,7 +24,7 @@ OFF_POLICY_CONTROLS = frozenset({"kl-cov", "archer", "hapo", "moving-bound"})
 
 
 def dead_groups(log: Log) -> list[Finding]:
-    """Most groups have one reward throughout, so they give no gradient."""
+    """Find a run in which most groups have equal rewards, so that they give no gradient."""
     series, what = finite(log.get("dead_groups")), "of the groups have equal rewards throughout"
     if not series:
         series, what = finite(log.get("no_advantage")), "of the steps have no advantage other than 0 in the whole batch"
@@ -47,7 +48,10 @@ def dead_groups(log: Log) -> list[Finding]:
 
 
 def _all_right(log: Log, dead: float) -> float:
-    """Least share of groups that are all right. With rewards from 0 to 1 at most 1 - mean of them are all wrong."""
+    """Return a lower bound on the share of groups whose completions are all right.
+
+    With rewards from 0 to 1, at most 1 - mean reward of the groups are all wrong.
+    """
     if good := finite(log.get("groups_all_good")):
         return end(good)
     reward = finite(log.get("reward"))
@@ -65,7 +69,7 @@ def _which(log: Log) -> str:
 
 
 def truncation(log: Log) -> list[Finding]:
-    """Many completions end at the length limit."""
+    """Find a run in which many completions are cut at the length limit."""
     series = finite(log.get("truncated"))
     confidence = _level(series, CUT)
     if confidence is None:
@@ -80,13 +84,13 @@ def truncation(log: Log) -> list[Finding]:
             f"{percent(start(series))} at the start{lengths}",
             confidence=confidence,
             advice="raise the limit, or mask cut completions out of the loss, or penalise length softly; "
-            "a cut completion is mostly graded wrong for a reason that it cannot see",
+            "a cut completion is mostly graded wrong, whatever it says before the cut",
         )
     ]
 
 
 def idle(log: Log) -> list[Finding]:
-    """The gradient or the learning rate is 0, or else the ratio never leaves 1: all of the method idles, or part."""
+    """Find a run that trains nothing (gradient or learning rate 0), or whose ratio never differs from 1."""
     return _frozen(log) or _ratio_is_one(log)
 
 
@@ -134,7 +138,7 @@ def _ratio_is_one(log: Log) -> list[Finding]:
 
 
 def _off_policy_control(settings: Any) -> str | None:
-    """The control in the run's own settings that needs the ratio to move; joined ones are searched."""
+    """Return the name of the control in the settings that needs a ratio other than 1, also inside joined controls."""
     if not isinstance(settings, dict):
         return None
     control = settings.get("control", settings)
@@ -147,7 +151,7 @@ def _off_policy_control(settings: Any) -> str | None:
 
 
 def beyond_authority(log: Log) -> list[Finding]:
-    """Our closed loop is at its limit and the error does not shrink."""
+    """Find a closed loop whose command is at its limit while the error does not shrink."""
     alarms = [step for step, value in log.get("alarm") if value == 1]
     saturated = finite(log.get("saturated"))
     if not alarms:
@@ -166,7 +170,7 @@ def beyond_authority(log: Log) -> list[Finding]:
 
 
 def target_missed(log: Log) -> list[Finding]:
-    """The entropy stays on one side of its target over the last third of the run, and the gap does not close."""
+    """Find an entropy that stays on one side of its target over the last third of the run and does not come nearer."""
     target = dict(finite(log.get("target_entropy")))
     entropy = [(step, value) for step, value in finite(log.get("entropy")) if step in target]
     gaps = [value - target[step] for step, value in entropy]
@@ -194,20 +198,20 @@ def target_missed(log: Log) -> list[Finding]:
 
 
 def _resting(target: Sequence[float]) -> int:
-    """For how many steps up to the end it has not moved by more than `MISSED` within `FEWEST_FOR_TARGET` steps."""
+    """Return for how many last steps the target moves by at most `MISSED` in any `FEWEST_FOR_TARGET` steps."""
     last = len(target) - 1
     moved = (abs(target[min(at + FEWEST_FOR_TARGET, last)] - target[at]) > MISSED for at in range(last, -1, -1))
     return next((steps for steps, moves in enumerate(moved) if moves), len(target))
 
 
 def _closes(gaps: Sequence[float]) -> bool:
-    """On the same side, and nearer in the second half than in the first."""
+    """Return whether the gap keeps its sign and is smaller in the second half than in the first."""
     before, after = fmean(gaps[: len(gaps) // 2]), fmean(gaps[len(gaps) // 2 :])
     return before * after > 0 and abs(after) < CLOSING * abs(before)
 
 
 def _command(log: Log) -> str:
-    """What the control did at the end."""
+    """Return words for the control's command or coefficient at the end; empty if the log has neither."""
     for name in ("command", "coefficient"):
         acted = finite(log.get(name))
         if acted:
@@ -215,7 +219,7 @@ def _command(log: Log) -> str:
     return ""
 
 
-def _level(series: Series, limits: tuple[tuple[float, Confidence], ...]) -> Confidence | None:
+def _level(series: LogSeries, limits: tuple[tuple[float, Confidence], ...]) -> Confidence | None:
     if len(series) < FEWEST:
         return None
     return next((how for limit, how in limits if end(series) >= limit), None)

@@ -1,4 +1,4 @@
-"""Updates that are too large, rewards that are lost, numbers that are none, and what a resume did."""
+"""Checks of stability: updates that are too large, lost rewards, NaN and infinity, and jumps after a resume."""
 
 from __future__ import annotations
 
@@ -6,28 +6,30 @@ import math
 from statistics import fmean, median, stdev
 
 from aepo.doctor.checks.base import decimals, end, finite, onset, start
-from aepo.doctor.types import Confidence, Finding, Log, Series
+from aepo.doctor.types import Confidence, Finding, Log, LogSeries
 
 # Mean KL(pi_old, pi) over a step's updates, nats per token; PPO's usual early stop is at 0.01 to 0.05.
 LEAPS: tuple[tuple[float, Confidence], ...] = ((1.0, "sure"), (0.3, "likely"))
-# Of the gradient's norm over its level at the start.
+# Multiples of the gradient norm's level at the start.
 GROWN: tuple[tuple[float, Confidence], ...] = ((30.0, "likely"), (10.0, "possible"))
-# The reward is lost: this share of the best level is left, and that level was worth something.
+# A reward is lost if at most this share of its best level is left, and if that level was at least WORTH high.
 LOST = 0.2
 WORTH = 0.05
-# Where rewards go below 0 nobody says how far they could: likely if it fell by this, or by this share of the largest.
+# If rewards go below 0, their lowest possible value is unknown. A loss is then likely only if the reward fell by at
+# least this, and by at least this times the largest level.
 FALL = 0.5
-# Steps on either side of a resume, and how many standard deviations of the steps before it count as a jump.
+# At most AROUND and at least LEAST_BEFORE steps on either side of a resume are compared. JUMP is in standard deviations
+# of the steps before the resume.
 AROUND, LEAST_BEFORE = 10, 4
 JUMP = 4.0
-# Relative; smaller jumps are no instability even where the curve was very smooth.
+# Share of the level. A smaller jump is no instability even if the curve was very smooth.
 LEAST_JUMP = 0.2
 RESUMED = ("entropy", "reward", "length", "approximate_kl", "gradient_norm", "mismatch", "mismatch_kl")
 NAMES = ("entropy", "reward", "gradient_norm", "approximate_kl", "ratio", "mismatch", "mismatch_kl", "sampled_entropy")
 
 
 def not_finite(log: Log) -> list[Finding]:
-    """NaN or infinity in a number that decides something."""
+    """Find NaN or infinity in the measurements of `NAMES`."""
     bad = [
         (step, log.keys.get(name, name), value)
         for name in NAMES
@@ -50,8 +52,8 @@ def not_finite(log: Log) -> list[Finding]:
 
 
 def leap(log: Log) -> list[Finding]:
-    """A step's updates moved the policy very far."""
-    series: Series = tuple((step, abs(value)) for step, value in finite(log.get("approximate_kl")))
+    """Find a step whose updates moved the policy too far."""
+    series: LogSeries = tuple((step, abs(value)) for step, value in finite(log.get("approximate_kl")))
     if not series:
         return []
     step, worst = max(series, key=lambda point: point[1])
@@ -73,7 +75,7 @@ def leap(log: Log) -> list[Finding]:
 
 
 def gradient(log: Log) -> list[Finding]:
-    """The gradient's norm has grown to a multiple of what it was, and stays there."""
+    """Find a gradient norm whose level at the end is a multiple of its level at the start."""
     series = finite(log.get("gradient_norm"))
     if len(series) < AROUND or start(series) <= 0:
         return []
@@ -93,7 +95,7 @@ def gradient(log: Log) -> list[Finding]:
 
 
 def reward_lost(log: Log) -> list[Finding]:
-    """The reward was there, and is gone: down at 0, or at the bottom of what the log has where that is below 0."""
+    """Find a reward that fell from its best level to 0, or to the lowest level of the log if that is below 0."""
     reward = finite(log.get("reward"))
     if len(reward) < AROUND:
         return []
@@ -120,7 +122,7 @@ def reward_lost(log: Log) -> list[Finding]:
 
 
 def after_resume(log: Log) -> list[Finding]:
-    """Levels jump where the run was taken up again."""
+    """Find levels that jump at a step at which the run was resumed."""
     return [finding for step in log.resumes if (finding := _jump(log, step))]
 
 

@@ -1,4 +1,4 @@
-"""One reader for each kind of file. `read` finds the one that knows a file, or says which ones it tried."""
+"""One reader for each log format. `read` finds the reader that knows a file, or lists the formats that are known."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from aepo.doctor.readers import aepo, completions, easyr1, openrlhf, tensorboard, tinker, trl, verl, wandb
-from aepo.doctor.readers.rows import Text, load
+from aepo.doctor.readers.rows import LogText, load_text
 from aepo.doctor.types import Log
 from aepo.errors import InvalidValue
 
@@ -16,16 +16,24 @@ KNOWN = (
     "console, EasyR1's experiment_log.jsonl, OpenRLHF's console, tinker-cookbook's metrics.jsonl, TensorBoard events, "
     "or a W&B export (CSV or JSONL)"
 )
-# In the order in which they are asked; each returns nothing for what is not its own.
-TEXTS: tuple[Callable[[Text], list[Log]], ...] = (
+# `read` asks them in this order; a reader returns an empty list for a file of another format.
+TEXTS: tuple[Callable[[LogText], list[Log]], ...] = (
     aepo.read, easyr1.read, tinker.read, trl.read, verl.read, openrlhf.read, wandb.read,
 )  # fmt: skip
 
 
 def read(path: Path, resumes: Sequence[int] = ()) -> list[Log]:
-    """The logs in a file or folder; `resumes` are steps at which a run was taken up again, beside those that show.
+    """Read the logs in a file or folder.
 
-    Raises `InvalidValue` for what cannot be read or is nobody's log.
+    Args:
+        path: A log file, or a folder with logs at their usual places.
+        resumes: Steps at which the run was resumed, in addition to those that the log shows.
+
+    Returns:
+        One log for each run in the file or folder.
+
+    Raises:
+        InvalidValue: The path does not exist, cannot be read, or is no known log.
     """
     if not path.exists():
         raise InvalidValue("LOG", str(path), "a file or folder that exists")
@@ -36,7 +44,7 @@ def read(path: Path, resumes: Sequence[int] = ()) -> list[Log]:
 
 
 def _folder(path: Path) -> list[Log]:
-    """A run's folder: every kind of log that lies in it, at its usual place."""
+    """Read every log that lies in a run's folder at its usual place."""
     logs = []
     for name in ("metrics.jsonl", "experiment_log.jsonl"):
         if (path / name).is_file():
@@ -53,7 +61,7 @@ def _file(path: Path) -> list[Log]:
         return completions.read([path])
     if tensorboard.MARK in path.name:
         return tensorboard.read([path])
-    text = load(path)
+    text = load_text(path)
     for reader in TEXTS:
         if logs := reader(text):
             return logs

@@ -1,4 +1,4 @@
-"""Our own runs: metrics.jsonl, with config.toml beside it where it is still there."""
+"""Reader for the runs of this package: metrics.jsonl, and config.toml beside it if it exists."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from aepo.doctor.names import AEPO, recognise
-from aepo.doctor.readers.rows import Text, flat, make_log, stepped
+from aepo.doctor.readers.rows import LogText, flat, make_log, stepped
 from aepo.doctor.types import Log
 
 
-def read(text: Text) -> list[Log]:
-    """A row a step."""
+def read(text: LogText) -> list[Log]:
+    """Return the log if the file has one row per step with the keys of this package, else an empty list."""
     rows = [flat(row) for row in text.rows]
     if not rows or recognise(rows[0]) is not AEPO:
         return []

@@ -1,4 +1,4 @@
-"""TRL's log_completions: completions/completions_00001.parquet, a row for each completion."""
+"""Reader for the files of TRL's log_completions: completions/completions_00001.parquet, one row per completion."""
 
 from __future__ import annotations
 
@@ -16,14 +16,18 @@ COLUMNS = {"step", "prompt", "completion", "advantage"}
 
 
 def files(path: Path) -> list[Path]:
-    """The Parquet files that a path stands for: itself, or those of a completions folder in it."""
+    """Return the Parquet files that a path stands for: the path itself, or the files of a completions folder in it."""
     if path.suffix == ".parquet":
         return [path]
     return sorted(path.glob("completions_*.parquet")) or sorted(path.glob("completions/completions_*.parquet"))
 
 
 def read(paths: Sequence[Path]) -> list[Log]:
-    """dead_groups: prompts all of whose advantages are 0. distinct: share of a prompt's completions that differ."""
+    """Return one log with two series per step, both means over the step's prompts.
+
+    `dead_groups` is the share of prompts whose advantages are all 0. `distinct` is the number of different completions
+    of a prompt divided by the number of its completions.
+    """
     source = str(paths[0] if len(paths) == 1 else paths[0].parent)
     groups: dict[int, dict[str, list[Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for path in paths:

@@ -1,4 +1,4 @@
-"""What the readers share: text to rows of numbers, rows to a `Log`."""
+"""Functions that the readers share: from a text file to rows of numbers, and from rows to a `Log`."""
 
 from __future__ import annotations
 
@@ -11,32 +11,40 @@ from pathlib import Path
 from typing import Any
 
 from aepo.doctor.names import Dialect
-from aepo.doctor.types import Entropy, Log
+from aepo.doctor.types import EntropyMeaning, Log, LogRow
 from aepo.errors import InvalidValue
 
-Row = Mapping[str, float]
-# Of W&B, TensorBoard callbacks and OpenRLHF's loggers; evaluation metrics keep theirs and so stay apart.
+# W&B, TensorBoard callbacks and OpenRLHF's loggers put this before the keys of training. It is removed; the prefix of
+# evaluation metrics stays, so that the two are not mixed.
 PREFIX = "train/"
-# Of a text's characters.
+# Largest share of broken characters in a text file.
 MOST_BROKEN = 0.05
-# Larger numbers are infinite to the checks, whose sums they would overflow; float32 ends at 3.4e38.
+# Larger numbers count as infinite, because sums of them could overflow; float32 ends at 3.4e38.
 LARGEST = 1e100
-# NumPy from version 2 on prints its numbers so.
+# NumPy 2 and later print numbers in this form.
 _WRAPPED = re.compile(r"\bnp\.\w+\(([^()]*)\)")
 
 
 @dataclass(frozen=True)
-class Text:
-    """A text file. rows: its objects if it is JSON lines, else none. document: the object that it is as a whole."""
+class LogText:
+    """`LogText` holds a text file and what it parses to."""
 
     path: Path
+    """The path of the file."""
     text: str
+    """The whole text."""
     rows: tuple[dict[str, Any], ...]
+    """The objects of the lines if the file is JSON lines, else empty."""
     document: Any
+    """The parsed value if the whole file is one JSON document, else None."""
 
 
-def load(path: Path) -> Text:
-    """Read; `InvalidValue` where there is nothing in it, no text, or JSON lines that break off before the last."""
+def load_text(path: Path) -> LogText:
+    """Read a text file, and parse it if it is JSON or JSON lines.
+
+    Raises:
+        InvalidValue: The file cannot be read, is empty or binary, or has a broken line before the last one.
+    """
     try:
         text = path.read_bytes().decode("utf-8-sig", errors="replace")
     except OSError as error:
@@ -47,11 +55,14 @@ def load(path: Path) -> Text:
     if not text.strip():
         raise InvalidValue("LOG", str(path), "a log with at least one step in it (this one is empty)")
     document = _parsed(text)
-    return Text(path, text, () if document is not None and "\n" in text.strip() else _lines(path, text), document)
+    return LogText(path, text, () if document is not None and "\n" in text.strip() else _lines(path, text), document)
 
 
 def _parsed(text: str) -> Any:
-    """None for what is no JSON, or nested too deep for it. Whole numbers are floats, which have no most digits."""
+    """Parse JSON; return None if the text is no JSON or is nested too deeply.
+
+    Whole numbers are parsed as floats, because Python refuses integers with very many digits.
+    """
     try:
         return json.loads(text, parse_int=float)
     except (ValueError, RecursionError):
@@ -59,7 +70,7 @@ def _parsed(text: str) -> Any:
 
 
 def _lines(path: Path, text: str) -> tuple[dict[str, Any], ...]:
-    """Objects, one a line; a last line that was cut off is left out."""
+    """Parse one JSON object per line, without a last line that was cut off; empty if the first line is no object."""
     lines = [line for line in text.splitlines() if line.strip()]
     if not isinstance(_parsed(lines[0]), dict):
         return ()
@@ -73,7 +84,7 @@ def _lines(path: Path, text: str) -> tuple[dict[str, Any], ...]:
 
 
 def number(value: Any) -> float | None:
-    """A measurement; text such as "NaN" counts, other text and lists do not."""
+    """Return a number or a text such as "NaN" as a float; None for any other value."""
     if isinstance(value, bool | int | float):
         return float(value)
     if isinstance(value, str):
@@ -85,17 +96,17 @@ def number(value: Any) -> float | None:
 
 
 def some_of(keys: Iterable[str]) -> str:
-    """A few of them, on one line, for a refusal."""
+    """Return at most six of the keys on one line, for an error message."""
     return ", ".join(" ".join(key.split()) for key in sorted(keys)[:6]) or "none"
 
 
 def unwrapped(text: str) -> str:
-    """Printed numbers without NumPy's type around them: 3.8 for np.float64(3.8)."""
+    """Replace NumPy's printed form by the bare number: np.float64(3.8) becomes 3.8."""
     return _WRAPPED.sub(r"\1", text)
 
 
 def flat(row: Mapping[str, Any]) -> dict[str, float]:
-    """Nested groups joined by /, numbers only."""
+    """Return the numbers of a nested row; the key of each joins the names of its groups with /."""
     found: dict[str, float] = {}
     groups: list[tuple[str, Mapping[str, Any]]] = [("", row)]
     for prefix, group in groups:
@@ -107,13 +118,13 @@ def flat(row: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-def unprefixed(rows: Iterable[Row]) -> list[dict[str, float]]:
-    """Keys without the train/ that loggers put before them."""
+def unprefixed(rows: Iterable[LogRow]) -> list[dict[str, float]]:
+    """Return the rows with `train/`, which loggers put before keys, removed."""
     return [{key.removeprefix(PREFIX): value for key, value in row.items()} for row in rows]
 
 
-def stepped(rows: Sequence[Row], *names: str) -> list[tuple[int, Row]]:
-    """Rows with their step, by the first of `names` that a row has; rows without one are left out."""
+def stepped(rows: Sequence[LogRow], *names: str) -> list[tuple[int, LogRow]]:
+    """Pair each row with its step, which is the first finite one of `names`; rows without a step are left out."""
     found = []
     for row in rows:
         step = next((row[name] for name in names if name in row and math.isfinite(row[name])), None)
@@ -125,14 +136,25 @@ def stepped(rows: Sequence[Row], *names: str) -> list[tuple[int, Row]]:
 def make_log(
     dialect: Dialect,
     path: Path,
-    rows: Sequence[tuple[int, Row]],
+    rows: Sequence[tuple[int, LogRow]],
     resumes: Sequence[int] = (),
     settings: Mapping[str, Any] | None = None,
     framework: str | None = None,
 ) -> Log:
-    """The log in our names. Where the step goes back, the run was resumed: what it did again counts.
+    """Make a log under this package's names.
 
-    Raises `InvalidValue` when there are no rows, or nothing of what the dialect knows is in them.
+    If the step goes back, the run was resumed there, and the later rows replace the earlier ones.
+
+    Args:
+        dialect: The keys of the trainer.
+        path: The file that the log comes from.
+        rows: (step, row) in the order of the file.
+        resumes: Steps at which the run was resumed, in addition to those where the step goes back.
+        settings: The settings of the run, if they are known.
+        framework: The name of the trainer for the report; None takes the dialect's name.
+
+    Raises:
+        InvalidValue: There are no rows, or none of them has a key that the dialect knows.
     """
     if not rows:
         raise InvalidValue("LOG", str(path), f"a log of {dialect.name} with a number as step in its rows")
@@ -150,7 +172,7 @@ def make_log(
             series.setdefault(name, {})[step] = math.copysign(math.inf, value) if abs(value) > LARGEST else value
     if not series:
         raise InvalidValue("LOG", str(path), f"a log of {dialect.name} with at least one of its training metrics in it")
-    meaning = dialect.entropies.get(keys.get("entropy", ""), Entropy("unknown", "its meaning is not documented"))
+    meaning = dialect.entropies.get(keys.get("entropy", ""), EntropyMeaning("unknown", "its meaning is not documented"))
     return Log(
         framework=framework or dialect.name,
         source=str(path),
@@ -162,9 +184,9 @@ def make_log(
     )
 
 
-def _latest(rows: Sequence[tuple[int, Row]]) -> tuple[list[tuple[int, Row]], list[int]]:
-    """Rows without those that a later part of the log did again, and the steps it started over from."""
-    kept: list[tuple[int, Row]] = []
+def _latest(rows: Sequence[tuple[int, LogRow]]) -> tuple[list[tuple[int, LogRow]], list[int]]:
+    """Return the rows without those that a later part of the log repeats, and the steps at which it went back."""
+    kept: list[tuple[int, LogRow]] = []
     restarts = []
     for step, row in rows:
         if kept and step < kept[-1][0]:

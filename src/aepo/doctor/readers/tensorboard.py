@@ -1,4 +1,4 @@
-"""TensorBoard events, through the tensorboard package (no TensorFlow)."""
+"""Reader for TensorBoard events; it uses the tensorboard package without TensorFlow."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ MARK = "tfevents"
 
 
 def read_folder(path: Path) -> list[Log]:
-    """One run for each folder with events in or under this one; those without a trainer's scalars are left out.
+    """Read the event files in this folder and below it, one run per folder.
 
-    Raises `InvalidValue` if there are events and none has.
+    A folder whose events have no scalars of a known trainer is left out.
+
+    Raises:
+        InvalidValue: There are events, and none of them has scalars of a known trainer.
     """
     logs, refused = [], None
     files = sorted(file for file in path.rglob(f"*{MARK}*") if file.is_file())
@@ -33,7 +36,11 @@ def read_folder(path: Path) -> list[Log]:
 
 
 def read(paths: Sequence[Path]) -> list[Log]:
-    """One run. A second file in a folder is a second session: the run was resumed at its first step."""
+    """Read the event files of one run; each file after the first begins with a step at which the run was resumed.
+
+    Raises:
+        InvalidValue: The scalars are of no known trainer.
+    """
     rows: list[tuple[int, dict[str, float]]] = []
     resumes = []
     for path in paths:
@@ -49,7 +56,7 @@ def read(paths: Sequence[Path]) -> list[Log]:
 
 
 def _scalars(path: Path) -> list[tuple[int, dict[str, float]]]:
-    # Said before the import, or an installed TensorFlow would be loaded for nothing.
+    # This must be set before the import: it silences an installed TensorFlow.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         from tensorboard.backend.event_processing.event_file_loader import EventFileLoader

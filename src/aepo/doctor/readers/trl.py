@@ -1,4 +1,4 @@
-"""TRL: `log_history` of a trainer_state.json, in the output folder or in a checkpoint."""
+"""Reader for TRL: `log_history` of a trainer_state.json, in the output folder or in a checkpoint."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aepo.doctor.names import TRL, TRL_PPO, recognise
-from aepo.doctor.readers.rows import Text, flat, make_log, some_of, stepped
+from aepo.doctor.readers.rows import LogText, flat, make_log, some_of, stepped
 from aepo.doctor.types import Log
 from aepo.errors import InvalidValue
 
@@ -16,7 +16,7 @@ STATE = "trainer_state.json"
 
 
 def newest_state(folder: Path) -> Path | None:
-    """The folder's own trainer_state.json, else that of its last checkpoint."""
+    """Return the path of the folder's trainer_state.json, else of its last checkpoint's; None if there is neither."""
     if (folder / STATE).is_file():
         return folder / STATE
     found = [(int(match[1]), path) for path in folder.glob(f"checkpoint-*/{STATE}") if (match := _number(path))]
@@ -27,8 +27,12 @@ def _number(path: Path) -> re.Match[str] | None:
     return re.fullmatch(r"checkpoint-(\d+)", path.parent.name)
 
 
-def read(text: Text) -> list[Log]:
-    """GRPO and PPO; `InvalidValue` for the state of a trainer that does no reinforcement learning."""
+def read(text: LogText) -> list[Log]:
+    """Return the log if the file is the state of a GRPO or PPO trainer; an empty list if it is no trainer's state.
+
+    Raises:
+        InvalidValue: The file is the state of another trainer.
+    """
     document = text.document
     if not isinstance(document, dict) or not isinstance(document.get("log_history"), list):
         return []
@@ -41,7 +45,7 @@ def read(text: Text) -> list[Log]:
 
 
 def _resumes(history: list[dict[str, Any]]) -> list[int]:
-    """The trainer writes `train_runtime` when it ends; steps after that are a later session's."""
+    """Return the steps that follow a `train_runtime`, which the trainer writes at the end of a session."""
     ends = [index for index, row in enumerate(history[:-1]) if "train_runtime" in row]
     steps = [history[index + 1].get("step", math.nan) for index in ends]
     return [int(step) for step in steps if math.isfinite(step)]

@@ -1,4 +1,4 @@
-"""W&B exports: a chart's CSV ("run - metric" columns), or a run's history as JSON lines or CSV."""
+"""Reader for W&B exports: a chart's CSV ("run - metric" columns), or a run's history as JSON lines or CSV."""
 
 from __future__ import annotations
 
@@ -10,17 +10,21 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from aepo.doctor.names import Dialect, recognise
-from aepo.doctor.readers.rows import PREFIX, Row, Text, flat, make_log, number, some_of, stepped, unprefixed
-from aepo.doctor.types import Log
+from aepo.doctor.readers.rows import PREFIX, LogText, flat, make_log, number, some_of, stepped, unprefixed
+from aepo.doctor.types import Log, LogRow
 from aepo.errors import InvalidValue
 
-# The trainer's own counts first: `_step` counts the calls of W&B's log function.
+# The trainer's own step counters come first: `_step` counts the calls of W&B's log function.
 STEPS = ("global_step", "training/global_step", "_step", "Step", "step")
 OF_WANDB = {*STEPS, "_runtime", "_timestamp"}
 
 
-def read(text: Text) -> list[Log]:
-    """One log for each run in the export."""
+def read(text: LogText) -> list[Log]:
+    """Return one log for each run in the export, or an empty list if the file is no W&B export.
+
+    Raises:
+        InvalidValue: The export has no step, or no metric of a known trainer.
+    """
     if text.rows:
         return [_log(text, "", [flat(row) for row in text.rows])] if any("_step" in row for row in text.rows) else []
     if text.path.suffix != ".csv":
@@ -28,7 +32,7 @@ def read(text: Text) -> list[Log]:
     return [_log(text, run, rows) for run, rows in _runs(_records(text)).items()]
 
 
-def _records(text: Text) -> list[dict[str, str]]:
+def _records(text: LogText) -> list[dict[str, str]]:
     try:
         return list(csv.DictReader(io.StringIO(text.text)))
     except csv.Error as error:
@@ -36,7 +40,7 @@ def _records(text: Text) -> list[dict[str, str]]:
 
 
 def _runs(records: Sequence[Mapping[str, str]]) -> dict[str, list[dict[str, float]]]:
-    """Rows by run; the columns of a history, which has `_step`, are the run ""."""
+    """Return the rows of each run by its name; the name is "" for a history, which has the column `_step`."""
     runs: dict[str, list[dict[str, float]]] = defaultdict(list)
     for record in records:
         cells = {column: value for column, cell in record.items() if (value := number(cell)) is not None}
@@ -51,7 +55,7 @@ def _runs(records: Sequence[Mapping[str, str]]) -> dict[str, list[dict[str, floa
     return runs
 
 
-def _log(text: Text, run: str, rows: Sequence[Row]) -> Log:
+def _log(text: LogText, run: str, rows: Sequence[LogRow]) -> Log:
     plain = unprefixed(rows)
     keys = {key for row in plain for key in row}
     dialect = recognise(keys)
@@ -63,11 +67,11 @@ def _log(text: Text, run: str, rows: Sequence[Row]) -> Log:
     return dataclasses.replace(log, source=f"{log.source} ({run})") if run else log
 
 
-def _measured(rows: Sequence[Row], dialect: Dialect, is_history: bool) -> list[Row]:
-    """Rows with one of the trainer's metrics in them.
+def _measured(rows: Sequence[LogRow], dialect: Dialect, is_history: bool) -> list[LogRow]:
+    """Return the rows that have one of the trainer's metrics.
 
-    A history that was made a table has NaN in its gaps: in a row that something else was logged in, all metrics. A
-    chart leaves them empty.
+    A history that was exported as a table has NaN in its gaps: in a row that logs something else, all metrics of the
+    trainer are NaN. Such rows are left out. A chart leaves its gaps empty.
     """
     wanted = {key for names in dialect.keys.values() for key in names}
     keys = {key for row in rows for key in row}
@@ -80,7 +84,10 @@ def _measured(rows: Sequence[Row], dialect: Dialect, is_history: bool) -> list[R
     ]
 
 
-def _by_one_clock(rows: Sequence[Row]) -> list[tuple[int, Row]]:
-    """Steps by the first name that half of the rows have, else by the commonest; two names would be two clocks."""
+def _by_one_clock(rows: Sequence[LogRow]) -> list[tuple[int, LogRow]]:
+    """Number the rows by one step name: the first that half of the rows have, else the commonest.
+
+    Different names count steps differently, so they are never mixed.
+    """
     clock = max(STEPS, key=lambda name: min(len(stepped(rows, name)), len(rows) / 2))
     return stepped(rows, clock)

@@ -14,10 +14,10 @@ from packaging.version import Version
 from trl import GRPOConfig
 
 from aepo.algorithm import Algorithm
-from aepo.control import AEPO
-from aepo.control.base import moments
+from aepo.control.base import hooks
 from aepo.convert import make_algorithm
 from aepo.engines.capabilities import TRL
+from aepo.engines.preflight import Setup, preflight
 from aepo.errors import InvalidValue, require
 from aepo.loss.surrogates import Clip
 from aepo.methods import GRPO
@@ -123,11 +123,10 @@ class EntropyControlConfig(GRPOConfig):  # type: ignore[misc]
             if getattr(self, name) is not None:
                 settings[f"control.{name}"] = getattr(self, name)
         algorithm = make_algorithm(self.method, copy.deepcopy(settings))
-        if not any(_appends(part) for part in algorithm.control.parts):
-            return algorithm
-        if _names(settings, "join"):
+        fixed = replace(algorithm, control=algorithm.control.in_place())
+        if fixed != algorithm and _names(settings, "join"):
             raise InvalidValue("control.join", "append", "replace: TRL keeps the number of rows of a rank")
-        return make_algorithm(self.method, {**settings, "control.join": "replace"})
+        return fixed
 
     def _set_loss(self, algorithm: Algorithm) -> None:
         """TRL's fields for what the method chooses; a field that was given another value is refused."""
@@ -158,13 +157,20 @@ class EntropyControlConfig(GRPOConfig):  # type: ignore[misc]
             size >= least, "num_generations", size, f"at least {least} with the advantage {algorithm.advantage.name}"
         )
         for part in algorithm.control.parts:
-            if isinstance(part, AEPO):
-                require(part.per_prompt is None, "control.per_prompt", part.per_prompt, "none: TRL draws whole groups")
+            require(part.per_prompt is None, "control.per_prompt", part.per_prompt, "none: TRL draws whole groups")
         if own_loss(algorithm):
             self._check_own_loss()
         elif self.use_liger_kernel and _installed() < LIGER_SCORES:
             raise InvalidValue("use_liger_kernel", True, f"False with TRL below {LIGER_SCORES}")
         self._warn(algorithm)
+
+    def _as_trl_clips(self, algorithm: Algorithm) -> Algorithm:
+        """The algorithm with TRL's clip bounds, also where TRL's own loss does the clipping."""
+        surrogate = algorithm.surrogate
+        if not isinstance(surrogate, Clip):
+            return algorithm
+        high = self.epsilon if self.epsilon_high is None else self.epsilon_high
+        return replace(algorithm, surrogate=Clip(self.epsilon, high, surrogate.dual))
 
     def _check_own_loss(self) -> None:
         why = f"the loss of the method {self.method} is not TRL's"
@@ -173,27 +179,27 @@ class EntropyControlConfig(GRPOConfig):  # type: ignore[misc]
         require(self.loss_type in WEIGHTED, "loss_type", self.loss_type, f"one of {', '.join(WEIGHTED)}: {why}")
 
     def _warn(self, algorithm: Algorithm) -> None:
-        for name, values in _CUTS.items():
-            if (self.generation_kwargs or {}).get(name, getattr(self, name, values[0])) not in values:
-                warnings.warn(f"{name} cuts the distribution whose entropy is measured", stacklevel=4)
+        given = {name: getattr(self, name, values[0]) for name, values in _CUTS.items()}
+        given |= {name: value for name, value in (self.generation_kwargs or {}).items() if name in _CUTS}
         on_policy = self.gradient_accumulation_steps % (self.steps_per_generation * self.num_iterations) == 0
-        if on_policy and any(p.acts_off_policy or "bounds" in moments(p) for p in algorithm.control.parts):
-            warnings.warn(
-                f"one update for each round of generation: the ratio is 1 and {self.method} never acts", stacklevel=4
-            )
-        if not algorithm.control.shuffle:
-            warnings.warn(f"TRL shuffles the rows of a round, which {self.method} would leave in place", stacklevel=4)
+        setup = Setup(
+            engine=TRL,
+            algorithm=self._as_trl_clips(algorithm),
+            group_size=self.num_generations,
+            updates_per_rollout=1 if on_policy else 2,
+            cuts={name: value for name, value in given.items() if value not in _CUTS[name]},
+            group_size_name="num_generations",
+            updates_name="steps_per_generation x num_iterations / gradient_accumulation_steps",
+        )
+        for sentence in preflight(setup):
+            warnings.warn(sentence, stacklevel=4)
 
 
 def own_loss(algorithm: Algorithm) -> bool:
     """Whether something acts in every pass, or on the ratio, that TRL's loss has no place for."""
     in_pass = {"reshape", "bounds", "penalty"}
-    acts = any(in_pass & set(moments(part)) for part in algorithm.control.parts)
+    acts = any(in_pass & set(hooks(part)) for part in algorithm.control.parts)
     return acts or not isinstance(algorithm.surrogate, Clip) or algorithm.surrogate.dual is not None
-
-
-def _appends(control: Any) -> bool:
-    return isinstance(control, AEPO) and control.positives == "sampled" and control.join == "append"
 
 
 def _names(settings: Mapping[str, Any], name: str) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from aepo.integrations.trl import rows as table
 from aepo.integrations.trl.rows import Rows
-from aepo.types import TokenStats
+from aepo.types import BatchStatistics
 
 T = TypeVar("T")
 
@@ -44,14 +44,9 @@ class Ranks:
         gathered: Tensor = self.accelerator.gather(own.contiguous())
         return gathered
 
-    def stats(self, own: TokenStats) -> TokenStats:
+    def stats(self, own: BatchStatistics) -> BatchStatistics:
         """The statistics of all ranks' rows."""
-        return TokenStats(
-            logprobs=self.tensor(own.logprobs),
-            entropy=self.tensor(own.entropy),
-            tempered={temperature: self.tensor(values) for temperature, values in own.tempered.items()},
-            kept_entropy=None if own.kept_entropy is None else self.tensor(own.kept_entropy),
-        )
+        return own.each(self.tensor)
 
     def rows(self, own: Rows) -> Rows:
         """All ranks' rows."""

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from aepo.control.base import Scored
 from aepo.errors import InvalidValue
-from aepo.types import Batch, Completion, Prompt, Rollout, TokenStats
+from aepo.types import Batch, BatchStatistics, Completion, Prompt, Rollout
 
 Rows = dict[str, Tensor]
 
@@ -152,29 +152,14 @@ def placement(sources: Sequence[int], trained: Sequence[bool], ordinary: int) ->
 # --- statistics ------------------------------------------------------------------------------------------------------
 
 
-def joined(parts: Sequence[TokenStats], width: int) -> TokenStats:
+def joined(parts: Sequence[BatchStatistics], width: int) -> BatchStatistics:
     """The rows of all parts, each fitted to `width`."""
-    kept = [part.kept_entropy for part in parts]
-    return TokenStats(
-        logprobs=torch.cat([fit(part.logprobs, width) for part in parts]),
-        entropy=torch.cat([fit(part.entropy, width) for part in parts]),
-        tempered={t: torch.cat([fit(part.tempered[t], width) for part in parts]) for t in parts[0].tempered},
-        kept_entropy=None if kept[0] is None else torch.cat([fit(value, width) for value in kept if value is not None]),
-    )
+    return BatchStatistics.joined([part.each(lambda values: fit(values, width)) for part in parts])
 
 
-def inside(stats: TokenStats, mask: Tensor) -> TokenStats:
+def inside(stats: BatchStatistics, mask: Tensor) -> BatchStatistics:
     """Zero outside the mask, whatever stood there."""
-
-    def cut(values: Tensor) -> Tensor:
-        return torch.where(mask.bool(), values, 0.0)
-
-    return TokenStats(
-        logprobs=cut(stats.logprobs),
-        entropy=cut(stats.entropy),
-        tempered={temperature: cut(values) for temperature, values in stats.tempered.items()},
-        kept_entropy=None if stats.kept_entropy is None else cut(stats.kept_entropy),
-    )
+    return stats.each(lambda values: torch.where(mask.bool(), values, 0.0))
 
 
 def narrowed(scored: Scored, width: int) -> Scored:

@@ -20,7 +20,7 @@ from aepo.integrations.trl import rows as table
 from aepo.integrations.trl.ranks import Ranks
 from aepo.integrations.trl.rows import Rows
 from aepo.integrations.trl.statistics import beyond_trl, statistics
-from aepo.types import Rollout, TokenStats
+from aepo.types import BatchStatistics, Rollout
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Drawn:
 
     rows: Rows
     rollouts: list[Rollout]
-    stats: TokenStats | None = None
+    stats: BatchStatistics | None = None
 
 
 class SamplingTrainer(GRPOTrainer):  # type: ignore[misc]
@@ -127,7 +127,7 @@ class SamplingTrainer(GRPOTrainer):  # type: ignore[misc]
         return scores
 
     @torch.no_grad()
-    def _stats(self, rows: Rows, needs: Needs) -> TokenStats:
+    def _stats(self, rows: Rows, needs: Needs) -> BatchStatistics:
         """These rows' statistics at the present weights, a microbatch at a time."""
         ids, attention = table.inputs(rows)
         mask, size = rows["completion_mask"], self.args.per_device_train_batch_size
@@ -135,11 +135,11 @@ class SamplingTrainer(GRPOTrainer):  # type: ignore[misc]
             scores = self._get_per_token_logps_and_entropies(
                 self.model, ids, attention, mask.shape[1], batch_size=size, compute_entropy=True
             )
-            return TokenStats(scores[0].float(), scores[1].float())
+            return BatchStatistics(scores[0].float(), scores[1].float())
         chunks = zip(ids.split(size), attention.split(size), mask.split(size), strict=True)
         return table.joined([statistics(self.model, self._inner, *chunk, needs) for chunk in chunks], mask.shape[1])
 
-    def _stats_of_some(self, rows: Rows, chosen: Sequence[int], needs: Needs) -> list[TokenStats]:
+    def _stats_of_some(self, rows: Rows, chosen: Sequence[int], needs: Needs) -> list[BatchStatistics]:
         """Of these rows of `rows`, which every rank holds; each rank scores its equal part. Empty for none."""
         if not chosen:
             return []
@@ -154,8 +154,8 @@ class SamplingTrainer(GRPOTrainer):  # type: ignore[misc]
         return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _kept(rows: Rows, scores: Sequence[tuple[Tensor, Tensor]]) -> TokenStats | None:
+def _kept(rows: Rows, scores: Sequence[tuple[Tensor, Tensor]]) -> BatchStatistics | None:
     """Those that TRL took of the rows under the policy itself, not under a reference; None if it did not."""
     old = rows.get("old_per_token_logps")
-    found = [TokenStats(logprobs.float(), entropy.float()) for logprobs, entropy in scores if logprobs is old]
+    found = [BatchStatistics(logprobs.float(), entropy.float()) for logprobs, entropy in scores if logprobs is old]
     return found[0] if found else None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from aepo.control.base import Needs
+from aepo.engines.collate import scatter
+from aepo.engines.linear_head import check_linear_head
 from aepo.entropy.statistics import token_statistics
 from aepo.errors import InvalidValue
-from aepo.types import TokenStats
+from aepo.types import BatchStatistics
 
 
 def beyond_trl(needs: Needs) -> bool:
@@ -18,7 +19,9 @@ def beyond_trl(needs: Needs) -> bool:
     return bool(needs.temperatures) or needs.kept is not None or needs.entropy_gradient
 
 
-def statistics(model: Any, inner: Any, ids: Tensor, attention_mask: Tensor, mask: Tensor, needs: Needs) -> TokenStats:
+def statistics(
+    model: Any, inner: Any, ids: Tensor, attention_mask: Tensor, mask: Tensor, needs: Needs
+) -> BatchStatistics:
     """One forward pass through `model`, which may be wrapped; gradient where it is enabled.
 
     inner: the causal language model inside it. ids, attention_mask: [B, P + T]. mask: [B, T], the tokens to score.
@@ -40,12 +43,7 @@ def statistics(model: Any, inner: Any, ids: Tensor, attention_mask: Tensor, mask
         temperatures=needs.temperatures,
         kept=needs.kept,
     )
-    return TokenStats(
-        logprobs=_scatter(stats.logprobs, places),
-        entropy=_scatter(stats.entropy, places),
-        tempered={t: _scatter(values, places) for t, values in zip(needs.temperatures, stats.tempered, strict=True)},
-        kept_entropy=_scatter(stats.kept_entropy, places) if needs.kept else None,
-    )
+    return scatter(stats, places, needs.temperatures)
 
 
 def check_model(inner: Any) -> None:
@@ -53,14 +51,4 @@ def check_model(inner: Any) -> None:
     head, kind = inner.get_output_embeddings(), type(inner).__name__
     if type(head) is not nn.Linear:
         raise InvalidValue("model", kind, "one whose output layer is plain and without an adapter, for this method")
-    # Several tokens: that of padding has an embedding of zeros in some models.
-    ids = torch.arange(min(8, len(head.weight)), device=head.weight.device)[None]
-    with torch.no_grad():
-        logits = inner(input_ids=ids).logits.float()
-        linear = head(inner.base_model(input_ids=ids)[0]).float()
-    if not torch.allclose(logits, linear, rtol=1e-2, atol=1e-2):
-        raise InvalidValue("model", kind, "one whose logits are a linear head (no soft-capping or scaling)")
-
-
-def _scatter(values: Tensor, mask: Tensor) -> Tensor:
-    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
+    check_linear_head(inner, head)

@@ -1,4 +1,4 @@
-"""`GRPOTrainer` with a control's moments called around one round of generation.
+"""`GRPOTrainer` with a control's hooks called around one round of generation.
 
 The one seam is `_generate_and_score_completions`: TRL draws and scores the ordinary rows, and once more the tempered
 ones; what the control makes of both goes back in TRL's own form, with as many rows as before. A loss of this package
@@ -20,8 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aepo.control import AEPO
-from aepo.control.base import Measured, Scored, State, Step
+from aepo.control.base import Measured, Scored, State, Step, most_needed
 from aepo.engines import stages
 from aepo.engines.collate import collate
 from aepo.errors import InvalidValue
@@ -30,8 +29,8 @@ from aepo.integrations.trl.config import EntropyControlConfig, own_loss
 from aepo.integrations.trl.rows import Rows
 from aepo.integrations.trl.sampling import SamplingTrainer
 from aepo.integrations.trl.statistics import beyond_trl, check_model, statistics
-from aepo.loss.surrogates import LossOutput
-from aepo.types import Metric, Rollout, Sample, TokenStats
+from aepo.loss.policy_loss import LossOutput
+from aepo.types import BatchStatistics, Metric, Rollout, Sample, asked_for
 
 STATE_FILE = "aepo_state.json"
 
@@ -114,7 +113,7 @@ class EntropyControlTrainer(SamplingTrainer):
         return stages.compare(self._algorithm, finite, {r.completion.group for r in extra}, state, step)
 
     def _scored(
-        self, samples: Sequence[Sample], order: Sequence[int], stats: Sequence[TokenStats], step: Step
+        self, samples: Sequence[Sample], order: Sequence[int], stats: Sequence[BatchStatistics], step: Step
     ) -> Scored:
         """stats: of all ordinary rows, and of the extra rows that are used; order: the row in them of each sample."""
         batch = collate(samples, self._ranks.pad_token_id).to(self.accelerator.device)
@@ -126,8 +125,7 @@ class EntropyControlTrainer(SamplingTrainer):
         if self._own_loss and getattr(self, "aux_loss_enabled", False):
             why = f"0.0: the loss of the method {self.args.method} has no load-balancing loss of experts"
             raise InvalidValue("router_aux_loss_coef", self.router_aux_loss_coef, why)
-        reweighted = any(isinstance(p, AEPO) and p.positives == "reweighted" for p in self._acts.parts)
-        if not reweighted and not beyond_trl(self._acts.needs(self.entropy_state)):
+        if not beyond_trl(most_needed(self._acts)):
             return
         for name in ("fsdp", "deepspeed"):
             if getattr(self, f"is_{name}_enabled", False):
@@ -165,14 +163,14 @@ class EntropyControlTrainer(SamplingTrainer):
         self._log_loss(output, new, mask)
         return output.loss
 
-    def _present(self, model: Any, inputs: Rows, mask: Tensor, state: State) -> TokenStats:
+    def _present(self, model: Any, inputs: Rows, mask: Tensor, state: State) -> BatchStatistics:
         """Statistics of the present policy, with gradient."""
         ids, attention = table.inputs(inputs)
         needs = self._acts.needs(state).in_update
         if beyond_trl(needs):
             return statistics(model, self._inner, ids, attention, mask, needs)
         scores = self._get_per_token_logps_and_entropies(model, ids, attention, mask.shape[1], compute_entropy=True)
-        return table.inside(TokenStats(scores[0], scores[1].detach()), mask)
+        return table.inside(BatchStatistics(scores[0], scores[1].detach()), mask)
 
     def _weights(self, mask: Tensor, inputs: Rows) -> Tensor:
         """TRL's weight of each token in this backward pass, with its correction of the sampler's probabilities."""
@@ -198,10 +196,10 @@ class EntropyControlTrainer(SamplingTrainer):
             if isinstance(value, int | float):
                 self._metrics["train"][f"aepo/{name}"].append(float(value))
 
-    def _log_loss(self, output: LossOutput, new: TokenStats, mask: Tensor) -> None:
+    def _log_loss(self, output: LossOutput, new: BatchStatistics, mask: Tensor) -> None:
         """Under TRL's names, and the ratio."""
         metrics = {
-            "entropy": Metric.of(new.entropy.detach(), mask),
+            "entropy": Metric.of(asked_for(new.entropy).detach(), mask),
             "clip_ratio/region_mean": output.clipped,
             "aepo/ratio": output.ratio,
         }
@@ -247,7 +245,7 @@ def _order(sources: Sequence[int], ordinary: int) -> list[int]:
 
 def _measured(scored: Scored, ordinary: Sequence[Sample], extra: Sequence[Sample]) -> Measured:
     return Measured(
-        entropy=Metric.of(scored.old.entropy, scored.ordinary),
+        entropy=Metric.of(scored.entropy, scored.ordinary),
         mixed_sampled_entropy=Metric.of(-scored.old.logprobs, scored.trained),
         reward=Metric(math.fsum(sample.rollout.reward for sample in ordinary), len(ordinary)),
         extra=extra,

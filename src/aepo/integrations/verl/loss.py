@@ -19,8 +19,8 @@ from aepo.algorithm import Algorithm
 from aepo.control.base import Scored
 from aepo.engines import stages
 from aepo.integrations.verl import rows
-from aepo.loss.surrogates import LossOutput, k3
-from aepo.types import TokenStats
+from aepo.loss.policy_loss import LossOutput, k3
+from aepo.types import BatchStatistics
 
 FIELDS = ("response_mask", "old_log_probs", "entropy", "advantages", "aepo_weights")
 # Sums that the workers return, as `aepo/NAME_total` and `aepo/NAME_count`.
@@ -40,7 +40,7 @@ def policy_loss(
     step = rows.step_from_json(tu.get_non_tensor_data(data, "aepo_step", None))
     fields = padded(data)
     part = rows.microbatch(fields, step)
-    new = TokenStats(
+    new = BatchStatistics(
         logprobs=no_padding_2_padding(model_output["log_probs"], data).float(),
         entropy=_entropy(model_output, data, part),
     )
@@ -72,7 +72,7 @@ def _entropy(model_output: dict[str, Tensor], data: Any, part: Scored) -> Tensor
     return entropy
 
 
-def _sums(output: LossOutput, new: TokenStats, trained: Tensor) -> dict[str, Metric]:
+def _sums(output: LossOutput, new: BatchStatistics, trained: Tensor) -> dict[str, Metric]:
     """Totals and counts, so that a mean over tokens stays one, whatever verl averages."""
     surprise = -new.logprobs.detach()[trained].double().sum().item()
     totals = {

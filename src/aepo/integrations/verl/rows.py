@@ -14,8 +14,8 @@ from torch import Tensor
 
 from aepo.control.base import Scored, Step
 from aepo.engines.collate import collate
-from aepo.loss.surrogates import AGGREGATES
-from aepo.types import Batch, Completion, Prompt, Rollout, Sample, TokenStats
+from aepo.loss.aggregates import AGGREGATES
+from aepo.types import Batch, BatchStatistics, Completion, Prompt, Rollout, Sample
 
 MARK = "aepo_mark_"
 
@@ -112,7 +112,7 @@ def facts(batch: Batch) -> Tensor:
 
 
 def microbatch(fields: Mapping[str, Tensor], step: Step) -> Scored:
-    """Padded fields of some rows -> what a control's moments see of them.
+    """Padded fields of some rows -> what a control's hooks see of them.
 
     prompts [B, P] (right-padded, `prompt_mask` 1 on tokens), responses, response_mask, advantages, old_log_probs,
     entropy and the marks [B, T], aepo_rows [B, 4]; ref_log_prob [B, T] where there is a reference model.
@@ -130,7 +130,7 @@ def microbatch(fields: Mapping[str, Tensor], step: Step) -> Scored:
         extra=extra.bool(),
         trained=trained.bool(),
     )
-    old = TokenStats(fields["old_log_probs"].float(), fields["entropy"].float())
+    old = BatchStatistics(fields["old_log_probs"].float(), fields["entropy"].float())
     marks = {name.removeprefix(MARK): value for name, value in fields.items() if name.startswith(MARK)}
     reference = fields.get("ref_log_prob")
     return Scored(batch, old, step, ref_logprobs=reference, marks=marks)

@@ -8,9 +8,10 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from aepo.algorithm import Algorithm
-from aepo.control.base import Control, moments
+from aepo.control.base import Control, hooks
 from aepo.convert import make_algorithm
 from aepo.engines.capabilities import VERL
+from aepo.engines.preflight import Setup, preflight
 from aepo.errors import InvalidValue, require
 
 # The trainer's interface changed with every version so far.
@@ -94,18 +95,18 @@ def check_version(found: str | None = None) -> None:
 
 def remarks(config: Any) -> list[str]:
     """What will work, and may not be meant."""
-    sentences = [
-        f"{name} = {get(config, name)} cuts the distribution whose entropy is measured"
-        for name, whole in _CUTS.items()
-        if get(config, name) not in (whole, None)
-    ]
-    rounded = _entropy_is_rounded(config)
-    sentences += [rounded] if rounded else []
-    control = read(config).algorithm.control
     updates = get(config, "data.train_batch_size") // get(config, f"{_ACTOR}.ppo_mini_batch_size")
-    if updates * get(config, f"{_ACTOR}.ppo_epochs") == 1 and (control.acts_off_policy or "bounds" in moments(control)):
-        sentences.append(f"one update for each step: the ratio is always 1 and {control.name} never acts")
-    return sentences
+    setup = Setup(
+        engine=VERL,
+        algorithm=read(config).algorithm,
+        group_size=get(config, f"{_ROLLOUT}.n"),
+        updates_per_rollout=updates * get(config, f"{_ACTOR}.ppo_epochs"),
+        cuts={name: get(config, name) for name, whole in _CUTS.items() if get(config, name) not in (whole, None)},
+        group_size_name=f"{_ROLLOUT}.n",
+        updates_name=f"data.train_batch_size / {_ACTOR}.ppo_mini_batch_size x {_ACTOR}.ppo_epochs",
+    )
+    rounded = _entropy_is_rounded(config)
+    return [*preflight(setup), *([rounded] if rounded else [])]
 
 
 def _entropy_is_rounded(config: Any) -> str:
@@ -142,12 +143,12 @@ def _check(config: Any, algorithm: Algorithm) -> None:
         prompts % mini == 0, f"{_ACTOR}.ppo_mini_batch_size", mini, f"a divisor of data.train_batch_size ({prompts})"
     )
     control = algorithm.control
-    if "plan" in moments(control):
+    if "plan" in hooks(control):
         loop = get(config, f"{_ROLLOUT}.agent.default_agent_loop")
         require(
             loop == AGENT_LOOP, f"{_ROLLOUT}.agent.default_agent_loop", loop, f"{AGENT_LOOP}, which tempers extra rows"
         )
-    if "follow_up" in moments(control):
+    if "follow_up" in hooks(control):
         _check_rounds(config, control)
     if control.needs(control.initial_state()).reference:
         wanted = f"true, for {control.name}'s reference model (kl_loss_coef=0 adds no penalty of verl's)"
@@ -163,7 +164,7 @@ def _check_rounds(config: Any, control: Control) -> None:
     prompts = get(config, "data.train_batch_size")
     fetch = get(config, "data.gen_batch_size") or prompts
     for part in control.parts:
-        new = getattr(part, "prompts_per_round", None)
+        new = part.prompts_per_round
         wanted = f"a multiple of data.gen_batch_size ({fetch}), the prompts that verl reads at once"
         require(new is None or new % fetch == 0, "aepo.control.prompts_per_round", new, wanted)
 

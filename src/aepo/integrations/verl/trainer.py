@@ -1,4 +1,4 @@
-"""verl's synchronous V1 trainer with a control's moments called at the driver.
+"""verl's synchronous V1 trainer with a control's hooks called at the driver.
 
 verl's own step stays as it is (`PPOTrainer._step_once`); overridden are its parts: what is submitted for sampling, the
 rows before they are scored, the advantages, the update of the actor, and the checkpoint. Which rows are trained on is
@@ -28,7 +28,7 @@ from verl.utils.py_functional import rename_dict
 from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_partitions
 from verl.workers.utils.padding import response_from_nested, response_to_nested
 
-from aepo.control.base import Measured, Scored, State, Step, moments
+from aepo.control.base import Measured, Scored, State, Step, hooks
 from aepo.engines import stages
 from aepo.errors import require
 from aepo.integrations.verl import metrics as log
@@ -39,7 +39,7 @@ from aepo.integrations.verl.groups import Groups
 from aepo.integrations.verl.loss import policy_loss
 from aepo.integrations.verl.rows import Row
 from aepo.integrations.verl.settings import TRAINER, get, read
-from aepo.types import Metric, Rollout, Sample, TokenStats
+from aepo.types import BatchStatistics, Metric, Rollout, Sample
 
 SCORES = ("old_log_probs", "entropy", "response_mask")
 
@@ -59,7 +59,7 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
         # By any other name verl takes this trainer for an asynchronous one.
         self.trainer_mode = "sync"
         buffer = super()._build_replay_buffer()
-        if "follow_up" in moments(self._control):
+        if "follow_up" in hooks(self._control):
             buffer.sample = partial(self._sample_rounds, buffer.sample)
         return buffer
 
@@ -215,7 +215,7 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
         fields = {
             "advantages": shaped,
             "returns": shaped,
-            "entropy": scored.old.entropy,
+            "entropy": scored.entropy,
             "aepo_weights": table.token_weights(scored.trained, minibatches, self._algorithm.aggregate),
             **{table.MARK + name: values for name, values in scored.marks.items()},
         }
@@ -237,7 +237,7 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
         values = {name: table.pad([row.float() for row in data[name].unbind()]) for name in wanted}
         samples = [self._samples[key] for key in keys]
         made = table.to_batch(samples, [self._masks[key] for key in keys], self.tokenizer.pad_token_id)
-        old = TokenStats(
+        old = BatchStatistics(
             logprobs=values["old_log_probs"] * made.mask, entropy=values["entropy"] * made.mask, tempered=tempered
         )
         return Scored(made, old, self._step, ref_logprobs=values.get("ref_log_prob"))
@@ -316,7 +316,7 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
         scored, samples = self._scored_batch, list(self._samples.values())
         rewards = [sample.rollout.reward for sample in samples if not sample.extra]
         measured = Measured(
-            entropy=Metric.of(scored.old.entropy, scored.ordinary),
+            entropy=Metric.of(scored.entropy, scored.ordinary),
             mixed_sampled_entropy=sums.pop("mixed_sampled_entropy"),
             reward=Metric(math.fsum(rewards), len(rewards)),
             extra=self._extra,

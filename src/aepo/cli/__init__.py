@@ -1,0 +1,76 @@
+"""The command line: each command is one file of this package, and imports what it needs when it runs.
+
+So `aepo --help` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import tyro
+
+from aepo import __version__
+from aepo.cli.calibrate import Calibrate
+from aepo.cli.check_entropy import CheckEntropy
+from aepo.cli.compare import Compare
+from aepo.cli.demo import Demo
+from aepo.cli.doctor import Doctor
+from aepo.cli.evaluate import Evaluate
+from aepo.cli.fit_law import FitLaw
+from aepo.cli.grade import Grade
+from aepo.cli.methods import Methods
+from aepo.cli.report import Report
+from aepo.cli.train import Train
+from aepo.cli.watch import Watch
+from aepo.errors import InvalidValue
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "train": Train,
+    "evaluate": Evaluate,
+    "demo": Demo,
+    "methods": Methods,
+    "grade": Grade,
+    "doctor": Doctor,
+    "compare": Compare,
+    "fit-law": FitLaw,
+    "calibrate": Calibrate,
+    "check-entropy": CheckEntropy,
+    "report": Report,
+    "watch": Watch,
+}
+"""The commands by name, in the order of the help."""
+
+DESCRIPTION = (
+    "Reinforcement fine-tuning of language models at an entropy that you set. `aepo --version` prints the version."
+)
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
+"""The errors of a disk on which nothing can be written."""
+
+
+def main() -> None:
+    """Parse the arguments and run the command. Bad input is one line on standard error and exit code 2."""
+    if sys.argv[1:] == ["--version"]:
+        print(f"aepo {__version__}")
+        return
+    # The hub's retries say nothing that our one line at the end does not.
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    try:
+        tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="aepo", description=DESCRIPTION).run()
+    except InvalidValue as error:
+        sys.exit(_refuse(str(error)))
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        where = error.filename or "disk"
+        sys.exit(_refuse(f"{where}: cannot be written ({error.strerror}); what was written before is complete"))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _refuse(line: str) -> int:
+    print(f"aepo: {line}", file=sys.stderr)
+    return 2

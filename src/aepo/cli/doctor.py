@@ -1,0 +1,28 @@
+"""`aepo doctor`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Say what is wrong with a run, from its log: ours, TRL, verl, OpenRLHF, W&B, TensorBoard, ... (docs/doctor.md)."""
+
+    logs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Log files, or folders with logs in them."""
+    resumed_at: Annotated[tuple[int, ...], tyro.conf.UseAppendAction] = field(default=())
+    """A step at which the run was resumed, where the log does not show it; may be repeated."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+    def run(self) -> None:
+        """Print the findings; exit code 1 if something serious is sure or likely."""
+        from aepo.doctor.report import doctor
+
+        sys.exit(doctor(self.logs, self.resumed_at, self.json))

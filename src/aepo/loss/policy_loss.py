@@ -1,0 +1,81 @@
+"""The policy loss: the sum over tokens of weight * (-surrogate(ratio, advantage) + penalty).
+
+`weight` is the aggregate of the whole minibatch (`aepo.loss.aggregates`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from aepo.loss.surrogates import Bounds, Surrogate
+from aepo.types import Metric
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """`LossOutput` is the loss of some rows, with what is logged about their tokens."""
+
+    loss: Tensor
+    """The loss, a scalar with gradient."""
+    ratio: Metric
+    """pi / pi_old."""
+    clipped: Metric
+    """Share of the tokens that get no gradient."""
+    approximate_kl: Metric
+    """k3 estimate of KL(pi_old || pi), nats per token."""
+
+
+def policy_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    weights: Tensor,
+    surrogate: Surrogate,
+    penalty: Tensor | None = None,
+    bounds: Bounds | None = None,
+) -> LossOutput:
+    """Return the sum of weights * (-surrogate + penalty), and what is logged about it.
+
+    Gradient flows through `logprobs` and `penalty` only.
+
+    Args:
+        logprobs: log pi of each token under the current policy, nats, [B, T].
+        old_logprobs: log pi under the policy that sampled, nats, [B, T].
+        advantages: [B, T].
+        weights: The aggregate of the minibatch that these rows belong to, [B, T]; 0 outside the mask.
+        surrogate: The objective of a token.
+        penalty: A term [B, T] that is added to the loss of each token.
+        bounds: Limits that replace the surrogate's own clip bounds.
+    """
+    mask = weights > 0
+    # Padding holds zeros in both; where keeps a NaN outside the mask from reaching the gradient.
+    log_ratio = torch.where(mask, logprobs - old_logprobs.detach(), 0.0)
+    ratio = log_ratio.exp()
+    per_token = -surrogate(ratio, advantages.detach(), bounds)
+    if penalty is not None:
+        per_token = per_token + penalty
+    loss = (weights * torch.where(mask, per_token, 0.0)).sum()
+    with torch.no_grad():
+        return LossOutput(
+            loss=loss,
+            ratio=Metric.of(ratio, mask),
+            clipped=Metric.of(surrogate.clipped(ratio, advantages, bounds).float(), mask),
+            approximate_kl=Metric.of(ratio - 1 - log_ratio, mask),
+        )
+
+
+def k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """Return exp(d) - 1 - d with d = log pi_ref(y) - log pi(y), nats.
+
+    For y drawn from pi it is an unbiased estimate of KL(pi || pi_ref), and never negative (Schulman, "Approximating KL
+    divergence", 2020; GRPO, 2402.03300, eq. 4). Its gradient by log pi(y) is 1 - exp(d).
+
+    Args:
+        logprobs: log pi(y), of any shape; the gradient flows through it.
+        ref_logprobs: log pi_ref(y), of the same shape; without gradient.
+    """
+    difference = ref_logprobs.detach() - logprobs
+    return difference.exp() - 1 - difference
