@@ -5,8 +5,9 @@ others, is private: it may change without notice. A public name is imported when
 takes no time and does not import torch.
 
 >>> import aepo
->>> aepo.PI(gain=5.0)(0.1, 0.0)
-(0.5166666666666667, 0.1)
+>>> command, integral = aepo.Proportional(gain=5.0)(0.1, 0.0)
+>>> command
+0.5
 """
 
 from __future__ import annotations

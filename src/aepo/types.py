@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -64,6 +64,19 @@ class Completion:
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
     truncated: bool
+
+
+# A completion is right if its reward is above this share of the full reward, 1.
+RIGHT_ABOVE = 0.5
+
+
+@overload
+def is_right(reward: float) -> bool: ...
+@overload
+def is_right(reward: Tensor) -> Tensor: ...
+def is_right(reward: float | Tensor) -> bool | Tensor:
+    """Return whether a reward counts as right, for one reward or elementwise; the one place that decides it."""
+    return reward > RIGHT_ABOVE
 
 
 @dataclass(frozen=True)

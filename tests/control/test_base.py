@@ -6,7 +6,7 @@ import pytest
 
 from aepo.control import CONTROLS
 from aepo.control.aepo import AEPO
-from aepo.control.base import ALARM_AFTER, ALARM_ERROR, Control
+from aepo.control.base import ALARM_AFTER, Control
 from aepo.control.laws import Switch
 from aepo.control.schedules import Target
 from aepo.methods import preset
@@ -39,9 +39,9 @@ def test_each_alarm_compares_with_the_error_of_the_last_comparison():
     assert alarms(falling) == [59]
 
 
-@pytest.mark.parametrize(("size", "alarm"), [(0.98, False), (1.02, True)])
-def test_a_small_error_raises_no_alarm(size, alarm):
-    assert alarms([size * ALARM_ERROR] * ALARM_AFTER) == [ALARM_AFTER - 1] * alarm
+@pytest.mark.parametrize(("error", "alarm"), [(0.098, False), (0.102, True)])
+def test_an_error_below_a_tenth_of_a_nat_raises_no_alarm(error, alarm):
+    assert alarms([error] * ALARM_AFTER) == [ALARM_AFTER - 1] * alarm
 
 
 # --- the report ---------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from aepo.tasks import Paths, Task
 from aepo.training import runner
 from aepo.training.checkpoint import TrainState, steps_saved
 from aepo.training.evaluate import evaluate
-from aepo.training.folder import RunLog
+from aepo.training.progress import RunLog
 from aepo.training.step import Run, make_optimizer, minibatches, train_step
 from tests import builders as b
 

@@ -77,7 +77,7 @@ class Minibatch:
         with torch.no_grad():
             old, reference = self.statistics(model), self.statistics(base).logprobs if base else None
             tempered = {t: self.statistics(model, t).logprobs for t in control.needs(self.state).temperatures}
-        samples, extra = stages.compare(algorithm, self._rollouts(), set(), self.state, self.part.step)
+        samples, extra = stages.with_advantages(algorithm, self._rollouts(), set(), self.state, self.part.step)
         assert not extra
         real = batch.mask.any(1)
         advantages = torch.zeros(len(batch))

@@ -36,7 +36,7 @@ from aepo.control.distributions import TargetDistribution, Temperature
 from aepo.control.laws import Constant
 from aepo.control.schedules import Target
 from aepo.errors import require
-from aepo.types import Sample
+from aepo.types import Sample, is_right
 
 # The authors' threshold on the group-normalised advantage: rows of all-correct groups do not pass it.
 ADVANTAGE_THRESHOLD = 0.05
@@ -220,7 +220,7 @@ class AEPO(ClosedLoop):
             return advantages
         strength = self._strength(scored, abs(state["command"]) * self.weight)
         ratio = self._distribution().log_ratio(scored, _direction(state)).exp()
-        positive = (scored.batch.rewards > 0.5)[:, None] * scored.batch.mask
+        positive = is_right(scored.batch.rewards)[:, None] * scored.batch.mask
         if self.positive_by == "advantage":
             positive = positive * (advantages > ADVANTAGE_THRESHOLD)
         kept = 1.0 if self.join == "append" else 1.0 - strength
@@ -230,7 +230,7 @@ class AEPO(ClosedLoop):
         """a, from |command| * weight."""
         if self.weighting == "command":
             return strength
-        right = (scored.batch.rewards[~scored.batch.extra] > 0.5).float().mean().item()
+        right = is_right(scored.batch.rewards[~scored.batch.extra]).float().mean().item()
         return strength / (strength + right) if right > 0 else 0.0
 
     # --- shared ------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ from aepo.control.schedules import Target
 from aepo.entropy.partial import Kept
 from aepo.errors import require
 from aepo.loss.surrogates import Bounds
-from aepo.types import Batch, BatchStatistics, Metric, Rollout, Sample, TokenTemperature, asked_for
+from aepo.types import Batch, BatchStatistics, Metric, Rollout, Sample, TokenTemperature, asked_for, is_right
 
 State = Mapping[str, Any]
 
@@ -390,7 +390,7 @@ def _watch(state: State, error: float, saturated: bool) -> dict[str, Any]:
 
 def is_correct(rollout: Rollout) -> bool:
     """A positive: the verifier gave more than half of the full reward, 1."""
-    return rollout.reward > 0.5
+    return is_right(rollout.reward)
 
 
 def require_rows(field: str, value: int | float) -> None:

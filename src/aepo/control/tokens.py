@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from aepo.types import Batch
+from aepo.types import Batch, is_right
 
 
 def quantile(values: Tensor, mask: Tensor, q: float, interpolation: Literal["nearest", "linear"] = "linear") -> Tensor:
@@ -70,7 +70,7 @@ def group_accuracy(batch: Batch) -> Tensor:
 
     A row of a group without ordinary completions (extra ones) gets its own group's share.
     """
-    right = (batch.rewards > 0.5).float()
+    right = is_right(batch.rewards).float()
     accuracy = torch.zeros_like(right)
     for group in batch.groups.unique():
         members = batch.groups == group

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+import math
+from collections.abc import Iterable, Sequence, Set
 from typing import Any
 
 import torch
@@ -16,7 +17,12 @@ from aepo.loss.policy_loss import LossOutput, policy_loss
 from aepo.types import BatchStatistics, Metric, Rollout, Sample
 
 
-def compare(
+def rewarded(rollouts: Iterable[Rollout]) -> list[Rollout]:
+    """Return the rollouts whose reward is a finite number; the others are left out of everything."""
+    return [rollout for rollout in rollouts if math.isfinite(rollout.reward)]
+
+
+def with_advantages(
     algorithm: Algorithm,
     rollouts: Sequence[Rollout],
     extra_groups: Set[int],
@@ -63,6 +69,27 @@ def loss(
         algorithm.surrogate,
         sum(terms[1:], terms[0]) if terms else None,
         control.bounds(part, state),
+    )
+
+
+def measure(
+    ordinary: Sequence[Sample], extra: Sequence[Sample], scored: Scored, mixed_sampled_entropy: Metric
+) -> Measured:
+    """Return what a step measured, for `Control.update`.
+
+    Args:
+        ordinary: The step's ordinary samples.
+        extra: All extra samples that were drawn.
+        scored: The mixed batch, with advantages as they were before `shape`.
+        mixed_sampled_entropy: -log pi of the trained tokens, extra rows included, nats.
+    """
+    rewards = [sample.rollout.reward for sample in ordinary]
+    return Measured(
+        entropy=Metric.of(scored.entropy, scored.ordinary),
+        mixed_sampled_entropy=mixed_sampled_entropy,
+        reward=Metric(math.fsum(rewards), len(rewards)),
+        extra=extra,
+        scored=scored,
     )
 
 

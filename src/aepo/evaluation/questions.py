@@ -12,10 +12,10 @@ from aepo.evaluation.answers import EXTRACTORS, Extractor, whole
 from aepo.evaluation.benchmarks import Found
 from aepo.grading.table import GRADERS
 from aepo.model.policy import Policy
+from aepo.sampling.prompts import prompt_tokens
 from aepo.tasks import Data, Problem, Task
 from aepo.tasks.rewards import Answered, Graded, Verdict, Verifier
 from aepo.tasks.styles import Rendered, render
-from aepo.training.step import prompt_tokens
 from aepo.types import Prompt
 
 Judge = Callable[[Sequence[Mapping[str, Any]], Sequence[str], Sequence[bool]], list[Verdict]]

@@ -22,11 +22,11 @@ from aepo.evaluation.scores import Tally, scores
 from aepo.evaluation.target import Target, weights_digest
 from aepo.model.policy import Policy
 from aepo.sampling.base import Sampler
+from aepo.sampling.prompts import prompt_tokens
 from aepo.tasks.rewards import Verdict
 from aepo.training.folder import environment, write_atomically
 from aepo.training.runner import make_sampler
-from aepo.training.step import prompt_tokens
-from aepo.types import Prompt, Request
+from aepo.types import Prompt, Request, is_right
 
 # Qwen2.5-Math's evaluation ends a completion at these, also where a base model's own configuration does not.
 CHATML, STOPS = "<|im_start|>", ("<|im_end|>", "<|endoftext|>")
@@ -184,7 +184,7 @@ def _rows(part: Part, unit: Unit, policy: Policy, sampler: Sampler, seed: int) -
 
 def _judged(verdict: Verdict) -> dict[str, Any]:
     reward = verdict.reward if math.isfinite(verdict.reward) else None
-    right = reward is not None and reward > 0.5
+    right = reward is not None and is_right(reward)
     return {"correct": right, "reward": reward, "reason": verdict.reason, "failed": verdict.failed}
 
 

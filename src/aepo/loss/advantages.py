@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from aepo.errors import require
+from aepo.types import is_right
 
 STD_EPSILON = 1e-6
 
@@ -53,7 +54,7 @@ def pass_at_k(rewards: Tensor, groups: Tensor, k: int) -> Tensor:
     A group smaller than k takes k = N. Where every choice of k is right, or every completion is wrong, s = 0 and the
     advantages are 0.
     """
-    wrong = rewards <= 0.5
+    wrong = ~is_right(rewards)
     result = torch.zeros(rewards.shape, dtype=torch.float64)
     for group in groups.unique():
         members = groups == group

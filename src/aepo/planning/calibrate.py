@@ -20,10 +20,11 @@ from aepo.convert import parse_setting
 from aepo.engines.collate import collate
 from aepo.errors import require
 from aepo.model.policy import Policy
+from aepo.sampling.base import Sampler
+from aepo.sampling.prompts import prompt_tokens, reward, take_prompts
 from aepo.tasks import TASKS, Task
 from aepo.training.runner import make_sampler, model_folder
-from aepo.training.step import Run, make_optimizer, prompt_tokens, reward, take_prompts
-from aepo.types import Completion, Prompt, Request, Rollout, Sample, asked_for
+from aepo.types import Completion, Prompt, Request, Rollout, Sample, asked_for, is_right
 
 # Completions sampled and scored at a time.
 AT_ONCE = 512
@@ -112,6 +113,16 @@ class Proposal:
         return f"{self.setting} = {self.value}  # {self.reason}"
 
 
+@dataclass(frozen=True)
+class Base:
+    """The model that is calibrated, on its task; nothing of it is trained."""
+
+    task: Task
+    policy: Policy
+    sampler: Sampler
+    seed: int
+
+
 # --- measuring ----------------------------------------------------------------------------------------------
 
 
@@ -132,27 +143,29 @@ def measure(config: Config, prompts: int, samples: int) -> Measurement:
     task = config.task.fitted(lambda problem: len(prompt_tokens(policy, problem)))
     sampler = make_sampler(policy, config).at_top_p(1.0)
     sampler.refresh(policy)
-    run = Run(config, config.algorithm, task, policy, sampler, make_optimizer(policy, config.optimizer))
-    asked = take_prompts(run, 0, prompts)
+    base = Base(task, policy, sampler, config.seed)
+    asked = take_prompts(task, policy, config.seed, 0, prompts)
     answered: list[PromptMeasurement] = []
     failures, at_once = 0, max(1, AT_ONCE // samples)
     for first in range(0, prompts, at_once):
-        some, failed = _answer(run, asked[first : first + at_once], samples, first)
+        some, failed = _answer(base, asked[first : first + at_once], samples, first)
         answered += some
         failures += failed
     return summed_up(answered, task.max_tokens, failures)
 
 
-def _answer(run: Run, prompts: Sequence[Prompt], samples: int, first: int) -> tuple[list[PromptMeasurement], int]:
-    completions = run.sampler.sample(
+def _answer(base: Base, prompts: Sequence[Prompt], samples: int, first: int) -> tuple[list[PromptMeasurement], int]:
+    completions = base.sampler.sample(
         [Request(prompt, group, samples) for group, prompt in enumerate(prompts)],
-        max_tokens=run.task.max_tokens,
-        generator=generator(run.config.seed, first, "calibration"),
+        max_tokens=base.task.max_tokens,
+        generator=generator(base.seed, first, "calibration"),
     )
-    rollouts, failed = reward(run, completions)
-    right = {id(rollout.completion) for rollout in rollouts if rollout.reward > 0.5}
-    batch = collate([Sample(Rollout(c, 0.0), 0.0) for c in completions], run.policy.pad_token_id).to(run.policy.device)
-    sums = asked_for(run.policy.score(batch, Needs()).entropy).double().sum(1).tolist()
+    rollouts, failed = reward(base.task, base.policy, completions)
+    right = {id(rollout.completion) for rollout in rollouts if is_right(rollout.reward)}
+    batch = collate([Sample(Rollout(c, 0.0), 0.0) for c in completions], base.policy.pad_token_id).to(
+        base.policy.device
+    )
+    sums = asked_for(base.policy.score(batch, Needs()).entropy).double().sum(1).tolist()
     groups: list[list[tuple[Completion, float]]] = [[] for _ in prompts]
     for completion, entropy in zip(completions, sums, strict=True):
         groups[completion.group].append((completion, entropy))

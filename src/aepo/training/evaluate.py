@@ -10,7 +10,7 @@ from aepo.control.base import generator
 from aepo.model.policy import Policy
 from aepo.sampling.base import Sampler
 from aepo.tasks import Task
-from aepo.types import Prompt, Request
+from aepo.types import Prompt, Request, is_right
 
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:
@@ -104,5 +104,5 @@ def _correct(
     verdicts = task.judge(problems, texts, [completion.truncated for completion in completions])
     counts = [0] * len(prompts)
     for completion, verdict in zip(completions, verdicts, strict=True):
-        counts[completion.group] += verdict.reward > 0.5
+        counts[completion.group] += is_right(verdict.reward)
     return counts, sum(verdict.failed for verdict in verdicts)

@@ -1,4 +1,4 @@
-"""The run folder, and what a person sees while it fills.
+"""The run folder: its files, how they are written and read, and who may write.
 
 config.toml, environment.json, metrics.jsonl (a row a step), samples.jsonl (a few completions a step),
 evaluations.jsonl (each evaluation, problem by problem), checkpoints/. docs/metrics.md documents every key.
@@ -11,23 +11,17 @@ import math
 import os
 import platform
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from aepo import __version__
 from aepo.config import Config, to_toml
-from aepo.control.base import ALARM_AFTER
 from aepo.errors import InvalidValue
-from aepo.training.evaluate import Evaluation
-from aepo.types import Sample
 
 try:
     import fcntl
@@ -38,9 +32,6 @@ METRICS, SAMPLES, EVALUATIONS = "metrics.jsonl", "samples.jsonl", "evaluations.j
 FILES = (METRICS, SAMPLES, EVALUATIONS)
 # Locked while a process writes the run.
 LOCKED = "config.toml"
-SAMPLES_PER_STEP = 4
-# A sample (and, without a terminal, a line) appears at most this often, in seconds.
-LINE_EVERY = 5.0
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -187,114 +178,6 @@ def cut_back(run: Path, step: int) -> None:
     kept = {name: read_rows(run / name, before=step) for name in FILES}
     for name, rows in kept.items():
         write_atomically(run / name, "".join(json.dumps(row) + "\n" for row in rows))
-
-
-class RunLog:
-    """Appends rows to the run folder and tells a person; use as a context manager."""
-
-    def __init__(self, run: Path, config: Config, start: int, quiet: bool = False) -> None:
-        self._run, self._config, self._quiet = run, config, quiet
-        self._console = Console()
-        self._progress: Progress | None = None
-        if self._console.is_terminal and not quiet:
-            self._progress = _progress_bar(self._console)
-            self._bar = self._progress.add_task("", total=config.steps, completed=start)
-        self._files: dict[str, TextIO] = {}
-        self._last_line = 0.0
-        self._begun, self._first = time.monotonic(), start
-
-    def __enter__(self) -> RunLog:
-        self._files = {name: (self._run / name).open("a") for name in FILES}
-        if self._progress:
-            self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._progress:
-            self._progress.stop()
-        for file in self._files.values():
-            file.close()
-
-    def step(self, row: Mapping[str, Any], samples: Sequence[Sample], texts: Sequence[str]) -> None:
-        """One step: its row, a few of its completions (`texts` decodes the first of `samples`)."""
-        shown = [_sample_row(row["step"], *pair) for pair in zip(samples, texts, strict=False)]
-        self._append(SAMPLES, shown)
-        self._append(METRICS, [row])
-        if row["alarm"]:
-            self.say(
-                f"alarm: the control has been at its limit for {ALARM_AFTER} steps and the error is still "
-                f"{row['error']:+.2f} nats (step {row['step']}): this target is beyond its authority here"
-            )
-        self._show(row, shown)
-
-    def evaluation(self, step: int, found: Evaluation) -> None:
-        """One evaluation, problem by problem; before the step's own row, so that a row's evaluation is always there."""
-        row = {"step": step, "problems": found.problems, "correct": found.correct, "samples": found.samples}
-        self._append(EVALUATIONS, [row])
-
-    def say(self, text: str) -> None:
-        """A line for the person at the terminal."""
-        if not self._quiet:
-            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    def _append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        # One write of whole lines; what a full disk cut off is a last line that readers leave out.
-        self._files[name].write("".join(json.dumps(row, allow_nan=True) + "\n" for row in rows))
-        self._files[name].flush()
-
-    def _left(self, done: int) -> float:
-        """Seconds to the end at this run's pace so far."""
-        return (time.monotonic() - self._begun) / (done - self._first) * (self._config.steps - done)
-
-    def _show(self, row: Mapping[str, Any], shown: Sequence[Mapping[str, Any]]) -> None:
-        line = status_line(row, self._config.steps)
-        if self._progress:
-            self._progress.update(self._bar, completed=row["step"] + 1, description=line)
-        last = row["step"] + 1 == self._config.steps
-        if not last and time.monotonic() - self._last_line < LINE_EVERY:
-            return
-        self._last_line = time.monotonic()
-        if not self._progress:
-            self.say(f"{line}  {self._left(row['step'] + 1):.0f} s left")
-        for sample in shown[:1]:
-            self.say(f"    {sample['prompt']} -> {sample['completion']}  (reward {sample['reward']:g})")
-
-
-def status_line(row: Mapping[str, Any], steps: int) -> str:
-    """entropy against target, reward, what the control did, what it cost."""
-    target = row.get("target_entropy")
-    parts = [f"step {row['step'] + 1}/{steps}", f"entropy {row['entropy']:.3f}"]
-    if target is not None:
-        parts.append(f"target {target:.3f}")
-    parts.append(f"reward {row['reward']:.3f}")
-    if row.get("command") is not None:
-        limit = " (at its limit)" if row["saturated"] else ""
-        parts.append(f"command {row['command']:+.2f}{limit}")
-    if row["extra_completions"]:
-        parts.append(f"extra {row['extra_used']} of {row['extra_completions']} at T {row['extra_temperature']:g}")
-    if row.get("evaluation"):
-        parts.append(f"pass@1 {row['evaluation']['pass@1']:.3f}")
-    return "  ".join([*parts, f"{row['seconds']:.2f} s"])
-
-
-def _sample_row(step: int, sample: Sample, text: str) -> dict[str, Any]:
-    completion = sample.rollout.completion
-    return {
-        "step": step,
-        "prompt": completion.prompt.id,
-        "completion": text,
-        "reward": sample.rollout.reward,
-        "advantage": sample.advantage if math.isfinite(sample.advantage) else None,
-        "temperature": completion.temperature,
-        "extra": sample.extra,
-        "tokens": len(completion.tokens),
-        "truncated": completion.truncated,
-    }
-
-
-def _progress_bar(console: Console) -> Progress:
-    columns = (BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    return Progress(*columns, console=console)
 
 
 def cpu_count() -> int:

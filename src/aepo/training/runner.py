@@ -17,12 +17,14 @@ from aepo.model.builtin import base_model
 from aepo.model.policy import Policy
 from aepo.sampling.base import Sampler
 from aepo.sampling.hf import HFSampler
+from aepo.sampling.prompts import prompt_tokens
 from aepo.training.checkpoint import FOLDER, TrainState, load_checkpoint, save_checkpoint, steps_saved
 from aepo.training.evaluate import Evaluation, evaluate
-from aepo.training.folder import SAMPLES_PER_STEP, RunLog, cut_back, sole_writer, start_folder
+from aepo.training.folder import cut_back, sole_writer, start_folder
 from aepo.training.plot import plot_run
 from aepo.training.preflight import preflight
-from aepo.training.step import Run, make_optimizer, prompt_tokens, sampled_batch_entropy, train_step
+from aepo.training.progress import SAMPLES_PER_STEP, RunLog
+from aepo.training.step import Run, make_optimizer, sampled_batch_entropy, train_step
 from aepo.training.trackers import Forward, check_installed
 from aepo.types import Sample
 

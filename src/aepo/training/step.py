@@ -13,14 +13,15 @@ from torch import Tensor
 
 from aepo.algorithm import Algorithm
 from aepo.config import Config, OptimizerConfig
-from aepo.control.base import FollowUp, Measured, Needs, NoControl, Scored, Step, generator
+from aepo.control.base import FollowUp, Needs, NoControl, Scored, Step, generator
 from aepo.engines import stages
 from aepo.engines.collate import collate
 from aepo.loss.aggregates import AGGREGATES
 from aepo.loss.policy_loss import LossOutput, k3
 from aepo.model.policy import Policy, by_length
 from aepo.sampling.base import Sampler
-from aepo.tasks import Problem, Task
+from aepo.sampling.prompts import reward, take_prompts
+from aepo.tasks import Task
 from aepo.training.checkpoint import TrainState
 from aepo.types import Batch, BatchStatistics, Completion, Metric, Prompt, Request, Rollout, Sample, asked_for
 
@@ -57,7 +58,7 @@ def train_step(run: Run, state: TrainState) -> tuple[TrainState, Row, list[Sampl
     drawn = draw(run, state, step)
     clock.lap("sampling")
 
-    ordinary, extra = stages.compare(run.algorithm, drawn.rollouts, drawn.extra, state.control, step)
+    ordinary, extra = stages.with_advantages(run.algorithm, drawn.rollouts, drawn.extra, state.control, step)
     samples = control.mix(ordinary, extra, state.control, step)
     scored = score(run, samples, state, step)
     clock.lap("scoring")
@@ -67,13 +68,7 @@ def train_step(run: Run, state: TrainState) -> tuple[TrainState, Row, list[Sampl
     replay(run, state, step)
     clock.lap("update")
 
-    measured = Measured(
-        entropy=Metric.of(scored.entropy, scored.ordinary),
-        mixed_sampled_entropy=updated.sampled_entropy,
-        reward=mean_reward(ordinary),
-        extra=extra,
-        scored=scored,
-    )
+    measured = stages.measure(ordinary, extra, scored, updated.sampled_entropy)
     control_state = control.update(state.control, measured)
     row = {
         "step": step.number,
@@ -90,24 +85,6 @@ def train_step(run: Run, state: TrainState) -> tuple[TrainState, Row, list[Sampl
 
 
 # --- sampling and rewards -----------------------------------------------------------------------------------
-
-
-def take_prompts(run: Run, position: int, count: int) -> list[Prompt]:
-    """The next problems of the stream, tokenised."""
-    indices = range(position, position + count)
-    problems = [run.task.train_problem(run.config.seed, index) for index in indices]
-    return [Prompt(p.id, prompt_tokens(run.policy, p), p.data, solution(run, p)) for p in problems]
-
-
-def prompt_tokens(policy: Policy, problem: Problem) -> tuple[int, ...]:
-    """By the model's chat template where the problem has chat turns, else as it stands."""
-    return policy.encode_chat(problem.messages) if problem.messages else policy.encode(problem.text)
-
-
-def solution(run: Run, problem: Problem) -> tuple[int, ...]:
-    """The tokens of the task's own answer, end-of-sequence included; none where it has no answer."""
-    text = run.task.solution(problem.data)
-    return () if text is None else (*run.policy.encode(text), run.policy.eos_token_ids[0])
 
 
 @dataclass(frozen=True)
@@ -134,7 +111,10 @@ def draw(run: Run, state: TrainState, step: Step) -> Drawn:
     extra: list[int] = []
     wanted, taken, failures = FollowUp(control.plan(state.control, step), step.prompts), 0, 0
     while wanted:
-        first, new = len(prompts) + len(extra), take_prompts(run, state.position + taken, wanted.prompts)
+        first, new = (
+            len(prompts) + len(extra),
+            take_prompts(run.task, run.policy, step.seed, state.position + taken, wanted.prompts),
+        )
         prompts |= dict(enumerate(new, start=first))
         requests = [
             Request(prompt, first + number, step.group_size, token_temperature=control.token_temperature(state.control))
@@ -146,7 +126,7 @@ def draw(run: Run, state: TrainState, step: Step) -> Drawn:
         purpose = f"sampling {taken} {len(extra)}" if taken else "sampling"
         answers = run.sampler.sample(requests, max_tokens=step.max_tokens, generator=step.generator(purpose))
         completions += answers
-        judged, failed = reward(run, answers)
+        judged, failed = reward(run.task, run.policy, answers)
         rollouts += judged
         failures += failed
         taken += wanted.prompts
@@ -160,16 +140,6 @@ def draw(run: Run, state: TrainState, step: Step) -> Drawn:
         tokens=sum(len(completion.tokens) for completion in completions),
         failures=failures,
     )
-
-
-def reward(run: Run, completions: Sequence[Completion]) -> tuple[list[Rollout], int]:
-    """Rollouts of the completions whose reward is a finite number; and how many verdicts failed."""
-    texts = run.policy.decode([completion.tokens for completion in completions])
-    problems = [completion.prompt.problem for completion in completions]
-    verdicts = run.task.judge(problems, texts, [completion.truncated for completion in completions])
-    pairs = zip(completions, verdicts, strict=True)
-    rollouts = [Rollout(completion, verdict.reward) for completion, verdict in pairs if math.isfinite(verdict.reward)]
-    return rollouts, sum(verdict.failed for verdict in verdicts)
 
 
 def score(run: Run, samples: Sequence[Sample], state: TrainState, step: Step) -> Scored:
@@ -186,7 +156,8 @@ def score(run: Run, samples: Sequence[Sample], state: TrainState, step: Step) ->
 
 def sampled_batch_entropy(run: Run, prompts: int = 32) -> Metric:
     """The sensor before any training: two ordinary completions of each of the stream's first `prompts` problems."""
-    requests = [Request(prompt, group, 2) for group, prompt in enumerate(take_prompts(run, 0, prompts))]
+    drawn = take_prompts(run.task, run.policy, run.config.seed, 0, prompts)
+    requests = [Request(prompt, group, 2) for group, prompt in enumerate(drawn)]
     draws = generator(run.config.seed, 0, "entropy before training")
     completions = run.sampler.sample(requests, max_tokens=run.task.max_tokens, generator=draws)
     samples = [Sample(Rollout(completion, 0.0), 0.0) for completion in completions]
@@ -302,11 +273,6 @@ def make_optimizer(policy: Policy, config: OptimizerConfig) -> torch.optim.Optim
 
 
 # --- what is logged (docs/metrics.md) -----------------------------------------------------------------------
-
-
-def mean_reward(samples: Sequence[Sample]) -> Metric:
-    """Over rows."""
-    return Metric(math.fsum(sample.rollout.reward for sample in samples), len(samples))
 
 
 class Clock:

@@ -86,7 +86,9 @@ class EntropyControlTrainer(SamplingTrainer):
         shaped = control.shape(scored.batch.advantages, scored, state)
         self._round = Round(replace(scored, batch=replace(scored.batch, advantages=shaped)), state)
 
-        measured = _measured(scored, some, more)
+        measured = stages.measure(
+            some, more, scored, mixed_sampled_entropy=Metric.of(-scored.old.logprobs, scored.trained)
+        )
         self.entropy_state = self._ranks.agree(control.update(state, measured))
         self.rounds += 1
         self._log_round(state, measured, samples)
@@ -109,8 +111,8 @@ class EntropyControlTrainer(SamplingTrainer):
         self, ordinary: list[Rollout], extra: list[Rollout], state: State, step: Step
     ) -> tuple[list[Sample], list[Sample]]:
         """A completion without a finite reward is left out."""
-        finite = [rollout for rollout in [*ordinary, *extra] if math.isfinite(rollout.reward)]
-        return stages.compare(self._algorithm, finite, {r.completion.group for r in extra}, state, step)
+        finite = stages.rewarded([*ordinary, *extra])
+        return stages.with_advantages(self._algorithm, finite, {r.completion.group for r in extra}, state, step)
 
     def _scored(
         self, samples: Sequence[Sample], order: Sequence[int], stats: Sequence[BatchStatistics], step: Step
@@ -241,13 +243,3 @@ def _order(sources: Sequence[int], ordinary: int) -> list[int]:
     """Of each sample its row in: all ordinary rows, then the extra ones that are used."""
     extra = iter(range(ordinary, ordinary + len(sources)))
     return [source if source < ordinary else next(extra) for source in sources]
-
-
-def _measured(scored: Scored, ordinary: Sequence[Sample], extra: Sequence[Sample]) -> Measured:
-    return Measured(
-        entropy=Metric.of(scored.entropy, scored.ordinary),
-        mixed_sampled_entropy=Metric.of(-scored.old.logprobs, scored.trained),
-        reward=Metric(math.fsum(sample.rollout.reward for sample in ordinary), len(ordinary)),
-        extra=extra,
-        scored=scored,
-    )

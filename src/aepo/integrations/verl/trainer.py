@@ -28,7 +28,7 @@ from verl.utils.py_functional import rename_dict
 from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_partitions
 from verl.workers.utils.padding import response_from_nested, response_to_nested
 
-from aepo.control.base import Measured, Scored, State, Step, hooks
+from aepo.control.base import Scored, State, Step, hooks
 from aepo.engines import stages
 from aepo.errors import require
 from aepo.integrations.verl import metrics as log
@@ -110,7 +110,7 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
     def _follow_up(self, newest: Any, judged: list[Rollout]) -> int:
         """Add the newest round to `judged`, and submit what the control wants to see beside it: so many groups."""
         before = len(self._groups)
-        verdicts = [rollout for rollout in self._rollouts(self._rows(newest)) if math.isfinite(rollout.reward)]
+        verdicts = stages.rewarded(self._rollouts(self._rows(newest)))
         judged += verdicts
         if verdicts:  # else a round without one would be asked for again for ever
             wanted = self._control.follow_up(judged, self.control_state, self._step)
@@ -170,9 +170,9 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
 
     def _mixed(self, read_rows: Sequence[Row], made: Sequence[Rollout]) -> list[str]:
         """The keys of the mixed batch's rows, in its order; rows without a finite reward are left out."""
-        finite = [rollout for rollout in made if math.isfinite(rollout.reward)]
+        finite = stages.rewarded(made)
         state, step = self.control_state, self._step
-        ordinary, self._extra = stages.compare(self._algorithm, finite, self._groups.extra, state, step)
+        ordinary, self._extra = stages.with_advantages(self._algorithm, finite, self._groups.extra, state, step)
         samples = self._control.mix(ordinary, self._extra, state, step)
         origin = {id(rollout): row for rollout, row in zip(made, read_rows, strict=True)}
         chosen = [origin[id(sample.rollout)] for sample in samples]
@@ -314,14 +314,8 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
     def _measure(self, sums: dict[str, Metric]) -> dict[str, float]:
         """The control's next state, and the step's row."""
         scored, samples = self._scored_batch, list(self._samples.values())
-        rewards = [sample.rollout.reward for sample in samples if not sample.extra]
-        measured = Measured(
-            entropy=Metric.of(scored.entropy, scored.ordinary),
-            mixed_sampled_entropy=sums.pop("mixed_sampled_entropy"),
-            reward=Metric(math.fsum(rewards), len(rewards)),
-            extra=self._extra,
-            scored=scored,
-        )
+        ordinary = [sample for sample in samples if not sample.extra]
+        measured = stages.measure(ordinary, self._extra, scored, sums.pop("mixed_sampled_entropy"))
         before, self.control_state = self.control_state, self._control.update(self.control_state, measured)
         row = {
             **stages.measurements(measured, samples, sampler=self._sampler_logprobs),

@@ -1,0 +1,131 @@
+"""What a run writes step by step, and what a person sees of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from aepo.config import Config
+from aepo.control.base import ALARM_AFTER
+from aepo.training.evaluate import Evaluation
+from aepo.training.folder import EVALUATIONS, FILES, METRICS, SAMPLES
+from aepo.types import Sample
+
+SAMPLES_PER_STEP = 4
+# A sample (and, without a terminal, a line) appears at most this often, in seconds.
+LINE_EVERY = 5.0
+
+
+class RunLog:
+    """Appends rows to the run folder and tells a person; use as a context manager."""
+
+    def __init__(self, run: Path, config: Config, start: int, quiet: bool = False) -> None:
+        self._run, self._config, self._quiet = run, config, quiet
+        self._console = Console()
+        self._progress: Progress | None = None
+        if self._console.is_terminal and not quiet:
+            self._progress = _progress_bar(self._console)
+            self._bar = self._progress.add_task("", total=config.steps, completed=start)
+        self._files: dict[str, TextIO] = {}
+        self._last_line = 0.0
+        self._begun, self._first = time.monotonic(), start
+
+    def __enter__(self) -> RunLog:
+        self._files = {name: (self._run / name).open("a") for name in FILES}
+        if self._progress:
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress:
+            self._progress.stop()
+        for file in self._files.values():
+            file.close()
+
+    def step(self, row: Mapping[str, Any], samples: Sequence[Sample], texts: Sequence[str]) -> None:
+        """One step: its row, a few of its completions (`texts` decodes the first of `samples`)."""
+        shown = [_sample_row(row["step"], *pair) for pair in zip(samples, texts, strict=False)]
+        self._append(SAMPLES, shown)
+        self._append(METRICS, [row])
+        if row["alarm"]:
+            self.say(
+                f"alarm: the control has been at its limit for {ALARM_AFTER} steps and the error is still "
+                f"{row['error']:+.2f} nats (step {row['step']}): this target is beyond its authority here"
+            )
+        self._show(row, shown)
+
+    def evaluation(self, step: int, found: Evaluation) -> None:
+        """One evaluation, problem by problem; before the step's own row, so that a row's evaluation is always there."""
+        row = {"step": step, "problems": found.problems, "correct": found.correct, "samples": found.samples}
+        self._append(EVALUATIONS, [row])
+
+    def say(self, text: str) -> None:
+        """A line for the person at the terminal."""
+        if not self._quiet:
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        # One write of whole lines; what a full disk cut off is a last line that readers leave out.
+        self._files[name].write("".join(json.dumps(row, allow_nan=True) + "\n" for row in rows))
+        self._files[name].flush()
+
+    def _left(self, done: int) -> float:
+        """Seconds to the end at this run's pace so far."""
+        return (time.monotonic() - self._begun) / (done - self._first) * (self._config.steps - done)
+
+    def _show(self, row: Mapping[str, Any], shown: Sequence[Mapping[str, Any]]) -> None:
+        line = status_line(row, self._config.steps)
+        if self._progress:
+            self._progress.update(self._bar, completed=row["step"] + 1, description=line)
+        last = row["step"] + 1 == self._config.steps
+        if not last and time.monotonic() - self._last_line < LINE_EVERY:
+            return
+        self._last_line = time.monotonic()
+        if not self._progress:
+            self.say(f"{line}  {self._left(row['step'] + 1):.0f} s left")
+        for sample in shown[:1]:
+            self.say(f"    {sample['prompt']} -> {sample['completion']}  (reward {sample['reward']:g})")
+
+
+def status_line(row: Mapping[str, Any], steps: int) -> str:
+    """entropy against target, reward, what the control did, what it cost."""
+    target = row.get("target_entropy")
+    parts = [f"step {row['step'] + 1}/{steps}", f"entropy {row['entropy']:.3f}"]
+    if target is not None:
+        parts.append(f"target {target:.3f}")
+    parts.append(f"reward {row['reward']:.3f}")
+    if row.get("command") is not None:
+        limit = " (at its limit)" if row["saturated"] else ""
+        parts.append(f"command {row['command']:+.2f}{limit}")
+    if row["extra_completions"]:
+        parts.append(f"extra {row['extra_used']} of {row['extra_completions']} at T {row['extra_temperature']:g}")
+    if row.get("evaluation"):
+        parts.append(f"pass@1 {row['evaluation']['pass@1']:.3f}")
+    return "  ".join([*parts, f"{row['seconds']:.2f} s"])
+
+
+def _sample_row(step: int, sample: Sample, text: str) -> dict[str, Any]:
+    completion = sample.rollout.completion
+    return {
+        "step": step,
+        "prompt": completion.prompt.id,
+        "completion": text,
+        "reward": sample.rollout.reward,
+        "advantage": sample.advantage if math.isfinite(sample.advantage) else None,
+        "temperature": completion.temperature,
+        "extra": sample.extra,
+        "tokens": len(completion.tokens),
+        "truncated": completion.truncated,
+    }
+
+
+def _progress_bar(console: Console) -> Progress:
+    columns = (BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    return Progress(*columns, console=console)
