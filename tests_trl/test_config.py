@@ -114,9 +114,9 @@ def test_from_a_command_line(tmp_path):
 
 
 def test_what_trl_would_do_in_silence_is_warned_of(tmp_path):
-    with pytest.warns(UserWarning, match="top_p cuts"):
+    with pytest.warns(UserWarning, match="top_p = 0.9 cuts"):
         config(tmp_path, top_p=0.9)
-    with pytest.warns(UserWarning, match="top_p cuts"):
+    with pytest.warns(UserWarning, match="top_p = 0.9 cuts"):
         config(tmp_path, generation_kwargs={"top_p": 0.9})
     with pytest.warns(UserWarning, match="moving-bound never acts"):
         config(tmp_path, method="moving-bound", target=None)

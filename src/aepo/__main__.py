@@ -1,10 +1,10 @@
-"""`aepo` and `python -m aepo`: the command line, or one line that says what it needs."""
+"""`aepo` and `python -m aepo` run the command line, or print one line that says which package it needs."""
 
 import sys
 
 
 def main() -> None:
-    """Run the command line; exit code 2 where only the core is installed."""
+    """Run the command line. Where only the core is installed, print one line and exit with code 2."""
     try:
         from aepo import cli
     except ModuleNotFoundError as error:

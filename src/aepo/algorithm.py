@@ -1,4 +1,4 @@
-"""An algorithm is four choices; the published points on them are in methods.py."""
+"""An algorithm consists of four choices. The published combinations, the presets, are in methods.py."""
 
 from __future__ import annotations
 
@@ -13,12 +13,19 @@ from aepo.loss.surrogates import Clip, Surrogate
 
 @dataclass(frozen=True, kw_only=True)
 class Algorithm:
-    """advantage x surrogate x aggregate x entropy control; without arguments GRPO."""
+    """`Algorithm` combines an advantage, a surrogate, an aggregate and an entropy control.
+
+    Without arguments it is GRPO.
+    """
 
     advantage: Advantage = GroupMeanStd()
+    """How the rewards of a group become advantages."""
     surrogate: Surrogate = Clip()
+    """The objective of one token, from its ratio and its advantage."""
     aggregate: str = "token-mean"
+    """How the losses of the tokens become one number: a name in `AGGREGATES`."""
     control: Control = NoControl()
+    """What acts on the entropy."""
 
     def __post_init__(self) -> None:
         require(self.aggregate in AGGREGATES, "aggregate", self.aggregate, f"one of {', '.join(AGGREGATES)}")

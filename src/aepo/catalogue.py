@@ -1,6 +1,6 @@
-"""`aepo methods`: the table of all methods, for a terminal, for programs and for docs/methods/README.md.
+"""This module prints the table of all methods: on a terminal, as JSON, and as docs/methods/README.md.
 
-`plain` makes text from elsewhere safe in the Markdown that we write.
+`plain` makes any text safe inside Markdown that the package writes.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from aepo.methods import METHODS
 COLUMNS = ("method", "paper", "sensor", "law", "actuator", "hooks", "cost", "engines")
 """The columns of docs/methods/README.md."""
 ARXIV = "https://arxiv.org/abs/"
+"""What stands before an arXiv id in a link."""
 
 _HEADER = """# Every method
 
@@ -38,7 +39,10 @@ scaling is built, not the guided error correction.
 
 
 def plain(text: str) -> str:
-    """Return the text on one line that Markdown shows as it stands: no tag, link, cell border, heading or emphasis."""
+    """Return the text on one line, with every character escaped that Markdown or HTML would interpret.
+
+    Tags, links, table borders, headings and emphasis in the text have no effect.
+    """
     return re.sub(r"([\\`*_\[\]|#~!@])", r"\\\1", escape(" ".join(text.split()), quote=False))
 
 
@@ -48,7 +52,7 @@ def rows() -> list[dict[str, Any]]:
 
 
 def one(name: str) -> dict[str, Any]:
-    """Return the row of one method, with `settings`: their values by dotted name, as `--set` takes them.
+    """Return the row of one method, with the values of its settings by dotted name, as `--set` takes them.
 
     Raises:
         InvalidValue: There is no method of this name; the message names the nearest one.
@@ -60,7 +64,7 @@ def one(name: str) -> dict[str, Any]:
 
 
 def _row(name: str) -> dict[str, Any]:
-    """Return what is known of a method; `page` is its file beside the table."""
+    """Return the row of one method by column name. `page` is the file name of its page in docs/methods."""
     method = METHODS[name]
     return {
         "method": name,
@@ -77,7 +81,7 @@ def _row(name: str) -> dict[str, Any]:
 
 
 def _flat(settings: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the settings of nested tables by dotted name; the name of a choice stands for the table itself."""
+    """Yield each setting of nested tables with its dotted name."""
     for key, value in settings.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{path}{key}.")
@@ -86,12 +90,12 @@ def _flat(settings: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, An
 
 
 def as_json(name: str | None = None) -> str:
-    """Return the rows as a JSON list, or the one method with its settings as an object."""
+    """Return JSON: a list of all rows, or one object, the row of the method `name` with its settings."""
     return json.dumps(rows() if name is None else one(name), indent=2)
 
 
 def as_lines(name: str) -> list[str]:
-    """Return one method for a person at a terminal: its row, its page and its settings, a line each."""
+    """Return the lines that describe one method on a terminal: its row, its page and its settings."""
     row = one(name)
     paper = "-" if row["paper"] == "-" else f"{ARXIV}{row['paper']}"
     shown = {**row, "paper": paper, "page": f"docs/methods/{row['page']}"}
@@ -102,12 +106,12 @@ def as_lines(name: str) -> list[str]:
 
 
 def _value(value: Any) -> str:
-    """Return a setting's value as `--set` reads it."""
+    """Return a setting's value in the form that `--set` reads."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def as_markdown() -> str:
-    """Return the page docs/methods/README.md."""
+    """Return the text of the page docs/methods/README.md."""
     lines = [" | ".join(COLUMNS), " | ".join(["---"] * len(COLUMNS)), *map(_markdown_row, rows())]
     return _HEADER + "".join(f"| {line} |\n" for line in lines)
 
@@ -123,7 +127,7 @@ def _cell(value: str | list[str]) -> str:
 
 
 def print_table() -> None:
-    """Print all methods as a table, for a person at a terminal."""
+    """Print the table of all methods on a terminal."""
     from rich.console import Console
     from rich.table import Table
 

@@ -23,7 +23,8 @@ from aepo.loss.advantages import Advantage
 from aepo.loss.surrogates import Surrogate
 from aepo.methods import preset
 from aepo.tasks import TASKS, Task
-from aepo.tasks.rewards import VERIFIERS, Verifier
+from aepo.tasks.functions import VERIFIERS
+from aepo.tasks.rewards import Verifier
 
 RUN_SETTINGS = Settings({**SETTINGS.tables, Task: TASKS, Verifier: VERIFIERS, Grader: GRADERS})
 override, to_dict = RUN_SETTINGS.override, RUN_SETTINGS.to_dict

@@ -1,7 +1,8 @@
-"""Settings as plain data: into the fields of frozen dataclasses, and out of them; each refusal is one line.
+"""This module converts settings from plain data to frozen dataclasses and back. A bad setting raises `InvalidValue`.
 
-`SETTINGS` knows the open choices of an algorithm (advantage, surrogate, control, law, ...): a table whose `name` says
-which class the other keys belong to.
+Some fields are open choices, such as the advantage, the surrogate, the control or the law of an algorithm. In plain
+data, an open choice is a table. Its key `name` selects the class, and the other keys are the fields of that class.
+`SETTINGS` knows the classes of all open choices of an algorithm.
 """
 
 from __future__ import annotations
@@ -34,16 +35,26 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Settings:
-    """tables: for each open choice the classes by name."""
+    """`Settings` converts between plain data and dataclasses, for a given set of open choices."""
 
     tables: Mapping[type, Mapping[str, type]]
+    """The classes of each open choice by name; the keys are the choices' base classes."""
 
     @cached_property
     def _names(self) -> Mapping[type, str]:
         return {cls: name for table in self.tables.values() for name, cls in table.items()}
 
     def override(self, base: T, data: Mapping[str, Any], path: str = "") -> T:
-        """`base` with the fields that `data` names; nested tables are merged, types are checked."""
+        """Return `base` with the fields that `data` names changed. Nested tables are merged.
+
+        Args:
+            base: A dataclass instance.
+            data: New values by field name.
+            path: A prefix for the field names in messages, such as `control.`.
+
+        Raises:
+            InvalidValue: A field does not exist, or a value has the wrong type or is out of range.
+        """
         hints = typing.get_type_hints(type(base))
         fields = {f.name for f in dataclasses.fields(base) if f.init}  # type: ignore[arg-type]
         changes: dict[str, Any] = {}
@@ -54,7 +65,7 @@ class Settings:
         return dataclasses.replace(base, **changes)  # type: ignore[type-var]
 
     def to_dict(self, config: Any) -> dict[str, Any]:
-        """Plain TOML data; `override` with it gives the same back."""
+        """Return a dataclass instance as plain TOML data. `override` with this data restores the instance."""
         names = {"name": self._names[type(config)]} if type(config) in self._names else {}
         fields = {f.name: self._plain(getattr(config, f.name)) for f in dataclasses.fields(config) if f.init}
         return {**names, **fields}
@@ -71,7 +82,9 @@ class Settings:
         return _leaf(hint, value, path)
 
     def _choose(self, current: Any, table: Mapping[str, type], value: Any, path: str) -> Any:
-        """A class by name, with its other settings; without a name, the current one is changed."""
+        """Return an instance of the class that `value` names, with its other settings; without a name, `current` with
+        these settings.
+        """
         settings = {"name": value} if isinstance(value, str) else dict(value) if isinstance(value, Mapping) else None
         if settings is None:
             raise InvalidValue(path, value, f"a name ({', '.join(table)}) or a table of settings")
@@ -104,15 +117,24 @@ SETTINGS = Settings(
         Surrogate: SURROGATES,
     }
 )
+"""The conversion of an `Algorithm` and of everything in it."""
 
 
 def make_algorithm(method: str, settings: Mapping[str, Any]) -> Algorithm:
-    """The preset with `settings` by dotted name, such as {"control.target": 0.6}; `InvalidValue` if one is wrong."""
+    """Return the algorithm of a preset with some settings changed.
+
+    Args:
+        method: The name of a preset, or several names joined by `+`, as in `preset`.
+        settings: New values by dotted name, such as {"control.target": 0.6}.
+
+    Raises:
+        InvalidValue: There is no such preset or setting, or a value is wrong.
+    """
     return SETTINGS.override(preset(method), tree(settings))
 
 
 def tree(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """{"a.b": 1} as {"a": {"b": 1}}."""
+    """Return settings by dotted name as nested tables: {"a.b": 1} becomes {"a": {"b": 1}}."""
     nested: dict[str, Any] = {}
     for name, value in settings.items():
         _put(nested, name.split("."), value)
@@ -120,7 +142,13 @@ def tree(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """`a.b=c` -> ("a.b", value): a TOML value where c is one, else the string itself."""
+    """Return the name and the value of a setting that is written as `name=value`.
+
+    The value is read as TOML. Text that is not TOML is the string itself.
+
+    Raises:
+        InvalidValue: The text has no name or no equals sign.
+    """
     name, equals, value = text.partition("=")
     if not equals or not name.strip():
         raise InvalidValue("--set", text, "written as name=value, such as optimizer.lr=1e-4")
@@ -138,7 +166,10 @@ def _schedule(hint: type[Schedule], spec: str, path: str) -> Schedule:
 
 
 def _routed(both: Both, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A setting that is not the pair's own goes to the part that has it: control.target to control.first.target."""
+    """Return the settings of a pair, each with the part that it belongs to.
+
+    A setting that only one part has goes to this part: `control.target` becomes `control.first.target`.
+    """
     parts = {name: {f.name for f in dataclasses.fields(getattr(both, name))} for name in ("first", "second")}
     routed: dict[str, Any] = {}
     for key, value in settings.items():
@@ -148,7 +179,7 @@ def _routed(both: Both, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _leaf(hint: Any, value: Any, path: str) -> Any:
-    """Check a plain value against its type; integers pass for floats, nothing else is bent."""
+    """Return a plain value after a check of its type. An integer may stand for a float; no other type is converted."""
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if types.NoneType in options and value in (None, "none"):
         return None
@@ -199,7 +230,7 @@ def _suggest(key: str, fields: set[str]) -> str:
 
 
 def _put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
-    """Set tree[a][b]... = value; a name that stands where a table is needed becomes the table's name."""
+    """Set tree[a][b]... = value. Where a table is needed and a string stands, the string becomes the table's `name`."""
     for part in path[:-1]:
         if not isinstance(tree.get(part), dict):
             tree[part] = {"name": tree[part]} if part in tree else {}

@@ -1,4 +1,4 @@
-"""One way to refuse a bad value."""
+"""This module defines how the package refuses a bad value."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ import math
 
 
 class InvalidValue(ValueError):
-    """A value that cannot work, named so that one line says all: the field, what was got, what would do."""
+    """`InvalidValue` reports a value that cannot work.
+
+    Its message is one line. It names the field, the value and what the value must be.
+
+    Args:
+        field: The name of the value, such as `control.target`.
+        got: The value.
+        wanted: What the value must be; it completes "must be ...".
+    """
 
     def __init__(self, field: str, got: object, wanted: str) -> None:
         self.field, self.got, self.wanted = field, got, wanted
@@ -14,6 +22,16 @@ class InvalidValue(ValueError):
 
 
 def require(condition: bool, field: str, got: object, wanted: str) -> None:
-    """Raise `InvalidValue` unless the condition holds; a NaN never passes."""
+    """Raise `InvalidValue` unless the condition holds. A `got` of NaN is always refused.
+
+    Args:
+        condition: What must be true of the value.
+        field: The name of the value, such as `control.target`.
+        got: The value.
+        wanted: What the value must be; it completes "must be ...".
+
+    Raises:
+        InvalidValue: The condition is false, or `got` is NaN.
+    """
     if not condition or (isinstance(got, float) and math.isnan(got)):
         raise InvalidValue(field, got, wanted)

@@ -1,6 +1,6 @@
-"""Every method by name: a point on the four axes, with its paper and what it senses, commands and moves.
+"""This module defines every method by name: an algorithm, its paper, and its sensor, law and actuator in words.
 
-`aepo methods` prints this table, and docs/methods/README.md is made from it.
+`aepo methods` prints this table. docs/methods/README.md is made from it.
 """
 
 from __future__ import annotations
@@ -46,23 +46,28 @@ from aepo.loss.surrogates import Clip, Ratio
 
 @dataclass(frozen=True)
 class Method:
-    """A published algorithm, or ours.
-
-    paper: its arXiv id, or "-" for ours. sensor, law, actuator: in a few words, "-" for none. cost: beside GRPO.
-    page: docs/methods/PAGE.md.
-    """
+    """`Method` describes an algorithm that a paper published, or that we define."""
 
     algorithm: Algorithm
+    """The algorithm."""
     title: str
+    """What the method is, in a few words."""
     paper: str
+    """The arXiv id of the paper; "-" where there is none."""
     page: str
+    """The name of its page: docs/methods/PAGE.md."""
     sensor: str
+    """What is measured, in a few words; "-" for nothing."""
     law: str
+    """How a measurement becomes a command, in a few words; "-" for none."""
     actuator: str
+    """What the command changes, in a few words; "-" for nothing."""
     cost: str
+    """What the method costs more than GRPO, in a few words."""
 
 
-# The authors' constants: T = 1.2 / 0.8, the switch, positives of the first quarter of the prompts drawn again.
+# The authors' constants: T = 1.2 and 0.8, the switch, 60 positives in place of as many ordinary rows, and all extra
+# completions drawn of a quarter of the prompts.
 _PAPER = AEPO(
     target=Target("0.5"),
     law=Switch(),
@@ -97,7 +102,18 @@ def _method(
     cost: str = "none",
     page: str | None = None,
 ) -> Method:
-    """A row; a control alone goes on GRPO, and the page is the control's unless it has its own."""
+    """Return a row of the table.
+
+    Args:
+        choice: The algorithm, or a control that is added to GRPO.
+        title: See `Method`.
+        paper: See `Method`.
+        sensor: See `Method`.
+        law: See `Method`.
+        actuator: See `Method`.
+        cost: See `Method`.
+        page: See `Method`; None for the name of the control.
+    """
     algorithm = Algorithm(control=choice) if isinstance(choice, Control) else choice
     return Method(algorithm, title, paper, page or algorithm.control.name, sensor, law, actuator, cost)
 
@@ -157,7 +173,7 @@ METHODS: dict[str, Method] = {
         cost="log-probabilities at T",
         page="dcpo",
     ),
-    # --- a bonus in the loss ---
+    # --- methods with an entropy bonus in the loss ---
     "entropy-reg": _method(
         EntropyReg(), "Entropy bonus", "2510.08141", law="constant", actuator="entropy bonus", cost="entropy gradient"
     ),
@@ -242,7 +258,7 @@ METHODS: dict[str, Method] = {
         actuator="entropy bonus and entropy-to-go advantage",
         cost="entropy gradient",
     ),
-    # --- advantages reshaped ---
+    # --- methods that change advantages or weights of tokens ---
     "entropy-adv": _method(
         EntropyAdv(),
         "Advantages raised where the policy is uncertain",
@@ -325,7 +341,7 @@ METHODS: dict[str, Method] = {
     "qae": _method(
         Algorithm(advantage=QuantileBaseline()), "Quantile baseline", "2509.22611", page="qae", actuator="advantages"
     ),
-    # --- clip bounds ---
+    # --- methods that change clip bounds ---
     "clip-higher": _method(
         Algorithm(surrogate=Clip(low=0.2, high=0.28)),
         "DAPO's higher upper bound",
@@ -357,7 +373,7 @@ METHODS: dict[str, Method] = {
         law="feed-forward",
         actuator="token temperature, advantages, clip bounds",
     ),
-    # --- what is sampled and rewarded ---
+    # --- methods that change what is sampled or how it is rewarded, and one supervised term ---
     "dynamic-sampling": _method(
         DynamicSampling(),
         "Prompts drawn until enough groups differ",
@@ -407,13 +423,21 @@ METHODS: dict[str, Method] = {
         cost="a row for each prompt",
     ),
 }
-"""Every method by name, in the order of the table of `aepo methods`."""
+"""`METHODS` holds every method by name, in the order of the table of `aepo methods`."""
 
 GRPO = Algorithm()
+"""Plain GRPO, from which `preset` tells what a joined method changes."""
 
 
 def preset(name: str) -> Algorithm:
-    """The algorithm of this name, or of several joined by `+`; `InvalidValue` says what is wrong with it."""
+    """Return the algorithm of a method.
+
+    Args:
+        name: The name of a method, such as `aepo`, or several names joined by `+`, such as `aepo+clip-higher`.
+
+    Raises:
+        InvalidValue: There is no method of this name, or the methods cannot be joined.
+    """
     parts = [_known(part) for part in name.split("+")]
     return parts[0] if len(parts) == 1 else _joined(name, parts)
 
@@ -425,7 +449,9 @@ def _known(name: str) -> Algorithm:
 
 
 def _joined(name: str, parts: Sequence[Algorithm]) -> Algorithm:
-    """Each axis from the part that departs from GRPO's choice there; two controls become `Both`."""
+    """Return the algorithm that joins several: each choice comes from the part that differs from GRPO in it. Two
+    controls become `Both`.
+    """
     choices: dict[str, Any] = {}
     for field in fields(Algorithm):
         default = getattr(GRPO, field.name)

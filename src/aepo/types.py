@@ -1,9 +1,9 @@
-"""The stages of a batch, one frozen type each.
+"""This module defines the stages of a batch. Each stage is a frozen type.
 
     Prompt -> Request -> Completion -> Rollout -> Sample -> Batch -> BatchStatistics -> loss -> Metric
 
-Lists of plain values until `collate` makes a `Batch`; tensors after it. A stage that lacks something
-(a reward, an advantage) is another type, never a field that may be None.
+The stages up to `Sample` are lists of plain values. `collate` makes a `Batch`, and from there on the values are
+tensors. A stage without a reward or an advantage is another type; these fields are never None.
 """
 
 from __future__ import annotations
@@ -15,59 +15,67 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-# Exact entropies of the tokens' distributions at temperature 1, [B] -> the temperatures to draw them at, [B].
 TokenTemperature = Callable[[Tensor], Tensor]
+"""A function from the exact entropies of the next tokens at temperature 1, [B], nats, to the temperatures at which they
+are drawn, [B].
+"""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One problem, tokenised.
-
-    solution: the tokens of a reference completion, end-of-sequence included; empty where there is none.
+    """`Prompt` is one problem with its tokens.
 
     >>> Prompt(id="paths-3-7", tokens=(3, 7, 102), problem={"start": 3, "goal": 7})
     """
 
     id: str
+    """The name of the problem."""
     tokens: tuple[int, ...]
+    """The tokens of the prompt."""
     problem: Mapping[str, Any] = field(hash=False)
+    """What the task's reward needs to know of the problem."""
     solution: tuple[int, ...] = ()
+    """The tokens of a reference completion, end-of-sequence included; empty where there is none."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to draw: `count` completions of `prompt` at one temperature, all of them in one `group`.
-
-    `group` numbers the groups of a step; a prompt that is drawn twice has two groups. `token_temperature`, if
-    there is one, multiplies the temperature token by token.
-    """
+    """`Request` asks the sampler for some completions of one prompt. They form one group."""
 
     prompt: Prompt
+    """The prompt to complete."""
     group: int
+    """The number of the group in the step. A prompt that is drawn twice has two groups."""
     count: int
+    """How many completions are drawn."""
     temperature: float = 1.0
+    """The temperature of all completions."""
     token_temperature: TokenTemperature | None = None
+    """A factor on the temperature for each token; None for no factor."""
 
 
 @dataclass(frozen=True)
 class Completion:
-    """One sampled answer.
-
-    `tokens` holds the end-of-sequence token when the model ended by itself; otherwise the answer was cut
-    at the length limit and `truncated` is true. `logprobs` (nats, one per token) are the sampler's own,
-    of the distribution it really drew from: softmax(logits / temperature).
-    """
+    """`Completion` is one sampled answer."""
 
     prompt: Prompt
+    """The prompt that it answers."""
     group: int
+    """The number of its group in the step."""
     temperature: float
+    """The temperature at which it was drawn."""
     tokens: tuple[int, ...]
+    """Its tokens. The last one is the end-of-sequence token, unless the answer is truncated."""
     logprobs: tuple[float, ...]
+    """The sampler's own log-probability of each token, nats, of the distribution that it really drew from:
+    softmax(logits / temperature).
+    """
     truncated: bool
+    """Whether the length limit cut the answer before the model ended it."""
 
 
-# A completion is right if its reward is above this share of the full reward, 1.
 RIGHT_ABOVE = 0.5
+"""A completion is right if its reward is above this share of the full reward, 1."""
 
 
 @overload
@@ -75,75 +83,86 @@ def is_right(reward: float) -> bool: ...
 @overload
 def is_right(reward: Tensor) -> Tensor: ...
 def is_right(reward: float | Tensor) -> bool | Tensor:
-    """Return whether a reward counts as right, for one reward or elementwise; the one place that decides it."""
+    """Return whether a reward counts as right, for one reward or elementwise. All code asks this function."""
     return reward > RIGHT_ABOVE
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """A completion with its reward."""
+    """`Rollout` is a completion with its reward."""
 
     completion: Completion
+    """The completion."""
     reward: float
+    """The verifier's reward; the full reward is 1."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A rollout with its advantage, one number for all its tokens.
-
-    `extra` marks rows that a control added (drawn at another temperature): they are trained on and never
-    enter the entropy sensor. `trained` is false for ordinary rows that a control took out of the update:
-    they are measured and not trained on.
-    """
+    """`Sample` is a rollout with its advantage."""
 
     rollout: Rollout
+    """The rollout."""
     advantage: float
+    """The advantage, one number for all tokens of the completion."""
     extra: bool = False
+    """Whether a control added the row, for example drawn at another temperature. An extra row is trained on and never
+    enters the entropy sensor.
+    """
     trained: bool = True
+    """False for an ordinary row that a control took out of the update: it is measured and not trained on."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples as tensors; B rows, P prompt columns (left-padded), T completion columns (right-padded).
+    """`Batch` holds samples as tensors.
 
-    input_ids, attention_mask: [B, P + T]. mask: [B, T], 1.0 on completion tokens (end-of-sequence
-    included), else 0. advantages: [B, T]. sampling_logprobs: [B, T]. rewards, groups: [B].
-    extra, trained: bool [B].
+    It has B rows, P prompt columns, which are padded on the left, and T completion columns, which are padded on the
+    right.
     """
 
     input_ids: Tensor
+    """[B, P + T], the tokens of prompt and completion."""
     attention_mask: Tensor
+    """[B, P + T], 1 on tokens, 0 on padding."""
     mask: Tensor
+    """[B, T], 1.0 on completion tokens (end-of-sequence included), else 0."""
     advantages: Tensor
+    """[B, T], the advantage of each token."""
     sampling_logprobs: Tensor
+    """[B, T], the sampler's log-probability of each token, nats."""
     rewards: Tensor
+    """[B], the verifier's rewards."""
     groups: Tensor
+    """[B], the numbers of the groups in the step."""
     extra: Tensor
+    """[B], bool, whether a control added the row."""
     trained: Tensor
+    """[B], bool, whether the row is trained on."""
 
     def __len__(self) -> int:
         return self.input_ids.shape[0]
 
     @property
     def prompt_width(self) -> int:
-        """P, the number of prompt columns."""
+        """Return P, the number of prompt columns."""
         return self.input_ids.shape[1] - self.mask.shape[1]
 
     def to(self, device: torch.device) -> Batch:
-        """The batch on this device."""
+        """Return the batch on this device."""
         return Batch(**{name: value.to(device) for name, value in vars(self).items()})
 
     def select(self, rows: Tensor) -> Batch:
-        """The batch of these rows (an index or a bool mask, [B])."""
+        """Return the batch of these rows (an index, or a bool mask [B])."""
         return Batch(**{name: value[rows] for name, value in vars(self).items()})
 
 
 @dataclass(frozen=True)
 class BatchStatistics:
-    """`BatchStatistics` holds what one forward pass yields for a batch, each [B, T] and zero outside the mask.
+    """`BatchStatistics` holds the statistics of a batch's tokens from one forward pass.
 
-    It is `aepo.entropy.statistics.TokenStatistics` ([N]) put back in the places of the batch's tokens. A statistic that
-    was not asked for is None.
+    Each tensor is [B, T] and zero outside the mask. The values are those of `aepo.entropy.statistics.TokenStatistics`
+    ([N]), each in the place of its token. A statistic that was not asked for is None.
     """
 
     logprobs: Tensor
@@ -156,12 +175,12 @@ class BatchStatistics:
     """Exact entropy over the kept part of the vocabulary, nats."""
 
     def select(self, rows: Tensor) -> BatchStatistics:
-        """These rows (an index or a bool mask, [B])."""
+        """Return the statistics of these rows (an index, or a bool mask [B])."""
         return self.each(lambda values: values[rows])
 
     @classmethod
     def joined(cls, parts: Sequence[BatchStatistics]) -> BatchStatistics:
-        """Join the rows of several passes that were asked for the same statistics and have the same T."""
+        """Return the rows of several passes together. All passes have the same statistics and the same T."""
         entropies = [part.entropy for part in parts if part.entropy is not None]
         kept = [part.kept_entropy for part in parts if part.kept_entropy is not None]
         return cls(
@@ -172,7 +191,7 @@ class BatchStatistics:
         )
 
     def each(self, function: Callable[[Tensor], Tensor]) -> BatchStatistics:
-        """The statistics with `function` applied to each tensor; what was not asked for stays None."""
+        """Return the statistics with `function` applied to each tensor. What was not asked for stays None."""
         return BatchStatistics(
             logprobs=function(self.logprobs),
             entropy=None if self.entropy is None else function(self.entropy),
@@ -182,7 +201,11 @@ class BatchStatistics:
 
 
 def asked_for(statistic: Tensor | None) -> Tensor:
-    """Return the statistic; RuntimeError if the pass was not asked for it (see `Needs`)."""
+    """Return the statistic.
+
+    Raises:
+        RuntimeError: It is None: the control did not ask the pass for it (see `aepo.control.base.Needs`).
+    """
     if statistic is None:
         raise RuntimeError("a statistic was read that the pass over the hidden states was not asked for (see Needs)")
     return statistic
@@ -190,18 +213,25 @@ def asked_for(statistic: Tensor | None) -> Tensor:
 
 @dataclass(frozen=True)
 class Metric:
-    """A mean carried as (total, count) and divided once, at the end.
+    """`Metric` is a mean that is stored as a total and a count. It is divided once, at the end.
 
     >>> (Metric(3.0, 2) + Metric(1.0, 2)).mean
     1.0
     """
 
     total: float
+    """The sum of the values."""
     count: float
+    """The number of values."""
 
     @classmethod
     def of(cls, values: Tensor, mask: Tensor | None = None) -> Metric:
-        """Sum over the masked entries and their number, accumulated in float64."""
+        """Return the sum of the masked entries, accumulated in float64, and their number.
+
+        Args:
+            values: The values, any shape.
+            mask: The same shape; nonzero where an entry counts. None counts all entries.
+        """
         if mask is None:
             return cls(values.double().sum().item(), values.numel())
         kept = torch.where(mask.bool(), values, torch.zeros_like(values))
@@ -212,5 +242,5 @@ class Metric:
 
     @property
     def mean(self) -> float:
-        """total / count; NaN when nothing was counted."""
+        """Return total / count; NaN when nothing was counted."""
         return self.total / self.count if self.count else float("nan")

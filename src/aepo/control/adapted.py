@@ -63,7 +63,7 @@ class Adapted(Control):
         return -state["coefficient"] * asked_for(new.entropy) if state["coefficient"] else None
 
     def update(self, state: State, measured: Measured) -> State:
-        """Compare the reading with the target and adapt. A step that measured nothing (NaN) leaves the state unchanged."""
+        """Compare the reading with the target and adapt. A step that measured nothing (NaN) changes nothing."""
         entropy = self.reading(measured)
         if math.isnan(entropy):
             return state

@@ -1,6 +1,4 @@
-"""An entropy bonus that is on below the target, with a coefficient that steps up and down: Skywork-OR1 and TRL
-(2505.22312).
-"""
+"""An entropy bonus that is on below the target, with a coefficient that steps: Skywork-OR1 and TRL (2505.22312)."""
 
 from __future__ import annotations
 
@@ -47,7 +45,7 @@ class AdaptiveCoefficient(Adapted):
         return {**super().initial_state(), "value": self.start, "coefficient": 0.0}
 
     def reading(self, measured: Measured) -> float:
-        """Return the exact entropy or its one-sample estimate, of the ordinary rows under the policy that sampled them."""
+        """Return the exact or the sampled entropy of the ordinary rows, under the policy that sampled them."""
         if self.sensor == "exact":
             return measured.entropy.mean
         return Metric.of(-measured.scored.old.logprobs, measured.scored.ordinary).mean

@@ -1,4 +1,4 @@
-"""AEnt: a bonus on the clamped entropy; integral control of its coefficient keeps that entropy in a band (2509.03493)."""
+"""AEnt: a bonus on the clamped entropy, with a coefficient that integral control moves (2509.03493)."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from aepo.types import BatchStatistics, Metric, asked_for
 
 @dataclass(frozen=True, kw_only=True)
 class AEnt(Control):
-    """`AEnt` is L - lambda H~ with H~ the entropy of the policy renormalised over all but the `removed` share of least
-    logits.
+    """`AEnt` is L - lambda H~, a bonus on the clamped entropy H~.
 
         lambda <- clip(lambda - beta [min(0, H~ - H_low) + max(0, H~ - H_high)], low, high)
 
-    The defaults are those that the author lists for Qwen2.5-Math-1.5B on MATH.
+    H~ is the entropy of the policy renormalised over all but the `removed` share of least logits. The defaults are
+    those that the author lists for Qwen2.5-Math-1.5B on MATH.
     """
 
     name: ClassVar[str] = "aent"

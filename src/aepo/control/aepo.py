@@ -4,11 +4,11 @@
            + alpha E_{o ~ pi*}[sum_t grad log pi(o_t) R]       the control's
 
 pi* is the policy at T_high while the measured entropy is under the target and at T_low while it is above. The
-log-probability that is differentiated is always at temperature 1, and wrong answers contribute nothing. The law
-decides the direction and how many positives (`sampled`) or how much weight (`reweighted`) are used.
+log-probability that is differentiated is always at temperature 1, and wrong answers contribute nothing. The law decides
+the direction and how many positives (`sampled`) or how much weight (`reweighted`) are used.
 
-The papers' settings and the authors' code, where they differ from this default, are presets
-(algorithm.py); docs/methods/aepo.md lists every difference.
+The papers' settings and the authors' code, where they differ from this default, are presets (methods.py);
+docs/methods/aepo.md lists every difference.
 """
 
 from __future__ import annotations
@@ -46,48 +46,56 @@ PASS_RATE_MEMORY = 0.8
 
 @dataclass(frozen=True, kw_only=True)
 class AEPO(ClosedLoop):
-    """The fields, each a choice that the paper, its code or we make.
-
-    distribution: pi*, where the positives come from.
-    positives: `sampled` draws them from pi* in the step's one sampling call; `reweighted` takes the ordinary
-        correct completions with importance weights pi*/pi per token, and draws nothing.
-    positive_by: `reward` (R = 1, the paper) or `advantage` (> 0.05 in their own group, the authors' code).
-    count_high, count_low: positives used at command +1 and -1; completions (integer) or a share of the step's.
-    weight: the advantage of a positive; alpha = weight * positives / completions.
-    weighting: of reweighted positives, a = |command| * weight; `odds` is DCPO's (2601.12730): a = x / (1 + x) with
-        x = |command| * weight / (the step's share of right answers), larger where few are right.
-    per_prompt: extra completions of each chosen prompt; None means the group size.
-    prompts: share of the step's prompts that may be drawn again.
-    draw: `enough` to find the wanted positives at the running pass rate, or `all` of the allowed.
-    choose: which prompts and positives when there are more than needed: `random`, or `first` (the code).
-    join: `append` to the ordinary rows, or `replace` as many of them (random ones; the first with choose=first).
-    shuffle: spread the extra rows over all minibatches; the code does not.
-    start: `measure` (the first step adds nothing) or `hot` (it acts as if entropy were 0; the code).
-    sensor: `exact` (docs/entropy.md) or `mixed-sampled` (-log pi on the trained rows during the update; the code).
-    temperature_adjust=False is the papers' ablation A (T = 1), positive_only=False ablation B (every extra
-        row, with its signed group advantage).
-    """
+    """`AEPO` adds right answers from a tempered policy. Each field is a choice that the paper, its code or we make."""
 
     name: ClassVar[str] = "aepo"
 
     target: Target = Target("0.6x")
+    """Entropy to hold: nats per token, a multiple of the first measured entropy such as 0.6x, or a schedule."""
     distribution: TargetDistribution = Temperature()
+    """pi*: where the positives come from."""
     positives: Literal["sampled", "reweighted"] = "sampled"
+    """`sampled` draws positives from pi* in the step's one sampling call. `reweighted` takes the ordinary correct
+    completions with importance weights pi*/pi per token, and draws nothing.
+    """
     positive_by: Literal["reward", "advantage"] = "reward"
+    """What a positive is: `reward`, R = 1 (the paper), or `advantage`, above 0.05 in its own group (the authors' code).
+    """
     count_high: int | float = 0.25
+    """Positives used at command +1: a number of completions (integer) or a share of the step's (fraction)."""
     count_low: int | float = 0.25
+    """Positives used at command -1: a number of completions (integer) or a share of the step's (fraction)."""
     weight: float = 2.0
+    """Advantage of a positive; alpha = weight * positives / completions."""
     weighting: Literal["command", "odds"] = "command"
+    """Strength a of reweighted positives. `command`: a = |command| * weight. `odds` is DCPO's (2601.12730): a = x / (1
+    + x) with x = |command| * weight / (the step's share of right answers), larger where few are right.
+    """
     per_prompt: int | None = None
+    """Extra completions of each chosen prompt; none for the group size."""
     prompts: float = 1.0
+    """Share of the step's prompts that may be drawn again."""
     draw: Literal["enough", "all"] = "enough"
+    """`enough`: as many extra completions as give the wanted positives at the running pass rate. `all`: as many as are
+    allowed.
+    """
     choose: Literal["random", "first"] = "random"
+    """Which prompts and positives are taken when there are more than needed: `random`, or `first` (the code)."""
     join: Literal["append", "replace"] = "append"
+    """`append` adds positives to the ordinary rows. `replace` puts them in the place of as many ordinary rows: random
+    ones, or the first with choose=first.
+    """
     shuffle: bool = True
+    """Spread the extra rows over all minibatches; the code does not."""
     start: Literal["measure", "hot"] = "measure"
+    """`measure`: the first step adds nothing. `hot`: it acts as if entropy were 0 (the code)."""
     sensor: Literal["exact", "mixed-sampled"] = "exact"
+    """`exact` entropy (docs/entropy.md), or `mixed-sampled`: -log pi on the trained rows during the update (the code).
+    """
     temperature_adjust: bool = True
+    """Draw at T_high or T_low; false is the papers' ablation A (T = 1)."""
     positive_only: bool = True
+    """Use positives only; false is the papers' ablation B: every extra row, with its signed group advantage."""
 
     def __post_init__(self) -> None:
         require_rows("control.count_high", self.count_high)
@@ -118,31 +126,31 @@ class AEPO(ClosedLoop):
     # --- the loop: sensor and state ---------------------------------------------------------------------
 
     def initial_state(self) -> State:
-        """No pass rates yet; started hot, the first command is already full on."""
+        """Return a state without pass rates. With start=hot, the first command is already full on."""
         hot = {"command": 1.0} if self.start == "hot" else {}
         return {**super().initial_state(), "pass_rate": {}, **hot}
 
     def state_at(self, command: float, extra_accuracy: float = 1.0) -> State:
-        """Also with the pass rates that the command would meet."""
+        """Return a state at this command, with the pass rates that the command would meet."""
         rates = {"1": extra_accuracy, "-1": extra_accuracy}
         return {**super().state_at(command), "pass_rate": rates}
 
     @property
     def adds_rows(self) -> bool:
-        """Sampled positives are appended."""
+        """Whether sampled positives are appended."""
         return self.positives == "sampled" and self.join == "append"
 
     def in_place(self) -> AEPO:
-        """Positives replace ordinary rows."""
+        """Return the control whose positives replace ordinary rows."""
         return replace(self, join="replace") if self.adds_rows else self
 
     def reading(self, measured: Measured) -> float:
-        """Exact entropy of the ordinary rows, or the authors' sampled estimate on the mixed ones."""
+        """Return the exact entropy of the ordinary rows, or the authors' sampled estimate on the mixed ones."""
         exact = self.sensor == "exact"
         return (measured.entropy if exact else measured.mixed_sampled_entropy).mean
 
     def update(self, state: State, measured: Measured) -> State:
-        """Also follow how many of the extra completions were usable, for each direction."""
+        """Also follow which share of the extra completions was usable, for each direction."""
         direction = _direction(state)
         rates = dict(state["pass_rate"])
         if measured.extra:
@@ -155,7 +163,7 @@ class AEPO(ClosedLoop):
     # --- sampled positives -------------------------------------------------------------------------------
 
     def plan(self, state: State, step: Step) -> tuple[ExtraGroup, ...]:
-        """About as many extra completions as will be used, `per_prompt` of each chosen prompt."""
+        """Return about as many extra completions as will be used, `per_prompt` of each chosen prompt."""
         wanted = self._wanted(state, step)
         if self.positives != "sampled" or wanted == 0:
             return ()
@@ -192,7 +200,7 @@ class AEPO(ClosedLoop):
         return [sample for sample in extra if is_correct(sample.rollout)]
 
     def _chosen(self, usable: list[Sample], wanted: int, step: Step) -> list[Sample]:
-        """`wanted` of the usable ones: the first, or a draw without replacement by weight (Gumbel top-k)."""
+        """Return `wanted` of the usable ones: the first, or a draw without replacement by weight (Gumbel top-k)."""
         if self.choose == "first" or len(usable) <= wanted:
             return usable[:wanted]
         log_weights = torch.tensor([self.distribution.log_weight(s.rollout) for s in usable])
@@ -209,13 +217,13 @@ class AEPO(ClosedLoop):
     # --- reweighted positives ----------------------------------------------------------------------------
 
     def needs(self, state: State) -> Needs:
-        """Log-probabilities at the other temperature, in the same pass, when they will be used."""
+        """Ask for log-probabilities at the other temperature, in the same pass, when they will be used."""
         if self.positives == "sampled" or not state["command"]:
             return Needs()
         return Needs(temperatures=self._distribution().statistics(_direction(state)))
 
     def shape(self, advantages: Tensor, scored: Scored, state: State) -> Tensor:
-        """A + a R pi*/pi (append), or (1 - a) A + a R pi*/pi (replace), a = |command| * weight."""
+        """Return A + a R pi*/pi (append), or (1 - a) A + a R pi*/pi (replace), a = |command| * weight."""
         if self.positives == "sampled" or not state["command"]:
             return advantages
         strength = self._strength(scored, abs(state["command"]) * self.weight)
@@ -227,7 +235,7 @@ class AEPO(ClosedLoop):
         return kept * advantages + strength * positive * ratio
 
     def _strength(self, scored: Scored, strength: float) -> float:
-        """a, from |command| * weight."""
+        """Return a, from |command| * weight."""
         if self.weighting == "command":
             return strength
         right = is_right(scored.batch.rewards[~scored.batch.extra]).float().mean().item()
@@ -236,13 +244,13 @@ class AEPO(ClosedLoop):
     # --- shared ------------------------------------------------------------------------------------------
 
     def _wanted(self, state: State, step: Step) -> int:
-        """Positives that the command asks for in this step."""
+        """Return how many positives the command asks for in this step."""
         command: float = state["command"] or 0.0
         full = self.count_high if command > 0 else self.count_low
         return round(abs(command) * rows(full, step.prompts * step.group_size))
 
     def _pass_rate(self, state: State) -> float:
-        """The expected share of usable extra completions; the ordinary reward until one is known."""
+        """Return the expected share of usable extra completions; the ordinary reward until one is known."""
         rates: dict[str, float] = state["pass_rate"]
         return max(rates.get(str(_direction(state)), rates.get("ordinary", 1.0)), 0.05)
 

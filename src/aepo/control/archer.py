@@ -19,8 +19,7 @@ from aepo.types import BatchStatistics
 
 @dataclass(frozen=True, kw_only=True)
 class Archer(Control):
-    """`Archer` treats two kinds of tokens apart, split by each completion's own `rho`-quantile of the entropy
-    (2507.15778).
+    """`Archer` splits the tokens of a completion by the `rho`-quantile of its entropies (2507.15778).
 
         at or under it ("knowledge"):  clip eps_k, and beta_k * KL(pi || pi_ref)
         above it ("reasoning"):        clip eps_r, and beta_r * KL(pi || pi_ref)

@@ -338,7 +338,9 @@ class ClosedLoop(Control):
     """
 
     target: Target = Target("0.5")
+    """Entropy to hold: nats per token, a multiple of the first measured entropy such as 0.6x, or a schedule."""
     law: Law = PI()
+    """How the error becomes a command."""
 
     def initial_state(self) -> State:
         """Nothing measured yet, so no command."""

@@ -52,8 +52,9 @@ class DynamicSampling(Control):
         return FollowUp(prompts=per_round)
 
     def mix(self, ordinary: Sequence[Sample], extra: Sequence[Sample], state: State, step: Step) -> list[Sample]:
-        """Return all rows; those of constant groups, and of groups beyond those wanted, are measured and not trained
-        on.
+        """Return all rows, with those that are measured only marked as not trained on.
+
+        These are the rows of constant groups, and of groups beyond the wanted number.
         """
         groups = by_group(sample.rollout for sample in ordinary)
         good = [number for number in sorted(groups) if differ(groups[number])]

@@ -15,12 +15,12 @@ from aepo.errors import require
 
 @dataclass(frozen=True, kw_only=True)
 class EDGE(Control):
-    """`EDGE` is A_i * (mean over completions of H_j) / H_i, H_i the mean token entropy of completion i (nats), at most
-    `most`.
+    """`EDGE` is A_i * (mean over completions of H_j) / H_i, with a factor of at most `most`.
 
-    The entropy-driven advantage of EDGE-GRPO (2507.21848): confident right answers are rewarded more and confident
-    wrong ones punished more. Its guided error correction is left out. The mean is over the trained completions, each
-    counted once, under the policy that sampled them. Where all completions have zero entropy, nothing changes.
+    H_i is the mean token entropy of completion i (nats). This is the entropy-driven advantage of EDGE-GRPO
+    (2507.21848): confident right answers are rewarded more and confident wrong ones punished more. Its guided error
+    correction is left out. The mean is over the trained completions, each counted once, under the policy that sampled
+    them. Where all completions have zero entropy, nothing changes.
     """
 
     name: ClassVar[str] = "edge-grpo"

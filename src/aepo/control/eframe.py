@@ -17,14 +17,13 @@ from aepo.types import Completion, Prompt, Rollout, Sample
 
 @dataclass(frozen=True, kw_only=True)
 class EFRame(Control):
-    """`EFRame` draws more where all answers are wrong, trains on telling completions only, and on the best of them
-    again.
+    """`EFRame` explores hard prompts, trains on telling completions only, and replays the best of them.
 
-    Exploration: `count` more completions at `temperature` of each prompt whose ordinary answers are all wrong. Filter:
-    ordinary rows with |A| > `ordinary_threshold` and explored ones (A within their own group) with |A| >
-    `explored_threshold` are trained on, but no truncated one with A > 0. Replay: rows of a step with |A| >
-    `replay_threshold` join a buffer, first in, first out. Every `replay_freq` steps the buffer is trained on again,
-    against the log-probabilities that its rows had when they were drawn.
+    Exploration: a prompt whose ordinary answers are all wrong gets `count` more completions at `temperature`. Filter:
+    ordinary rows with |A| > `ordinary_threshold` and explored ones with |A| > `explored_threshold` (A within their own
+    group) are trained on, but no truncated one with A > 0. Replay: rows of a step with |A| > `replay_threshold` join a
+    buffer, first in, first out. Every `replay_freq` steps the buffer is trained on again, against the log-probabilities
+    that its rows had when they were drawn.
 
     2506.22200 (G1 = 5, G2 = 20 at T = 1.2) and the authors' code (173b698) for the thresholds, 0.05, 1 and 1.
 
@@ -69,7 +68,10 @@ class EFRame(Control):
     # --- exploration -------------------------------------------------------------------------------------
 
     def follow_up(self, rollouts: Sequence[Rollout], state: State, step: Step) -> FollowUp:
-        """Ask for more completions of hard prompts, each once; then, where rows are to be filled up, for new prompts."""
+        """Ask for more completions of hard prompts, each once.
+
+        Then, where rows are to be filled up, ask for new prompts.
+        """
         groups = ordinary_groups(rollouts)
         explored = {id(r.completion.prompt) for r in rollouts if r.completion.group not in groups and self._own(r)}
         hard = [

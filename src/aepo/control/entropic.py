@@ -15,12 +15,11 @@ from aepo.errors import require
 
 @dataclass(frozen=True, kw_only=True)
 class EntroPIC(ClosedLoop):
-    """`EntroPIC` is A_t (1 + a) for A_t > 0 and A_t (1 - a) for A_t < 0, a = -command, at tokens with pi(y_t) >
-    threshold.
+    """`EntroPIC` is A_t (1 + a) for A_t > 0 and A_t (1 - a) for A_t < 0, at tokens with pi(y_t) > threshold.
 
     2511.15248: a = clip(Kp e + Ki sum e, -1, 1) with e = entropy - target, in nats. The error here is target - entropy,
-    so the command is -a: entropy under the target lowers the weight of confident positives, which make the policy more
-    certain, and raises that of confident negatives. Weights stay within [0, 2].
+    so a is minus the command: entropy under the target lowers the weight of confident positives, which make the policy
+    more certain, and raises that of confident negatives. Weights stay within [0, 2].
     """
 
     name: ClassVar[str] = "entropic"

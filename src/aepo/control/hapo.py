@@ -1,4 +1,4 @@
-"""HAPO: four places where tokens of high and of low entropy are treated apart (2509.16591)."""
+"""HAPO: tokens of high and of low entropy are treated apart in four places (2509.16591)."""
 
 from __future__ import annotations
 
@@ -25,22 +25,26 @@ STD_EPSILON = 1e-6
 
 @dataclass(frozen=True)
 class Signal:
-    """Entropies in nats -> h~ in [-1, 1] (2509.16591, Eq. 5-6), with the statistics of one batch of tokens.
+    """`Signal` turns entropies in nats into h~ in [-1, 1] (2509.16591, Eq. 5-6), by the statistics of a batch.
 
-    h = (log H - Q) / sigma, Q the quantile of log H and sigma the root mean square of log H - Q;
-    h~ = h / h_max above the quantile, h / |h_min| under it. `h_min` is 0 or negative. With `literal`, the second is
-    h / h_min: the lowest entropy gets +1. Where a batch has no spread on a side, h~ is 0 on it.
+    h = (log H - Q) / sigma, Q the quantile of log H and sigma the root mean square of log H - Q; h~ = h / h_max above
+    the quantile, h / |h_min| under it. Where a batch has no spread on a side, h~ is 0 on it.
     """
 
     quantile: float
+    """Q: the quantile of log H."""
     sigma: float
+    """Root mean square of log H - Q."""
     h_max: float
+    """Largest h of the batch."""
     h_min: float
+    """Smallest h of the batch; 0 or negative."""
     literal: bool = False
+    """Divide by h_min instead of |h_min| under the quantile, so that the lowest entropy gets +1."""
 
     @classmethod
     def of(cls, entropy: Tensor, mask: Tensor, rho: float, literal: bool) -> Signal:
-        """The statistics over the masked tokens, of which there must be one."""
+        """Return the signal with the statistics over the masked tokens, of which there must be one."""
         logs = _log(entropy)
         pivot = quantile(logs, mask, rho, "nearest")
         sigma = masked_mean((logs - pivot) ** 2, mask).sqrt()
@@ -50,7 +54,7 @@ class Signal:
         return cls(pivot.item(), sigma.item(), h.max().item(), h.min().item(), literal)
 
     def __call__(self, entropy: Tensor) -> Tensor:
-        """h~ of each entropy, limited to [-1, 1] for those outside the range of the batch."""
+        """Return h~ of each entropy, limited to [-1, 1] for those outside the range of the batch."""
         if self.sigma == 0:
             return torch.zeros_like(entropy)
         h = (_log(entropy) - self.quantile) / self.sigma
@@ -61,47 +65,56 @@ class Signal:
 
 @dataclass(frozen=True)
 class SignalTemperature:
-    """Exact entropies [B] -> 1 + tau * h~ (2509.16591, Eq. 8), with an earlier step's statistics."""
+    """`SignalTemperature` is 1 + tau * h~ (2509.16591, Eq. 8), with the statistics of an earlier step."""
 
     signal: Signal
+    """The signal that gives h~."""
     tau: float
+    """Change of the temperature at h~ = 1."""
 
     def __call__(self, entropy: Tensor) -> Tensor:
-        """The temperature of each token."""
+        """Return the temperature of each token from its exact entropy, [B]."""
         return 1 + self.tau * self.signal(entropy)
 
 
 @dataclass(frozen=True, kw_only=True)
 class HAPO(Control):
-    """Four parts, each with its switch, all of one signal h~ in [-1, 1] (see `Signal`).
-
-    adaptive_temperature (A): sample each token at T = 1 + tau * h~, with the statistics of the step before; the
-        first step samples at 1.
-    token_group (B): every token gets its completion's reward, and the advantage is (R - mean) / (std + 1e-6) over
-        all tokens of the group, std biased; so the tokens' advantages sum to 0. A group with an |A| of 5 or more
-        keeps its incoming advantages.
-    redistribution (C): A * (1 + beta * h~) where h~ > 0 and the ratio pi / pi_old has left the neutral zone
-        (1 - low_t / 2, 1 + high_t / 2), or h~ <= 0 and it is inside; the zone is taken from D's bounds.
-    adaptive_clip (D): the ratio is clipped to [1 - low_t, 1 + high_t]: low_t = low * (1 - h~) where h~ <= 0,
-        high_t = high * (1 + h~) where h~ > 0, else low and high. Without D the surrogate's own bounds hold, and
-        `low` and `high` only make the neutral zone.
-
-    rho: which quantile of log H is h~ = 0. sign: `defined` (low entropy is negative) or `literal` (the published
-    code: the lowest entropy gets +1, as the highest does).
-    """
+    """`HAPO` has four parts, each with its switch. All of them use one signal h~ in [-1, 1] (see `Signal`)."""
 
     name: ClassVar[str] = "hapo"
     acts_off_policy = True
     adaptive_temperature: bool = True
+    """Part A: sample each token at T = 1 + tau * h~, with the statistics of the step before. The first step samples at
+    1.
+    """
     token_group: bool = True
+    """Part B: every token gets its completion's reward, and the advantage is (R - mean) / (std + 1e-6) over all tokens
+    of the group, std biased, so the tokens' advantages sum to 0. A group with an |A| of 5 or more keeps its incoming
+    advantages.
+    """
     redistribution: bool = True
+    """Part C: A * (1 + beta * h~) where h~ > 0 and the ratio pi / pi_old has left the neutral zone (1 - low_t / 2, 1 +
+    high_t / 2), or h~ <= 0 and it is inside. The zone is taken from part D's bounds.
+    """
     adaptive_clip: bool = True
+    """Part D: the ratio is clipped to [1 - low_t, 1 + high_t] with low_t = low * (1 - h~) where h~ <= 0 and high_t =
+    high * (1 + h~) where h~ > 0, else low and high. Without it the surrogate's own bounds hold, and `low` and `high`
+    only make the neutral zone.
+    """
     sign: Literal["defined", "literal"] = "defined"
+    """`defined`: low entropy is negative. `literal`: the published code, in which the lowest entropy gets +1, as the
+    highest does.
+    """
     rho: float = 0.8
+    """Which quantile of log H is h~ = 0."""
     tau: float = 0.05
+    """Change of the sampling temperature at h~ = 1 (part A)."""
     beta: float = 1.0
+    """Relative change of the advantage at h~ = 1 (part C)."""
     low: float = 0.2
+    """Distance of the lower clip bound from 1 at h~ >= 0 (part D); the lowest entropy doubles it."""
     high: float = 0.28
+    """Distance of the upper clip bound from 1 at h~ <= 0 (part D); the highest entropy doubles it."""
 
     def __post_init__(self) -> None:
         require(0 <= self.rho <= 1, "control.rho", self.rho, "a number in [0, 1]")
@@ -111,13 +124,13 @@ class HAPO(Control):
         require(self.high > 0, "control.high", self.high, "a positive number")
 
     def initial_state(self) -> State:
-        """No statistics yet."""
+        """Return a state without statistics."""
         return {"signal": None}
 
     # --- A --------------------------------------------------------------------------------------------------
 
     def token_temperature(self, state: State) -> TokenTemperature | None:
-        """1 + tau * h~, once a step has been measured."""
+        """Return 1 + tau * h~ once a step has been measured."""
         if not self.adaptive_temperature or state["signal"] is None:
             return None
         return SignalTemperature(Signal(**state["signal"]), self.tau)
@@ -133,7 +146,7 @@ class HAPO(Control):
     # --- the signal -----------------------------------------------------------------------------------------
 
     def mark(self, scored: Scored, state: State) -> Mapping[str, Tensor]:
-        """h~ of every token, 0 on padding, with the statistics of the tokens that are trained on."""
+        """Return h~ of every token, 0 on padding, with the statistics of the tokens that are trained on."""
         entropy, trained = scored.entropy, scored.trained
         if not trained.any():
             return {"h": torch.zeros_like(entropy)}
@@ -145,7 +158,7 @@ class HAPO(Control):
     # --- B, C, D --------------------------------------------------------------------------------------------
 
     def shape(self, advantages: Tensor, scored: Scored, state: State) -> Tensor:
-        """The token-level group advantage, on ordinary rows."""
+        """Return the token-level group advantage on ordinary rows."""
         if not self.token_group:
             return advantages
         shaped, batch = advantages.clone(), scored.batch
@@ -157,7 +170,7 @@ class HAPO(Control):
         return shaped
 
     def reshape(self, advantages: Tensor, scored: Scored, new: BatchStatistics, state: State) -> Tensor:
-        """A * (1 + beta * h~) for uncertain tokens that move and certain ones that do not."""
+        """Return A * (1 + beta * h~) for uncertain tokens that move and certain ones that do not."""
         if not self.redistribution:
             return advantages
         h, bounds = scored.marks["h"], self._adapted(scored)
@@ -166,7 +179,7 @@ class HAPO(Control):
         return torch.where((h > 0) != neutral, advantages * (1 + self.beta * h), advantages)
 
     def bounds(self, scored: Scored, state: State) -> Bounds | None:
-        """Wider to the left for certain tokens, to the right for uncertain ones."""
+        """Return bounds that are wider below for certain tokens and wider above for uncertain ones."""
         return self._adapted(scored) if self.adaptive_clip else None
 
     def _adapted(self, scored: Scored) -> Bounds:
@@ -179,7 +192,7 @@ def _log(entropy: Tensor) -> Tensor:
 
 
 def _over_tokens(rewards: Tensor, lengths: Tensor) -> Tensor:
-    """(R - mean) / (std + 1e-6) of each row [N], over all tokens of the group; 0 where all rewards are equal."""
+    """Return (R - mean) / (std + 1e-6) of each row [N], over all tokens of the group; 0 where all rewards are equal."""
     if (rewards == rewards[0]).all():
         return torch.zeros_like(rewards)
     rewards, share = rewards.double(), lengths.double() / lengths.sum()

@@ -18,36 +18,35 @@ _CHOSEN = "kl-cov"
 
 @dataclass(frozen=True, kw_only=True)
 class KLCov(Control):
-    """beta * |log pi - log pi_old| is added to the loss of the max(1, floor(share * N)) tokens of the largest C_t.
+    """`KLCov` adds beta * |log pi - log pi_old| to the loss of the max(1, floor(share * N)) tokens of the largest C_t.
 
-    2505.22617: C_t as in Eq. 10, (log pi(y_t) - mean log pi) (A_t - mean A), means over the N tokens. share is the
-    paper's k as a fraction, 2e-3 for 7B and 2e-4 for 32B models. The loss goes with the surrogate `ratio`, that is,
-    without any clip.
-
-    selection: `batch` chooses once, among the trained tokens of the whole step, under the policy that sampled them
-        and by the advantages before any other control reshapes them; `microbatch` is the authors' code: in each pass,
-        under the current policy.
-
-    The gradient is beta * sign(log pi - log pi_old) and 0 where they are equal, so nothing happens in the first
-    update after sampling.
+    2505.22617: C_t as in Eq. 10, (log pi(y_t) - mean log pi) (A_t - mean A), means over the N tokens. The loss goes
+    with the surrogate `ratio`, that is, without any clip. The gradient is beta * sign(log pi - log pi_old) and 0 where
+    they are equal, so nothing happens in the first update after sampling.
     """
 
     name: ClassVar[str] = "kl-cov"
     acts_off_policy = True
     share: float = 2e-3
+    """Share of the tokens that are held; the paper's k as a fraction, 2e-3 for 7B and 2e-4 for 32B models."""
     beta: float = 1.0
+    """Coefficient of the term."""
     selection: Literal["batch", "microbatch"] = "batch"
+    """`batch` chooses once, among the trained tokens of the whole step, under the policy that sampled them and by the
+    advantages before any other control reshapes them. `microbatch` is the authors' code: it chooses in each pass,
+    under the current policy.
+    """
 
     def __post_init__(self) -> None:
         require(0 < self.share <= 1, "control.share", self.share, "a share of the tokens in (0, 1]")
         require(self.beta > 0, "control.beta", self.beta, "a positive number")
 
     def mark(self, scored: Scored, state: State) -> Mapping[str, Tensor]:
-        """For `batch`, the chosen tokens: 1.0, else 0."""
+        """Return the chosen tokens for `batch`: 1.0, else 0."""
         return {} if self.selection == "microbatch" else {_CHOSEN: self._chosen(scored, scored.old.logprobs)}
 
     def penalty(self, scored: Scored, new: BatchStatistics, state: State) -> Tensor:
-        """beta * |log pi - log pi_old| on the chosen tokens, else 0."""
+        """Return beta * |log pi - log pi_old| on the chosen tokens, else 0."""
         batch = self.selection == "batch"
         chosen = scored.marks[_CHOSEN] if batch else self._chosen(scored, new.logprobs.detach())
         return self.beta * chosen * (new.logprobs - scored.old.logprobs).abs()

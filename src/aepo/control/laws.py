@@ -15,8 +15,9 @@ from aepo.errors import require
 
 
 class Law(ABC):
-    """`Law` turns an error and an integral into a command and the next integral. A law without memory returns the
-    integral as is.
+    """`Law` turns an error and an integral into a command and the next integral.
+
+    A law without memory returns the integral that it got.
     """
 
     name: ClassVar[str]
@@ -122,9 +123,7 @@ def _limit(command: float) -> float:
 
 
 def stepped(value: float, error: float, size: float, low: float, high: float) -> float:
-    """Return `value` moved up by `size` where error > 0 and down where error < 0, within [low, high]: bang-bang
-    integral.
-    """
+    """Return `value` moved by `size`, up where error > 0 and down where error < 0, within [low, high]."""
     direction = (error > 0) - (error < 0)
     return min(max(value + size * direction, low), high)
 
@@ -135,5 +134,5 @@ def integrated(value: float, error: float, rate: float, low: float, high: float)
 
 
 def outside(entropy: float, low: float, high: float) -> float:
-    """Return the error of a dead band: how far the entropy is under `low` (positive) or over `high` (negative), else 0."""
+    """Return how far the entropy is under `low` (positive) or over `high` (negative), else 0: a dead band's error."""
     return max(low - entropy, 0.0) + min(high - entropy, 0.0)

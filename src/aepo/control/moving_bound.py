@@ -1,4 +1,4 @@
-"""Moving bound: the upper clip bound is what holds the entropy (MAI-Thinking-1, June 2026)."""
+"""Moving bound: the upper clip bound holds the entropy (MAI-Thinking-1, June 2026)."""
 
 from __future__ import annotations
 
@@ -14,22 +14,26 @@ from aepo.loss.surrogates import Bounds
 
 @dataclass(frozen=True, kw_only=True)
 class MovingBound(Control):
-    """The ratio pi / pi_old is clipped to [1 - eps, 1 / (1 - eps) + k], and after each step
+    """`MovingBound` clips the ratio pi / pi_old to [1 - eps, 1 / (1 - eps) + k], and moves k after each step.
 
         k <- clip(k + delta * sign(target - H), 0, k_max)
 
-    Too little entropy raises the bound, so that rare tokens with a positive advantage may grow further; too much
-    lowers it, down to the bound that is symmetric in log pi. k starts at 0 (the source gives no start).
+    Too little entropy raises the bound, so that rare tokens with a positive advantage may grow further. Too much
+    entropy lowers it, down to the bound that is symmetric in log pi. k starts at 0 (the source gives no start).
 
-    target: entropy, nats per token. delta: per step. `coefficient` in the state is k.
+    State: `coefficient` is k.
     """
 
     name: ClassVar[str] = "moving-bound"
     acts_off_policy = True
     target: Target = Target("0.3")
+    """Entropy to hold, nats per token."""
     eps: float = 0.6
+    """Distance of the lower clip bound from 1."""
     k_max: float = 2.5
+    """Largest k."""
     delta: float = 0.25
+    """Change of k in a step."""
 
     def __post_init__(self) -> None:
         require(0 < self.eps < 1, "control.eps", self.eps, "a number in (0, 1)")
@@ -37,15 +41,15 @@ class MovingBound(Control):
         require(self.delta >= 0, "control.delta", self.delta, "a number, 0 or more")
 
     def initial_state(self) -> State:
-        """k = 0, nothing measured."""
+        """Return a state with k = 0 and nothing measured."""
         return {"coefficient": 0.0, "first_entropy": None}
 
     def bounds(self, scored: Scored, state: State) -> Bounds:
-        """[1 - eps, 1 / (1 - eps) + k] as distances from 1."""
+        """Return [1 - eps, 1 / (1 - eps) + k] as distances from 1."""
         return Bounds(low=self.eps, high=1 / (1 - self.eps) + state["coefficient"] - 1)
 
     def update(self, state: State, measured: Measured) -> State:
-        """Move k one step towards where the entropy is wanted."""
+        """Move k one step towards the wanted entropy."""
         known = compared(state, self.target, measured.entropy.mean, measured.step)
         if known is None:
             return state

@@ -1,4 +1,4 @@
-"""Positive-advantage reweighting: how much the tokens with A > 0 count holds the entropy (2511.05993)."""
+"""Positive-advantage reweighting: the weight of the tokens with A > 0 holds the entropy (2511.05993)."""
 
 from __future__ import annotations
 
@@ -17,27 +17,31 @@ from aepo.errors import require
 
 @dataclass(frozen=True, kw_only=True)
 class PositiveReweight(Control):
-    """lambda * A where A > 0, else A, with lambda in [0, 1] (2511.05993).
+    """`PositiveReweight` is lambda * A where A > 0, else A, with lambda in [0, 1] (2511.05993).
 
     Positive advantages concentrate the policy and negative ones spread it, so a small lambda raises the entropy.
 
-    schedule: `entropy` (the paper's main one): lambda starts at `start` and after each step falls by `step` where
-        H < threshold, else rises by it, within [0, 1]. `stage`: 0 for the first half of the run, then in equal
-        rises to 1 at the last step. `epoch`: the run in `epochs` equal parts, lambda = (e - 1) / (epochs - 1) in
-        part e.
-    threshold: nats per token (the paper's delta).
-    random_share: the advantage of this share of the positive tokens, chosen anew by chance in each step, is set
-        to 0 (the paper's Rand-Pos-Clip; alone with start=1, step=0).
-    `coefficient` in the state is lambda.
+    State: `coefficient` is lambda.
     """
 
     name: ClassVar[str] = "positive-reweight"
     schedule: Literal["entropy", "stage", "epoch"] = "entropy"
+    """How lambda moves. `entropy` (the paper's main one): after each step it falls by `step` where H < threshold, else
+    rises by it. `stage`: it is 0 for the first half of the run, then rises in equal parts to 1 at the last step.
+    `epoch`: the run has `epochs` equal parts, and lambda = (e - 1) / (epochs - 1) in part e.
+    """
     threshold: Target = Target("0.2")
+    """Entropy under which lambda falls, nats per token; the paper's delta."""
     step: float = 0.05
+    """Change of lambda after each step."""
     start: float = 0.0
+    """lambda of the first step."""
     epochs: int = 5
+    """Number of equal parts of the run, for the schedule `epoch`."""
     random_share: float = 0.0
+    """Share of the positive tokens whose advantage is set to 0, chosen anew at random in each step: the paper's
+    Rand-Pos-Clip, alone with start=1, step=0.
+    """
 
     def __post_init__(self) -> None:
         require(0 <= self.step <= 1, "control.step", self.step, "a number in [0, 1]")
@@ -46,7 +50,7 @@ class PositiveReweight(Control):
         require(0 <= self.random_share <= 1, "control.random_share", self.random_share, "a number in [0, 1]")
 
     def initial_state(self) -> State:
-        """lambda of the first step, nothing measured."""
+        """Return a state with the first lambda and nothing measured."""
         return {"coefficient": self.start if self.schedule == "entropy" else 0.0, "first_entropy": None}
 
     def shape(self, advantages: Tensor, scored: Scored, state: State) -> Tensor:
@@ -61,7 +65,7 @@ class PositiveReweight(Control):
         return shaped.masked_fill(top_share(draws.to(advantages), trained, self.random_share), 0.0)
 
     def update(self, state: State, measured: Measured) -> State:
-        """lambda for the next step."""
+        """Return the state with lambda of the next step."""
         if self.schedule != "entropy":
             return {**state, "coefficient": self._scheduled(measured.scored.step, 1)}
         known = compared(state, self.threshold, measured.entropy.mean, measured.step)
@@ -71,7 +75,7 @@ class PositiveReweight(Control):
         return {**known, "coefficient": stepped(state["coefficient"], direction, self.step, 0.0, 1.0)}
 
     def _scheduled(self, place: Step, ahead: int) -> float:
-        """lambda of the step that is `ahead` of this place; of the last step beyond the end."""
+        """Return lambda `ahead` steps after this place, at most that of the last step."""
         number, steps = min(place.number + ahead, place.steps - 1), place.steps
         if self.schedule == "stage":
             half = steps // 2

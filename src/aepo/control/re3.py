@@ -19,22 +19,25 @@ from aepo.types import Rollout
 
 @dataclass(frozen=True, kw_only=True)
 class RE3(Control):
-    """reward + beta_0 (1 - rho)^step log(1 + ||y_i - y_i^(k-NN)||) for right completions, y of a random encoder.
+    """`RE3` is reward + beta_0 (1 - rho)^step log(1 + ||y_i - y_i^(k-NN)||) for right completions.
 
-    2102.09430, Eq. 4 and 5, is about states of an environment. Carried over: y is the mean of a completion's fixed
-    random token vectors, the neighbours are the other completions of the group (with fewer than k of them, the
-    farthest there is), and only right answers are paid, else nonsense would be novel.
-
-    k: 3 in the paper. beta_0: weight at step 0. rho: its decay for each step. dimension, seed: of the token vectors,
-    each N(0, 1 / dimension), so of a length of about 1.
+    2102.09430, Eq. 4 and 5, is about states of an environment and a random encoder y. Carried over: y is the mean of a
+    completion's fixed random token vectors, and the neighbours are the other completions of the group. With fewer than
+    k of them, the farthest one counts. Only right answers are paid, because otherwise nonsense would be novel. A token
+    vector is N(0, 1 / dimension), so its length is about 1.
     """
 
     name: ClassVar[str] = "re3"
     k: int = 3
+    """Which nearest neighbour counts; 3 in the paper."""
     beta_0: float = 0.05
+    """Weight of the novelty at step 0, reward per unit."""
     rho: float = 0.01
+    """Share of the weight that is lost in each step."""
     dimension: int = 50
+    """Dimension of the token vectors."""
     seed: int = 0
+    """Seed of the token vectors."""
 
     def __post_init__(self) -> None:
         require(self.k >= 1, "control.k", self.k, "a number of neighbours, at least 1")
@@ -44,7 +47,7 @@ class RE3(Control):
         require(0 <= self.seed < 2**63, "control.seed", self.seed, "an integer from 0 to 2^63 - 1")
 
     def reward(self, rollouts: Sequence[Rollout], state: State, step: Step) -> list[float]:
-        """The verifier's, plus the weighted novelty of right answers."""
+        """Return the verifier's rewards plus the weighted novelty of right answers."""
         weight = self.beta_0 * (1 - self.rho) ** step.number
         novelty: dict[int, float] = {}
         for members in by_group(rollouts).values():
@@ -52,7 +55,7 @@ class RE3(Control):
         return [r.reward + weight * novelty[id(r)] * is_correct(r) for r in rollouts]
 
     def _novelty(self, members: Sequence[Rollout]) -> list[float]:
-        """log(1 + distance to the k-th nearest of the others); 0 where there is no other."""
+        """Return log(1 + distance to the k-th nearest of the others); 0 where there is no other."""
         others = len(members) - 1
         if others == 0:
             return [0.0]
@@ -70,6 +73,6 @@ class RE3(Control):
 
 @lru_cache(maxsize=2**16)
 def _vector(seed: int, token: int, dimension: int) -> Tensor:
-    """A token's vector: a function of these alone."""
+    """Return a token's vector, a function of these arguments alone."""
     noise = torch.randn(dimension, generator=generator(seed, token, "re3"), dtype=torch.float64)
     return noise / math.sqrt(dimension)

@@ -101,8 +101,9 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Target(Schedule):
-    """`Target` is an entropy target, nats per token. It is never negative, and every value may be a multiple of the
-    first entropy.
+    """`Target` is an entropy target, nats per token.
+
+    It is never negative, and every value may be a multiple of the first measured entropy.
     """
 
     _field: ClassVar[str] = "target"

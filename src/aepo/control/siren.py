@@ -18,15 +18,11 @@ from aepo.types import BatchStatistics, Metric, asked_for
 
 @dataclass(frozen=True, kw_only=True)
 class SIREN(Control):
-    """L + lambda (H_i - H_anchor)^2 for each completion i.
+    """`SIREN` is L + lambda (H_i - H_anchor)^2 for each completion i.
 
     H_i is the mean, over the completion's peak tokens, of the current policy's entropy over its renormalised nucleus
-    (nats per token, with gradient); H_anchor is the mean of H_i over the first step's completions. The first step
-    only measures. A completion without a peak token has no term.
-
-    coefficient: lambda. mass, most: the nucleus, the fewest tokens whose probability reaches `mass`, at most `most`.
-    share: how many of the tokens are peaks, the largest by the sampling policy's nucleus entropy; peaks: `batch` ranks
-    all trained tokens of the step together, `completion` those of each completion by themselves (the authors' code).
+    (nats per token, with gradient); H_anchor is the mean of H_i over the first step's completions. The first step only
+    measures. A completion without a peak token has no term.
 
     The term of a completion is put on each of its tokens, so the loss's aggregate weighs completions:
     sequence-mean-token-mean equally, token-mean by their length.
@@ -34,10 +30,17 @@ class SIREN(Control):
 
     name: ClassVar[str] = "siren"
     coefficient: float = 0.005
+    """lambda: penalty per squared nat."""
     mass: float = 0.8
+    """Probability of the nucleus: it holds the fewest tokens of the vocabulary that reach this probability."""
     most: int = 10_000
+    """Most tokens of the vocabulary in a nucleus."""
     share: float = 0.2
+    """Share of the tokens that are peaks, those of the largest nucleus entropy under the sampling policy."""
     peaks: Literal["batch", "completion"] = "batch"
+    """`batch` ranks all trained tokens of the step together, `completion` ranks the tokens of each completion by
+    themselves (the authors' code).
+    """
 
     def __post_init__(self) -> None:
         require(self.coefficient > 0, "control.coefficient", self.coefficient, "a positive number")
@@ -46,15 +49,15 @@ class SIREN(Control):
         require(0 < self.share <= 1, "control.share", self.share, "a share of the tokens in (0, 1]")
 
     def initial_state(self) -> State:
-        """No anchor yet."""
+        """Return a state without an anchor."""
         return {"anchor": None, "coefficient": 0.0}
 
     def needs(self, state: State) -> Needs:
-        """The nucleus entropy."""
+        """Ask for the nucleus entropy."""
         return Needs(kept=Nucleus(self.mass, self.most))
 
     def mark(self, scored: Scored, state: State) -> Mapping[str, Tensor]:
-        """Which tokens are peaks."""
+        """Return which tokens are peaks."""
         return {"peaks": self._peaks(scored)}
 
     def _peaks(self, scored: Scored) -> Tensor:
@@ -65,7 +68,7 @@ class SIREN(Control):
         return above * scored.trained
 
     def penalty(self, scored: Scored, new: BatchStatistics, state: State) -> Tensor | None:
-        """lambda * (H_i - H_anchor)^2 on each token of completion i."""
+        """Return lambda * (H_i - H_anchor)^2 on each token of completion i."""
         anchor: float | None = state["anchor"]
         if anchor is None:
             return None
@@ -75,7 +78,10 @@ class SIREN(Control):
         return self.coefficient * distance.square()[:, None] * present
 
     def update(self, state: State, measured: Measured) -> State:
-        """The first reading is the anchor; `error` is the anchor less the step's mean H_i, nats per token."""
+        """Take the first reading as the anchor.
+
+        `error` in the state is the anchor less the step's mean H_i, nats per token.
+        """
         scored = measured.scored
         peaks = self._peaks(scored)
         counted = (peaks.sum(1) > 0) & ~scored.batch.extra

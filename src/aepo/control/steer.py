@@ -18,37 +18,39 @@ LEAST_PEAK = 0.02
 
 
 def entropy_change(advantages: Tensor, old: BatchStatistics) -> Tensor:
-    """Omega_t = A_t (1 - pi(y_t)) (log pi(y_t) + H_t), [B, T]; with the opposite sign, how the update moves H_t.
+    """Return Omega_t = A_t (1 - pi(y_t)) (log pi(y_t) + H_t), [B, T]; its negative is how the update moves H_t.
 
-    The paper's (A / pi_old) pi (1 - pi) (log pi + H) at pi = pi_old: to first order and up to the learning rate, a
-    policy gradient step moves the sampled token's logit by A (1 - pi), and dH/dz_y = -pi (log pi + H).
+    This is the paper's (A / pi_old) pi (1 - pi) (log pi + H) at pi = pi_old: to first order and up to the learning
+    rate, a policy gradient step moves the sampled token's logit by A (1 - pi), and dH/dz_y = -pi (log pi + H).
     """
     return advantages * -torch.expm1(old.logprobs) * (old.logprobs + asked_for(old.entropy))
 
 
 @dataclass(frozen=True, kw_only=True)
 class STEER(Control):
-    """A_t * w(|Omega_t|), Omega the estimated entropy change (`entropy_change`), over the batch's trained tokens.
+    """`STEER` is A_t * w(|Omega_t|), with Omega_t the estimated change of the entropy (`entropy_change`).
 
-    2510.10150. weighting:
-        `linear`: from `high` at the smallest |Omega| of the batch down to `low` at the largest; where all are equal,
-            the middle of the two.
-        `exponential`: exp(-k |Omega|), k such that the largest gets `low`: 1 where nothing changes, never above.
-
-    The largest |Omega| counts as at least 0.02 in the exponential map. Statistics are the sampling policy's.
+    2510.10150. The weights come from the range of |Omega| over the batch's trained tokens. The largest |Omega| counts
+    as at least 0.02 in the exponential map. Statistics are the sampling policy's.
     """
 
     name: ClassVar[str] = "steer"
     weighting: Literal["linear", "exponential"] = "linear"
+    """`linear`: from `high` at the smallest |Omega| of the batch down to `low` at the largest; where all are equal, the
+    middle of the two. `exponential`: exp(-k |Omega|), k such that the largest gets `low`: 1 where nothing changes,
+    never above.
+    """
     low: float = 0.8
+    """Weight of the token with the largest |Omega|."""
     high: float = 1.2
+    """Weight of the token with the smallest |Omega|, for `linear`."""
 
     def __post_init__(self) -> None:
         require(0 < self.low <= 1, "control.low", self.low, "a number in (0, 1]")
         require(1 <= self.high < math.inf, "control.high", self.high, "a finite number, 1 or more")
 
     def shape(self, advantages: Tensor, scored: Scored, state: State) -> Tensor:
-        """A_t times its weight."""
+        """Return A_t times its weight."""
         trained = scored.trained.bool()
         if not trained.any():
             return advantages
@@ -56,7 +58,7 @@ class STEER(Control):
         return advantages * torch.where(trained, self._weights(change, change[trained]), 1.0)
 
     def _weights(self, change: Tensor, among: Tensor) -> Tensor:
-        """The weights of all tokens, from the range of the trained ones."""
+        """Return the weights of all tokens, from the range of the trained ones."""
         least, peak = among.min(), among.max()
         if self.weighting == "exponential":
             return (change * (math.log(self.low) / peak.clamp(min=LEAST_PEAK))).exp()

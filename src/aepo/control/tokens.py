@@ -1,4 +1,4 @@
-"""What controls ask about the tokens of a batch. Masks and values are [B, T]; everything here is without gradient."""
+"""Statistics over the tokens of a batch that controls share. Masks and values are [B, T], and nothing has a gradient."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from aepo.types import Batch, is_right
 
 
 def quantile(values: Tensor, mask: Tensor, q: float, interpolation: Literal["nearest", "linear"] = "linear") -> Tensor:
-    """The q-quantile of the masked values, a scalar; NaN when nothing is masked.
+    """Return the q-quantile of the masked values, a scalar; NaN when nothing is masked.
 
-    Sorted in full: `torch.quantile` refuses more than 16 million values.
+    It sorts all of them, because `torch.quantile` refuses more than 16 million values.
     """
     ordered = values[mask.bool()].sort().values
     if not len(ordered):
@@ -27,32 +27,35 @@ def quantile(values: Tensor, mask: Tensor, q: float, interpolation: Literal["nea
 
 
 def row_quantile(values: Tensor, mask: Tensor, q: float) -> Tensor:
-    """The (linearly interpolated) q-quantile of each row's masked values, [B]; NaN for a row without any."""
+    """Return the (linearly interpolated) q-quantile of each row's masked values, [B]; NaN for a row without any."""
     return torch.stack([quantile(row, kept, q) for row, kept in zip(values, mask, strict=True)])
 
 
 def row_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """The mean of each row's masked values, [B]; 0 for a row without any."""
+    """Return the mean of each row's masked values, [B]; 0 for a row without any."""
     return (values * mask).sum(1) / mask.sum(1).clamp(min=1)
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """The mean of all masked values, a scalar; 0 when nothing is masked."""
+    """Return the mean of all masked values, a scalar; 0 when nothing is masked."""
     return (values * mask).sum() / mask.sum().clamp(min=1)
 
 
 def top_share(values: Tensor, mask: Tensor, share: float, least: int = 0) -> Tensor:
-    """Which tokens are the floor(share * N) largest of the N masked ones, at least `least`; bool [B, T]."""
+    """Return which tokens are the floor(share * N) largest of the N masked ones, at least `least`; bool [B, T]."""
     return largest(values, mask, max(share_of(mask, share), least))
 
 
 def share_of(mask: Tensor, share: float) -> int:
-    """floor(share * N) of the N masked tokens; a product a rounding error below a whole number counts as it."""
+    """Return floor(share * N) of the N masked tokens.
+
+    A product that is a rounding error below a whole number counts as that number.
+    """
     return int(share * int(mask.sum()) + 1e-9)
 
 
 def largest(values: Tensor, mask: Tensor, count: int) -> Tensor:
-    """Which tokens are the `count` largest of the masked ones, or all of those when they are fewer; bool [B, T]."""
+    """Return which tokens are the `count` largest of the masked ones, or all of these if fewer; bool [B, T]."""
     flat, kept = values.flatten(), mask.flatten().bool()
     chosen = torch.zeros_like(kept)
     chosen[flat.masked_fill(~kept, -math.inf).topk(min(count, int(kept.sum()))).indices] = True
@@ -60,15 +63,15 @@ def largest(values: Tensor, mask: Tensor, count: int) -> Tensor:
 
 
 def covariance(logprobs: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
-    """(log pi - mean log pi)(A - mean A) of each masked token, means over all of them (2505.22617, Eq. 10)."""
+    """Return (log pi - mean log pi)(A - mean A) of each masked token, means over all of them (2505.22617, Eq. 10)."""
     centred = [(x - masked_mean(x, mask)) * mask for x in (logprobs, advantages)]
     return centred[0] * centred[1]
 
 
 def group_accuracy(batch: Batch) -> Tensor:
-    """The share of right answers (reward above 0.5) among the ordinary completions of each row's group, [B].
+    """Return the share of right answers (reward above 0.5) in each row's group, [B].
 
-    A row of a group without ordinary completions (extra ones) gets its own group's share.
+    Extra completions have groups of their own, so the share of an ordinary group is that of ordinary completions.
     """
     right = is_right(batch.rewards).float()
     accuracy = torch.zeros_like(right)
@@ -79,7 +82,7 @@ def group_accuracy(batch: Batch) -> Tensor:
 
 
 def entropy_to_go(entropy: Tensor, mask: Tensor, gamma: float) -> Tensor:
-    """sum_{l > t} gamma^(l - t) H_l along each completion: what is still to come after token t."""
+    """Return sum_{l > t} gamma^(l - t) H_l along each completion: the entropy that is still to come after token t."""
     values = entropy * mask
     to_go = torch.zeros_like(values)
     for t in range(values.shape[1] - 2, -1, -1):

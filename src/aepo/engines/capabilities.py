@@ -1,4 +1,7 @@
-"""What an engine (a trainer that runs these controls) offers, and in one sentence what it lacks for an algorithm."""
+"""This module declares what each engine offers to a control and finds what it lacks for an algorithm.
+
+An engine is a trainer that runs the controls of this package.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +14,25 @@ from aepo.control.base import HOOKS, hooks, most_needed
 
 @dataclass(frozen=True)
 class Engine:
-    """hooks: those it calls. entropy_gradient, kept, reference: whether it can serve `Needs` of that kind.
-
-    solutions: whether its prompts carry reference solutions. shuffles: whether it shuffles the rows of a step itself.
-    """
+    """`Engine` says what an engine offers to a control."""
 
     name: str
+    """The engine's name, as messages give it."""
     hooks: frozenset[str] = frozenset(HOOKS)
+    """The hooks that the engine calls."""
     entropy_gradient: bool = True
+    """Whether the engine can serve `Needs.entropy_gradient`."""
     kept: bool = True
+    """Whether the engine can serve `Needs.kept`."""
     reference: bool = True
+    """Whether the engine can serve `Needs.reference`."""
     solutions: bool = True
+    """Whether the engine's prompts carry reference solutions (`Needs.solutions`)."""
     shuffles: bool = False
+    """Whether the engine itself shuffles the rows of a step."""
 
     def lacks(self, algorithm: Algorithm) -> list[str]:
-        """A sentence for each thing that the algorithm's control needs and this engine has not."""
+        """Return a sentence for each thing that the algorithm's control needs and this engine does not offer."""
         control = algorithm.control
         needs = most_needed(control)
         sentences = [
@@ -48,7 +55,7 @@ class Engine:
 
 # This package's own loop (`aepo.training`) offers everything.
 LOOP = Engine("loop")
-# Hugging Face's TRL (integrations/trl): one round of sampling for a step, with as many rows as prompts x group size.
+# Hugging Face's TRL (integrations/trl) samples once in a step and keeps the number of rows: prompts x group size.
 TRL = Engine(
     "trl",
     hooks=frozenset(HOOKS) - {"token_temperature", "follow_up", "replay"},
@@ -56,7 +63,7 @@ TRL = Engine(
     solutions=False,
     shuffles=True,
 )
-# verl's V1 trainer (integrations/verl): what it has sampled is gone after the step; no reference solutions in its data.
+# verl's V1 trainer (integrations/verl) deletes its samples after the step. Its data has no reference solutions.
 VERL = Engine(
     "verl",
     hooks=frozenset(HOOKS) - {"token_temperature", "replay"},
@@ -67,5 +74,5 @@ ENGINES: Mapping[str, Engine] = {engine.name: engine for engine in (LOOP, TRL, V
 
 
 def runs_on(algorithm: Algorithm) -> tuple[str, ...]:
-    """The engines that can run it."""
+    """Return the names of the engines that can run the algorithm."""
     return tuple(name for name, engine in ENGINES.items() if not engine.lacks(algorithm))

@@ -1,4 +1,4 @@
-"""Into a batch: `collate` makes tensors of samples, `scatter` puts statistics of N tokens back in their places."""
+"""`collate` turns samples into a batch, and `scatter` puts the statistics of its tokens in their places."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from aepo.types import Batch, BatchStatistics, Sample
 
 
 def collate(samples: Sequence[Sample], pad_token_id: int) -> Batch:
-    """Left-pad prompts, right-pad completions. See `Batch` for the shapes."""
+    """Return the samples as one batch, with prompts padded on the left and completions on the right.
+
+    `Batch` gives the shapes.
+    """
     completions = [sample.rollout.completion for sample in samples]
     answers = [completion.tokens for completion in completions]
     prompts = [completion.prompt.tokens for completion in completions]
@@ -33,12 +36,12 @@ def collate(samples: Sequence[Sample], pad_token_id: int) -> Batch:
 
 
 def scatter(statistics: TokenStatistics, mask: Tensor, temperatures: Sequence[float]) -> BatchStatistics:
-    """Put the statistics of N tokens back in their places of a batch; differentiable.
+    """Return the statistics [N] in the places of their tokens, [B, T]; gradients flow through.
 
     Args:
-        statistics: of the tokens inside the mask, row by row.
-        mask: [B, T], nonzero at N places.
-        temperatures: of `statistics.tempered`, in their order.
+        statistics: The statistics of the N tokens inside the mask, row by row.
+        mask: A mask [B, T] that is nonzero at N places.
+        temperatures: The temperatures of `statistics.tempered`, in the same order.
     """
     inside = mask.bool()
 

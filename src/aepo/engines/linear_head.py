@@ -1,4 +1,7 @@
-"""The check that a model's logits are a linear head on its last hidden states, as the token statistics need it."""
+"""`check_linear_head` refuses a model whose logits are not a linear head on its last hidden states.
+
+The token statistics compute the logits from the hidden states, so they need such a head.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from torch import Tensor
 
 from aepo.errors import InvalidValue
 
-# Tokens that the check reads; in some models the embedding of the first one is zero.
+# Number of tokens that the check reads. One is not enough: in some models the embedding of the first token is zero.
 TOKENS = 8
 
 
@@ -22,7 +25,7 @@ def check_linear_head(model: Any, linear: Callable[[Tensor], Tensor]) -> None:
         linear: The output layer, hidden states [B, T, D] -> logits [B, T, V].
 
     Raises:
-        InvalidValue: The two differ on some token.
+        InvalidValue: The model's logits and `linear` of its hidden states differ on some token.
     """
     head = model.get_output_embeddings()
     ids = torch.arange(min(TOKENS, len(head.weight)), device=head.weight.device)[None]

@@ -1,6 +1,6 @@
-"""Before a run, on every engine: a sentence for each thing that would make the chosen method do nothing in silence.
+"""`preflight` finds, before a run, the settings with which the chosen method would silently do nothing.
 
-An engine fills a `Setup`, in its own names of the settings, and shows the sentences of `preflight`.
+Every engine fills a `Setup` with its own names of the settings and shows the sentences that `preflight` returns.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from aepo.engines.capabilities import Engine
 from aepo.loss.advantages import PassAtK
 from aepo.loss.surrogates import Clip
 
-# A larger share of groups without any gradient, at an accuracy of one half, is worth a sentence.
+# `preflight` warns if, at an accuracy of one half, a larger share of the groups gives no gradient.
 DEAD_SHARE = 0.1
-# A target outside these multiples of the base model's entropy is hardly meant: docs/results.md holds 0.15 to 0.6.
+# A target outside these multiples of the base model's entropy is implausible: docs/results.md holds 0.15 to 0.6.
 PLAUSIBLE = (0.02, 1.5)
-# A step by which every schedule that settles has settled.
+# A step number so large that every schedule with an end has reached it.
 FOREVER = 10**9
 
 
@@ -30,23 +30,27 @@ class Setup:
     """`Setup` says what an engine is about to run, in the terms that all engines share."""
 
     engine: Engine
+    """The engine, with what it offers."""
     algorithm: Algorithm
+    """The algorithm that the engine runs."""
     group_size: int
-    """Completions of each prompt."""
+    """Number of completions of each prompt."""
     updates_per_rollout: int
-    """Optimizer updates for each round of sampling."""
+    """Number of optimizer updates for each round of sampling."""
     steps: int | None = None
-    """Rounds of sampling in the run; None if the engine does not know them yet."""
+    """Number of rounds of sampling in the run; None if the engine does not know it yet."""
     cuts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """The settings, by name, that cut the distribution of the ordinary completions, such as a top-p below 1."""
     solutions: bool = True
     """Whether the data has reference solutions."""
     group_size_name: str = "sampling.group_size"
+    """The engine's name of the setting `group_size`."""
     updates_name: str = "optimizer.minibatches x optimizer.epochs"
+    """The engine's names of the settings that give `updates_per_rollout`."""
 
 
 def preflight(setup: Setup) -> list[str]:
-    """Return a sentence for each thing that will do nothing or go wrong; an empty list is good."""
+    """Return a sentence for each setting that will have no effect or go wrong; the list is empty if there is none."""
     return [
         *setup.engine.lacks(setup.algorithm),
         *_ratio_is_one(setup),
@@ -59,7 +63,13 @@ def preflight(setup: Setup) -> list[str]:
 
 
 def implausible_targets(control: Control, steps: int, entropy: float) -> list[str]:
-    """Return a sentence for each target that the base model's measured entropy (nats per token) makes implausible."""
+    """Return a sentence for each target that is implausible beside the base model's entropy.
+
+    Args:
+        control: The control whose targets are checked.
+        steps: Number of steps in the run.
+        entropy: The measured entropy of the base model, nats per token.
+    """
     low, high = (share * entropy for share in PLAUSIBLE)
     sentences = []
     for name, target in targets(control):
@@ -74,7 +84,12 @@ def implausible_targets(control: Control, steps: int, entropy: float) -> list[st
 
 
 def targets(control: Control, path: str = "control") -> Iterator[tuple[str, Target]]:
-    """Yield the entropy targets among a control's settings, each with its dotted name."""
+    """Yield the dotted name and the value of each entropy target among the settings of a control.
+
+    Args:
+        control: The control; the controls inside it are searched too.
+        path: The dotted name of the control.
+    """
     for field in dataclasses.fields(control):  # type: ignore[arg-type]
         value: Any = getattr(control, field.name)
         if isinstance(value, Target):
@@ -124,7 +139,10 @@ def _small_groups(setup: Setup) -> list[str]:
 
 
 def _unfinished_schedules(setup: Setup) -> list[str]:
-    """A ramp that ends with the run is finished: its last step may miss the end by one step's share."""
+    """Return a sentence for each target that has not reached its end after the last step.
+
+    A ramp over as many steps as the run has counts as finished: the last step of the run lacks one step of the ramp.
+    """
     steps = setup.steps
     if steps is None:
         return []

@@ -1,4 +1,8 @@
-"""Stages of a step that every engine shares: rollouts to samples, the loss of some rows, what is logged."""
+"""This module holds the stages of a step that every engine shares.
+
+The stages are the advantages of the rollouts, the loss of a microbatch, what a step measured, and the numbers for the
+log.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ from aepo.types import BatchStatistics, Metric, Rollout, Sample
 
 
 def rewarded(rollouts: Iterable[Rollout]) -> list[Rollout]:
-    """Return the rollouts whose reward is a finite number; the others are left out of everything."""
+    """Return the rollouts whose reward is a finite number; no later stage sees the others."""
     return [rollout for rollout in rollouts if math.isfinite(rollout.reward)]
 
 
@@ -29,10 +33,20 @@ def with_advantages(
     state: State,
     step: Step,
 ) -> tuple[list[Sample], list[Sample]]:
-    """Ordinary and extra samples, each with the advantage within its own group.
+    """Return the ordinary and the extra samples, each with its advantage within its own group.
 
-    extra_groups: the numbers (`Completion.group`) of the groups that the control planned. `InvalidValue` when there
-    is no ordinary rollout.
+    Args:
+        algorithm: It gives the advantage, and the control that may change the rewards.
+        rollouts: All rollouts of the step with a finite reward.
+        extra_groups: The numbers (`Completion.group`) of the groups that the control planned.
+        state: The state of the control.
+        step: The place of the step in the run.
+
+    Returns:
+        The samples of the ordinary groups, then those of the extra groups.
+
+    Raises:
+        InvalidValue: There is no ordinary rollout.
     """
     if all(rollout.completion.group in extra_groups for rollout in rollouts):
         raise InvalidValue("reward", "an error or NaN for every completion of a step", "a finite number")
@@ -54,10 +68,15 @@ def loss(
     state: State,
     penalty: Tensor | None = None,
 ) -> LossOutput:
-    """The loss of a microbatch, with what the control does in every pass.
+    """Return the loss of a microbatch, after the control's hooks `reshape`, `bounds` and `penalty`.
 
-    part: its advantages are those after `shape`, [B, T]. new: the current policy's statistics, with gradient.
-    weights: [B, T], the aggregate over the whole minibatch. penalty: a further term per token, [B, T].
+    Args:
+        algorithm: It gives the surrogate and the control.
+        part: The microbatch; its advantages [B, T] are those after `shape`.
+        new: The statistics under the current policy, with gradient.
+        weights: The aggregate over the whole minibatch, [B, T].
+        state: The state of the control.
+        penalty: A further term [B, T] that is added to the loss of each token.
     """
     control = algorithm.control
     terms = [term for term in (control.penalty(part, new, state), penalty) if term is not None]
@@ -78,10 +97,10 @@ def measure(
     """Return what a step measured, for `Control.update`.
 
     Args:
-        ordinary: The step's ordinary samples.
+        ordinary: The ordinary samples of the step.
         extra: All extra samples that were drawn.
         scored: The mixed batch, with advantages as they were before `shape`.
-        mixed_sampled_entropy: -log pi of the trained tokens, extra rows included, nats.
+        mixed_sampled_entropy: -log pi of the trained tokens, extra rows included, nats per token.
     """
     rewards = [sample.rollout.reward for sample in ordinary]
     return Measured(
@@ -94,9 +113,14 @@ def measure(
 
 
 def measurements(measured: Measured, samples: Sequence[Sample], sampler: bool) -> dict[str, Any]:
-    """What docs/metrics.md documents of a step's data; over the ordinary rows unless the name says extra.
+    """Return the numbers about a step's data that docs/metrics.md documents, by name.
 
-    samples: the mixed batch. sampler: whether the batch holds the sampler's own log-probabilities at temperature 1.
+    A number is over the ordinary rows, unless its name says extra.
+
+    Args:
+        measured: What the step measured.
+        samples: The samples of the mixed batch, in its order.
+        sampler: Whether the batch holds the sampler's own log-probabilities at temperature 1.
     """
     scored, extra = measured.scored, measured.extra
     batch, ordinary = scored.batch, ~scored.batch.extra

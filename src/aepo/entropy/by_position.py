@@ -1,19 +1,31 @@
-"""Means by position in the completion, in buckets that need no knowledge of how long a completion may be."""
+"""This module takes means by position in the completion.
+
+The positions are grouped into buckets. The buckets do not depend on the longest completion that is allowed.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-# First token of each bucket, 0-based: sixteen single tokens, then four buckets to each doubling. The last bucket takes
-# everything from about 55 000 on.
 STARTS: tuple[int, ...] = (*range(16), *(round(16 * 2 ** (quarter / 4)) for quarter in range(48)))
+"""First token of each bucket, counted from 0.
+
+The first sixteen buckets hold one token each. After them, four buckets cover each doubling of the position. The last
+bucket holds all tokens from about 55 000 on.
+"""
 
 
 def means_by_position(values: Tensor, mask: Tensor) -> list[float]:
-    """Means of `values` [B, T] over the masked entries (bool or 0/1, [B, T]), one for each bucket of `STARTS`.
+    """Return the mean of the masked values in each bucket of `STARTS`.
 
-    Ends with the last bucket that has an entry, so at most 64 numbers; NaN for a bucket without one before that.
+    Args:
+        values: The values, [B, T].
+        mask: True or 1 where an entry counts, bool or 0/1, [B, T].
+
+    Returns:
+        One mean for each bucket, up to the last bucket that has an entry: at most 64 numbers. A bucket before it that
+        has no entry is NaN.
 
     >>> means_by_position(torch.tensor([[1.0, 3.0], [2.0, 9.0]]), torch.tensor([[True, True], [True, False]]))
     [1.5, 3.0]

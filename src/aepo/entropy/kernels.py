@@ -1,7 +1,8 @@
-"""The elementwise work on one tile of logits: sums on the way forward, a gradient on the way back.
+"""This module does the elementwise work on one tile of logits.
 
-Another statistic is one more sum and one more term here; another implementation is one more `Kernel`. There are
-three: eager, through torch.compile, and Triton's (`aepo.entropy.triton`).
+The forward pass takes sums, `reduce`; the backward pass makes a gradient, `differentiate`. A new statistic needs one
+more sum and one more term here. A new implementation is one more `Kernel`. There are three kernels: eager,
+torch.compile, and Triton (`aepo.entropy.triton`).
 """
 
 from __future__ import annotations
@@ -17,22 +18,31 @@ from aepo.entropy.partial import FLOOR
 
 _log = logging.getLogger(__name__)
 
-# Fewer logits than this in one call, and compiling (seconds, once) is left out: it would gain milliseconds.
+# A call with fewer logits than this is not compiled: compiling takes seconds, once, and would save milliseconds.
 _COMPILE_FROM = 2**24
 
 Reduced = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
 
 
 class Kernel(NamedTuple):
-    """One implementation of the elementwise work, called as `reduce` and `differentiate` are."""
+    """`Kernel` is one implementation of the elementwise work."""
 
     reduce: Callable[..., Reduced]
+    """The forward pass, with the arguments and results of `reduce` in this module."""
     differentiate: Callable[..., None]
-    scratch: bool  # works in tiles that it is given
+    """The backward pass, with the arguments of `differentiate` in this module."""
+    scratch: bool
+    """Whether the caller gives the kernel scratch tiles to work in."""
 
 
 def choose(device: torch.device, logits: int, compile: bool | None) -> Kernel:
-    """The kernel for so many logits; `compile` as in `token_statistics`."""
+    """Return the kernel to use.
+
+    Args:
+        device: The device of the logits.
+        logits: The number of logits in the whole call.
+        compile: The argument `compile` of `aepo.entropy.statistics.token_statistics`.
+    """
     if compile is None and device.type == "cuda":
         return _TRITON
     return _COMPILED if (logits >= _COMPILE_FROM if compile is None else compile) else _EAGER
@@ -41,16 +51,26 @@ def choose(device: torch.device, logits: int, compile: bool | None) -> Kernel:
 def reduce(
     z: Tensor, scratch: Sequence[Tensor], inverse: Tensor, threshold: Tensor | None, entropy: bool, masked: bool
 ) -> Reduced:
-    """[n, V] logits, [K] inverse temperatures, [n, 1] least kept logits -> sums of n rows, with s = z - peak.
+    """Return the sums of each row of a tile of logits. In the formulas, s = z - peak.
 
-    peak: [n]. totals: [1 + K, n], sum exp(s / T), T = 1 first. moment: [n], sum exp(s) s, if `entropy`. With a
-    threshold, below: [n], the largest logit under it, and kept: [2, n], the total and the moment over the rest.
+    Args:
+        z: The logits, [n, V]. They are overwritten if there is scratch.
+        scratch: Tiles [n, V] to work in: one, or two if there is a threshold. An empty sequence is for compiled code,
+            which needs none.
+        inverse: The inverse temperatures 1 / T, [K].
+        threshold: The smallest kept logit of each row, [n, 1]; None if no kept entropy was asked for.
+        entropy: Whether the moment is taken.
+        masked: Whether a logit may be -inf.
 
-    scratch: a tile to work in, two if there is a threshold, and then z is overwritten; empty leaves it to the
-    compiler to need none. masked: logits may be -inf.
+    Returns:
+        peak: The largest logit, [n].
+        totals: sum exp(s / T), [1 + K, n], with T = 1 first.
+        moment: sum exp(s) s, [n]; None without `entropy`.
+        below: The largest logit under the threshold, [n]; None without a threshold.
+        kept: The total and the moment over the kept logits, [2, n]; None without a threshold.
     """
-    # A compiled sum on the CPU adds one term after the other, which loses 1e-5 at V = 32 000; eager ones are
-    # pairwise and need no help, and there a float64 sum would first copy the tile.
+    # A compiled sum on the CPU adds the terms one after the other and loses 1e-5 at V = 32 000, so it adds in float64.
+    # Eager sums are pairwise and exact enough; there a float64 sum would first copy the tile.
     serial = torch.compiler.is_compiling() and z.device.type == "cpu"
     accumulator = torch.float64 if serial else z.dtype
     first, second = (*scratch, None, None)[:2]
@@ -86,13 +106,22 @@ def differentiate(
     inside: Tensor | None,
     masked: bool,
 ) -> None:
-    """Overwrite [n, V] logits by
+    """Overwrite a tile of logits with the gradient of the loss by them. With s = z - peak, the gradient is
 
         exp(s) (offset + slope s) + sum_k tempered_k exp(s / T_k) + exp(s) (inside_0 + inside_1 s) [z >= cut]
 
-    peak, offset, slope and cut: [n]. inverse: [K]. tempered: [K, n]. inside: [2, n], with a cut.
-
-    scratch: a tile to work in, one more if there is a cut, one more if there are temperatures; or none at all.
+    Args:
+        z: The logits, [n, V]; the gradient on return.
+        scratch: Tiles [n, V] to work in: one, one more if there is a cut, and one more if there are temperatures. An
+            empty sequence is for compiled code, which needs none.
+        peak: The largest logit of each row, [n].
+        inverse: The inverse temperatures 1 / T_k, [K].
+        offset: [n].
+        slope: [n]; None if the entropy has no gradient.
+        tempered: [K, n].
+        cut: The logit from which on a logit is kept, [n]; None if the kept entropy has no gradient.
+        inside: [2, n]; None if the kept entropy has no gradient.
+        masked: Whether a logit may be -inf.
     """
     first, second = (*scratch, None, None)[:2]
     last = scratch[-1] if scratch else None
@@ -119,7 +148,10 @@ def differentiate(
 
 
 class _Fallible:
-    """A faster form of a function, made at the first call; the function itself from the first failure on."""
+    """`_Fallible` calls a faster form of a function, which it makes at the first call.
+
+    When the faster form fails, this call and all later ones go to the function itself.
+    """
 
     def __init__(self, function: Callable[..., Any], make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
         self.function, self.make = function, make
@@ -135,7 +167,7 @@ class _Fallible:
             return self.made(*args)
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # no compiler, no disk to build on, a backend's bug: none may end a run
+        except Exception as error:  # no compiler, no disk space, a backend's bug: a run must survive them
             _log.info("token statistics run uncompiled, for this does not work here: %s", error)
             self.failed = True
             return self.function(*args)
@@ -146,7 +178,7 @@ def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _triton(function: Callable[..., Any]) -> Callable[..., Any]:
-    from aepo.entropy import triton as kernels_triton  # here, because Triton is optional and takes a second to import
+    from aepo.entropy import triton as kernels_triton  # imported late: Triton is optional and takes a second to import
 
     made: Callable[..., Any] = getattr(kernels_triton, function.__name__)
     return made

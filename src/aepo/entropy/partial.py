@@ -1,11 +1,11 @@
-"""Entropy over a kept part of the vocabulary.
+"""This module chooses the part of the vocabulary over which a second entropy, the kept entropy, is taken.
 
     A = {a : z_a >= threshold}                 the kept tokens of one position, a constant of the gradient
     p(a) = exp(z_a) / sum_{b in A} exp(z_b)    renormalised
     H_A = -sum_{a in A} p(a) log p(a)          nats
     dH_A/dz_a = -p(a) (log p(a) + H_A) on A, 0 elsewhere
 
-Which part is kept is a `Kept`: a row's threshold, from its logits.
+A `Kept` decides which tokens are kept: it returns the threshold of each row of logits.
 """
 
 from __future__ import annotations
@@ -18,40 +18,51 @@ from torch import Tensor
 
 from aepo.errors import require
 
-# Stands for -inf: exp(FLOOR / T) is 0 at any sane T, and 0 * FLOOR is 0 where 0 * -inf is NaN.
 FLOOR = -1e20
-# Most nuclei are small: so many of the largest logits are sorted before all that may be kept.
+"""A number that stands for -inf: exp(FLOOR / T) is 0 at any sane T, and 0 * FLOOR is 0 where 0 * -inf is NaN."""
+# Most nuclei are small. `Nucleus` sorts this many of the largest logits first, and more only where that is too few.
 _FIRST_LOOKS = (64, 1024)
 
 
 class Kept(ABC):
-    """A part of the vocabulary, chosen anew at each position."""
+    """`Kept` chooses a part of the vocabulary, separately at each position."""
 
     @abstractmethod
     def threshold(self, z: Tensor) -> Tensor:
-        """The least kept logit of each row; [n, V] -> [n, 1]. Logits equal to it are kept, too."""
+        """Return the smallest kept logit of each row, [n, 1]. Logits that are equal to it are kept, too.
+
+        Args:
+            z: The logits, [n, V].
+        """
 
 
 @dataclass(frozen=True)
 class Clamped(Kept):
-    """All but the `int(V * removed)` smallest logits: AEnt's clamped entropy (2509.03493), by count, not by mass."""
+    """`Clamped` keeps all but the `int(V * removed)` smallest logits, by count, not by probability mass.
+
+    AEnt's clamped entropy uses it (2509.03493).
+    """
 
     removed: float
+    """The share of the vocabulary that is removed, in [0, 1)."""
 
     def __post_init__(self) -> None:
         require(0 <= self.removed < 1, "removed", self.removed, "a share of the vocabulary in [0, 1)")
 
     def threshold(self, z: Tensor) -> Tensor:
-        """The (int(V * removed) + 1)-th smallest logit."""
+        """Return the (int(V * removed) + 1)-th smallest logit of each row, [n, 1]."""
         rank = int(z.shape[-1] * self.removed) + 1
         if z.device.type != "cpu":
             return z.kthvalue(rank, dim=-1, keepdim=True).values
-        # All rows at once would take a tile's memory, and fragment the heap.
+        # All rows at once would take as much memory as a tile and fragment the heap.
         return torch.cat([_smallest(rows, rank) for rows in z.split(torch.get_num_threads())])
 
 
 def _smallest(z: Tensor, rank: int) -> Tensor:
-    """The rank-th smallest of each row, [n, 1]; on the CPU this takes 0.6 of kthvalue's time, 0.1 of a sort's."""
+    """Return the rank-th smallest logit of each row, [n, 1].
+
+    On the CPU this takes 0.6 of the time of kthvalue and 0.1 of the time of a sort.
+    """
     most = z.shape[-1] + 1 - rank
     if rank < most:
         return z.topk(rank, largest=False, sorted=False).values.amax(-1, keepdim=True)
@@ -60,20 +71,22 @@ def _smallest(z: Tensor, rank: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Nucleus(Kept):
-    """The fewest most probable tokens whose probability reaches `mass`, and at most `most` of them.
+    """`Nucleus` keeps the most probable tokens: as few as reach the probability `mass`, and at most `most`.
 
-    SIREN's top-p entropy (2509.25133; mass 0.8, capped at 10 000 tokens).
+    SIREN's top-p entropy uses it (2509.25133; mass 0.8, at most 10 000 tokens).
     """
 
     mass: float = 0.8
+    """The probability that the kept tokens reach together, in (0, 1]."""
     most: int = 10_000
+    """The largest number of kept tokens."""
 
     def __post_init__(self) -> None:
         require(0 < self.mass <= 1, "mass", self.mass, "a probability in (0, 1]")
         require(self.most >= 1, "most", self.most, "at least 1 token")
 
     def threshold(self, z: Tensor) -> Tensor:
-        """The logit of the last token of the nucleus."""
+        """Return the logit of the least probable token of each row's nucleus, [n, 1]."""
         most = min(self.most, z.shape[-1])
         log_total = z.logsumexp(-1, keepdim=True)
         least = torch.empty_like(log_total)

@@ -1,18 +1,18 @@
-"""Token statistics: log-probability, exact entropy, and log-probability at other temperatures.
+"""This module computes the statistics of tokens: log-probability, exact entropy, log-probability at temperature T.
 
     pi(a)   = softmax(z)_a            z [V] the logits of one token's position, temperature 1
     H       = -sum_a pi(a) log pi(a)  exact entropy, nats
     pi^T(a) = softmax(z / T)_a        what a sampler at temperature T draws from
 
-`token_statistics` computes them from hidden states and the LM head, with gradients, over tiles of rows:
-[N, V] logits never exist. `logits_statistics` has the same definitions for people who hold the logits.
+`token_statistics` computes them from hidden states and the LM head, with gradients. It works over tiles of rows, so
+the [N, V] logits never exist as a whole. `logits_statistics` computes the same from logits that exist already.
 
-All sums of a row are taken after its largest logit m was subtracted, with s = z - m:
+Each row's largest logit m is subtracted before its sums are taken. With s = z - m:
 
     S_T = sum_a exp(s_a / T)    M = sum_a exp(s_a) s_a
     log pi^T(y) = s_y / T - log S_T        H = log S_1 - M / S_1
 
-The usual `logsumexp(z) - sum pi z` is the same number and loses ten times more of it in float32.
+The usual form `logsumexp(z) - sum pi z` is the same number, but its rounding error in float32 is ten times larger.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from aepo.types import Metric
 
 @dataclass(frozen=True)
 class TokenStatistics:
-    """Statistics of N tokens; float32, or float64 when the inputs are.
+    """`TokenStatistics` holds the statistics of N tokens, in float32, or in float64 when the inputs are float64.
 
     A statistic that was not asked for is None.
     """
@@ -60,26 +60,31 @@ def token_statistics(
     chunk: int | None = None,
     compile: bool | None = None,
 ) -> TokenStatistics:
-    """Statistics of the tokens `labels`, from the hidden states that predict them.
+    """Return the statistics of the tokens `labels`, computed from the hidden states that predict them.
 
-    hidden: [N, D]. weight: [V, D] and bias: [V], the LM head, of hidden's dtype: z = hidden weight^T + bias,
-    where a bias of -inf takes a token out of the vocabulary. labels: [N], int64; padding is for the caller to
-    leave out. temperatures: K numbers. kept: which part of the vocabulary `kept_entropy` is taken over.
+    Gradients flow from all statistics to hidden, weight and bias. Rows without an upstream gradient cost nothing in
+    the backward pass, and a statistic that is not asked for costs nothing.
 
-    Gradients flow from all statistics to hidden, weight and bias; rows without an upstream gradient
-    cost nothing in the backward pass. What is not asked for costs nothing.
+    The function takes the memory of one tile of `chunk` rows of logits (of three where nothing is compiled) and of the
+    head's gradient in float32. It accumulates gradients in float32 or wider and never rounds 16-bit products to 16
+    bits: bf16 logits alone put 0.01 nats of noise into the entropy. Autocast does not apply here.
 
-    Memory is that of one tile of `chunk` rows of logits, of three where nothing is compiled, and of the head's
-    gradient in float32; the default chunk makes a tile about 32 MiB on the CPU, 512 MiB elsewhere. Gradients are
-    accumulated in float32 or wider, and 16-bit products are never rounded to 16 bits: bf16 logits alone put 0.01
-    nats of noise into the entropy. Autocast does not apply here.
+    Args:
+        hidden: The hidden states, [N, D].
+        weight: The weight of the LM head, [V, D], of hidden's dtype; z = hidden weight^T + bias.
+        labels: The tokens, [N], int64. The caller leaves padding out.
+        bias: The bias of the LM head, [V], of hidden's dtype. A bias of -inf removes a token from the vocabulary.
+        temperatures: K temperatures T at which log pi^T(label) is taken.
+        entropy: Whether the exact entropy is taken.
+        kept: The part of the vocabulary over which `kept_entropy` is taken; None for no kept entropy.
+        chunk: Rows of a tile; None for a tile of about 32 MiB on the CPU and 512 MiB elsewhere.
+        compile: True runs the elementwise part through torch.compile, False never does. None takes Triton on CUDA and
+            decides by the number of logits elsewhere. Where an implementation does not work (no C++ compiler, no
+            Triton), eager code gives the same numbers, only slower.
 
-    `compile` true runs the elementwise part through torch.compile, false never does; None takes Triton on CUDA
-    and decides by the size elsewhere. What does not work on a machine (no C++ compiler, no Triton) is left out, with
-    the same numbers, only slower.
-
-    Raises ValueError for shapes or dtypes that do not fit, labels outside [0, V), and temperatures that are
-    not positive and finite; RuntimeError for a second derivative.
+    Raises:
+        ValueError: Shapes or dtypes do not fit, a label is outside [0, V), or a temperature is not positive and finite.
+        RuntimeError: A second derivative is asked for.
     """
     _check_operands(hidden, weight, bias, labels)
     _check_labels(labels, weight.shape[0])
@@ -101,12 +106,21 @@ def token_statistics(
 def logits_statistics(
     logits: Tensor, labels: Tensor, *, temperatures: Sequence[float] = (), kept: Kept | None = None
 ) -> TokenStatistics:
-    """The same statistics from logits that exist already: a dozen lines of plain autograd.
+    """Return the statistics of `token_statistics` from logits that exist already, by plain autograd.
 
-    logits: [..., V], labels: [...], int64; the results are [...] and [K, ...], in float32 or wider. It is the
-    reference that `token_statistics` is tested against, and enough for a small vocabulary.
+    It is the reference that `token_statistics` is tested against. For a small vocabulary it is all that is needed.
 
-    Raises ValueError as `token_statistics` does.
+    Args:
+        logits: The logits, [..., V].
+        labels: The tokens, [...], int64.
+        temperatures: K temperatures T at which log pi^T(label) is taken.
+        kept: The part of the vocabulary over which `kept_entropy` is taken; None for no kept entropy.
+
+    Returns:
+        Statistics [...], `tempered` [K, ...], in float32 or wider.
+
+    Raises:
+        ValueError: Shapes or dtypes do not fit, a label is outside [0, V), or a temperature is not positive and finite.
     """
     require(logits.is_floating_point() and logits.dim() > 0, "logits", _kind(logits), "floating, [..., V]")
     places = tuple(logits.shape[:-1])
@@ -135,22 +149,28 @@ def _kept_entropy(z: Tensor, kept: Kept) -> Tensor:
 
 
 def sampled_entropy(logprobs: Tensor, mask: Tensor) -> Metric:
-    """The one-sample estimate of the entropy, -log pi(y) of the sampled tokens y, as (total, count), nats.
+    """Return the one-sample estimate of the entropy, the mean of -log pi(y) over the sampled tokens y.
 
-    logprobs: log pi(y) at temperature 1, any shape; mask: the same shape, nonzero where a token counts.
+    The estimate is unbiased only if y was drawn from pi itself. For tokens that were drawn at another temperature, with
+    top-p or from an older policy, it measures a cross-entropy. It carries no gradient, on purpose: on-policy
+    E[grad log pi(y)] = 0, so its naive gradient is noise of mean zero and no entropy bonus. For a bonus use the exact
+    entropy of `token_statistics`.
 
-    It is unbiased only if y was drawn from pi itself; for tokens drawn at another temperature, with top-p or
-    from an older policy it measures a cross-entropy. It carries no gradient, on purpose: on-policy
-    E[grad log pi(y)] = 0, so its naive gradient is noise of mean zero and no entropy bonus. For a bonus take
-    the exact entropy of `token_statistics`.
+    Args:
+        logprobs: log pi(y) at temperature 1, nats, any shape.
+        mask: The same shape; nonzero where a token counts.
 
-    Raises ValueError if the shapes differ.
+    Returns:
+        The estimate as (total, count), in nats and tokens.
+
+    Raises:
+        ValueError: The shapes differ.
     """
     require(mask.shape == logprobs.shape, "mask", _kind(mask), f"of shape {tuple(logprobs.shape)}")
     return Metric.of(-logprobs.detach(), mask)
 
 
-# What is refused.
+# The checks of the arguments.
 
 
 def _kind(tensor: Tensor) -> str:

@@ -1,6 +1,6 @@
-"""The token statistics over tiles of rows: the products with the head, forward and backward.
+"""This module computes token statistics over tiles of rows: the products with the LM head, forward and backward.
 
-The backward pass makes each tile of logits a second time; between the passes only the sums of the rows are kept.
+The backward pass computes each tile of logits a second time. Between the passes only the sums of the rows are kept.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch import Tensor
 from aepo.entropy.kernels import Kernel
 from aepo.entropy.partial import Kept
 
-# How many rows a tile has when the caller leaves `chunk` open. Thin tiles stay in the cache; but the gradient
-# of the head, [V, D], is read and written once per tile, so not too thin.
+# These decide how many rows a tile has when `chunk` is None. A tile with few rows stays in the cache. But the gradient
+# of the head, [V, D], is read and written once per tile, so a tile should not have too few.
 _CACHED_LOGITS = 2**19  # 2 MiB of float32
 _GOOD_ROWS, _FEWEST_ROWS = 256, 64
 _CPU_LOGITS, _ACCELERATOR_LOGITS = 2**23, 2**27  # 32 and 512 MiB
@@ -26,7 +26,7 @@ _MIXED_PRODUCTS = hasattr(torch.ops.aten.mm, "dtype")  # torch 2.8: 16-bit facto
 
 
 class _Head(NamedTuple):
-    """The LM head as it enters the products, whose results have the `dtype` of the statistics."""
+    """`_Head` is the LM head in the form in which it enters the products. `dtype` is that of the results."""
 
     weight: Tensor
     bias: Tensor | None
@@ -60,37 +60,42 @@ class _Head(NamedTuple):
         return torch.mm(left, right, out_dtype=self.dtype, out=out)
 
 
-# From the sums of a row to its statistics, and from their gradients to the row's slopes.
+# The sums of a row give its statistics. The gradients by the statistics give the row's slopes.
 
 
 class Plan(NamedTuple):
-    """What is computed and how; temperature 1 comes first."""
+    """`Plan` says which statistics are computed, and how."""
 
     temperatures: tuple[float, ...]
+    """The temperatures of the log-probabilities: 1 first, then the K that were asked for."""
     entropy: bool
+    """Whether the exact entropy is computed."""
     kept: Kept | None
+    """The part of the vocabulary of the kept entropy; None if it is not computed."""
     chunk: int
+    """The largest number of rows of a tile."""
     kernel: Kernel
+    """The implementation of the elementwise work."""
 
     def temperatures_like(self, values: Tensor) -> Tensor:
-        """[1 + K, 1], of the dtype and on the device of `values`."""
+        """Return the temperatures, [1 + K, 1], with the dtype and the device of `values`."""
         return torch.tensor(self.temperatures, dtype=values.dtype, device=values.device).unsqueeze(1)
 
     def tiles(self, rows: int) -> list[slice]:
-        """Slices of at most `chunk` rows and of about one size; none when there are no rows."""
+        """Return slices of at most `chunk` rows and of nearly equal size; an empty list when there are no rows."""
         count = -(-rows // self.chunk)
         return [slice(rows * i // count, rows * (i + 1) // count) for i in range(count)]
 
 
 def default_chunk(device: torch.device, vocabulary: int) -> int:
-    """Rows of a tile."""
+    """Return the number of rows of a tile for this device and size of the vocabulary."""
     if device.type != "cpu":
         return max(_FEWEST_ROWS, _ACCELERATOR_LOGITS // vocabulary)
     return max(_FEWEST_ROWS, min(max(_GOOD_ROWS, _CACHED_LOGITS // vocabulary), _CPU_LOGITS // vocabulary))
 
 
 class _Sums(NamedTuple):
-    """What the forward pass keeps of each row: all that the backward pass needs beside the logits; s = z - peak."""
+    """`_Sums` holds what the forward pass keeps of each row for the backward pass. In the formulas, s = z - peak."""
 
     peak: Tensor  # [N], the largest logit
     totals: Tensor  # [1 + K, N], sum exp(s / T), temperature 1 first
@@ -100,7 +105,7 @@ class _Sums(NamedTuple):
 
     @classmethod
     def of(cls, z: Tensor, scratch: Sequence[Tensor], inverse: Tensor, plan: Plan, masked: bool) -> _Sums:
-        """Those of one tile of logits, which it may overwrite."""
+        """Return the sums of one tile of logits, [n, V]. The logits may be overwritten."""
         threshold = None if plan.kept is None else plan.kept.threshold(z)
         peak, totals, moment, below, kept = plan.kernel.reduce(z, scratch, inverse, threshold, plan.entropy, masked)
         cut = None if threshold is None or below is None else _between(below, threshold.squeeze(-1))
@@ -113,17 +118,22 @@ class _Sums(NamedTuple):
 
 
 def _between(below: Tensor, threshold: Tensor) -> Tensor:
-    """Half way, but above `below`: the backward pass makes the logits anew, and they may come out rounded otherwise."""
+    """Return the middle between the two logits, but more than `below`.
+
+    The backward pass computes the logits again, and its rounding may differ. A cut in the middle still separates them.
+    """
     return torch.maximum(below / 2 + threshold / 2, below.nextafter(threshold))
 
 
 def _wide(values: Tensor) -> Tensor:
-    """One number per row is cheap, so arithmetic on those is in float64 where the device has it."""
+    """Return the values in float64 where the device has it. One number per row is cheap enough for it."""
     return values if values.device.type == "mps" else values.double()
 
 
 def _statistics(chosen: Tensor, sums: _Sums, plan: Plan) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """The labels' logits [N] and the sums -> log pi^T(label) [1 + K, N], entropy [N], kept entropy [N]."""
+    """Return log pi^T(label) [1 + K, N], the entropy [N] and the kept entropy [N], from the labels' logits [N] and the
+    sums. An entropy that was not asked for is None.
+    """
     dtype, totals = chosen.dtype, _wide(sums.totals)
     logprobs = (_wide(chosen) - _wide(sums.peak)) / plan.temperatures_like(totals) - totals.log()
     entropy = None if sums.moment is None else _entropy(sums.totals[0], sums.moment).to(dtype)
@@ -137,24 +147,24 @@ def _entropy(total: Tensor, moment: Tensor) -> Tensor:
 
 
 def _by_entropy(total: Tensor, moment: Tensor, upstream: Tensor) -> tuple[Tensor, Tensor]:
-    """(offset, slope): exp(s) (offset + slope s) is the gradient by the logits."""
+    """Return (offset, slope), such that exp(s) (offset + slope s) is the gradient by the logits."""
     total = _wide(total)
     slope = -upstream / total
     return -slope * moment / total, slope
 
 
 class _Slopes(NamedTuple):
-    """The gradient of the loss L by a row of logits, as a few numbers per row:
+    """`_Slopes` describes the gradient of the loss L by a row of logits with a few numbers per row:
 
         dL/dz_a = exp(s_a) (offset + slope s_a) + sum_k tempered_k exp(s_a / T_k) + label [a = y]
                   + exp(s_a) (inside_0 + inside_1 s_a) [z_a >= cut]
 
-    which gathers, with p_T = exp(s / T) / S_T and weighted by the upstream gradients,
+    This is the sum of the following gradients, each times its upstream gradient, with p_T = exp(s / T) / S_T,
 
         d log pi^T(y)/dz = (onehot(y) - p_T) / T
         dH/dz            = -p (log p + H) = -exp(s) / S_1 (s - M / S_1)
 
-    and the same dH/dz over the kept logits alone.
+    and of dH/dz over the kept logits alone.
     """
 
     offset: Tensor  # [N]
@@ -179,7 +189,7 @@ class _Slopes(NamedTuple):
         return cls(offset.to(dtype), slope, tempered.to(dtype), scaled.sum(0).to(dtype), cut, inside)
 
     def at(self, rows: Tensor, temperatures: Tensor) -> _Slopes:
-        """Those of some rows and some temperatures."""
+        """Return the slopes of these rows and these temperatures (two indices)."""
         used = self._replace(tempered=self.tempered[temperatures])
         some: list[Any] = [None if values is None else values[..., rows] for values in used]
         return _Slopes(*some)
@@ -189,7 +199,7 @@ class _Slopes(NamedTuple):
 
 
 class _Upstream(NamedTuple):
-    """The gradients of the loss by what `Fused` returned; None where there is none."""
+    """`_Upstream` holds the gradients of the loss by the results of `Fused`; None where there is no gradient."""
 
     logprobs: Tensor  # [1 + K, N]
     entropy: Tensor | None  # [N]
@@ -197,7 +207,7 @@ class _Upstream(NamedTuple):
 
 
 class _Gradients(NamedTuple):
-    """Where the gradients gather; None where none is needed."""
+    """`_Gradients` accumulates the gradients of the inputs; None where no gradient is needed."""
 
     hidden: Tensor | None
     weight: Tensor | None
@@ -212,7 +222,14 @@ class _Gradients(NamedTuple):
         )
 
     def add(self, rows: Tensor, dz: Tensor, hidden: Tensor, head: _Head) -> None:
-        """One tile: dz [n, V] by the logits of `rows`, whose hidden states are [n, D]."""
+        """Add the gradient of one tile.
+
+        Args:
+            rows: The rows of the tile, [n].
+            dz: The gradient of the loss by their logits, [n, V].
+            hidden: Their hidden states, [n, D].
+            head: The LM head.
+        """
         if self.bias is not None:
             self.bias.add_(dz.sum(0))
         dz = dz.to(head.weight.dtype)
@@ -223,7 +240,7 @@ class _Gradients(NamedTuple):
 
 
 class _Passes(NamedTuple):
-    """The way through all tokens, tile by tile, forward and back."""
+    """`_Passes` runs the forward and the backward pass over all tokens, tile by tile."""
 
     hidden: Tensor
     head: _Head
@@ -231,16 +248,17 @@ class _Passes(NamedTuple):
     plan: Plan
 
     def room(self, rows: int, scratch: int) -> list[Tensor]:
-        """A tile for the logits and `scratch` tiles to work in if the kernel wants them, for a whole pass.
+        """Return the tiles of a whole pass: one for the logits, and `scratch` more if the kernel works in them.
 
-        Taken and given back for every tile, they would fragment the heap to ten times their size.
+        They are allocated once: allocated and freed for every tile, they would fragment the heap to ten times their
+        size.
         """
         shape = (min(rows, self.plan.chunk), self.head.weight.shape[0])
         tiles = 1 + scratch * self.plan.kernel.scratch
         return [self.hidden.new_empty(shape, dtype=self.head.dtype) for _ in range(tiles)]
 
     def forward(self) -> tuple[Tensor, _Sums]:
-        """The label's logit [N] and the sums of every row."""
+        """Return the label's logit, [N], and the sums of every row."""
         chosen = self.hidden.new_empty(self.hidden.shape[0], dtype=self.head.dtype)
         inverse = self.plan.temperatures_like(chosen)[1:, 0].reciprocal()
         masked = self.head.bias is not None
@@ -256,7 +274,7 @@ class _Passes(NamedTuple):
         return chosen, _Sums.joined([tile(rows) for rows in self.plan.tiles(len(chosen)) or [slice(0)]])
 
     def backward(self, sums: _Sums, upstream: _Upstream, gradients: _Gradients) -> None:
-        """Add up the gradients, over the rows and the temperatures that have an upstream gradient."""
+        """Accumulate the gradients. Only rows and temperatures with an upstream gradient are computed."""
         live = upstream.logprobs != 0
         active = live.any(0)
         for by in (upstream.entropy, upstream.kept_entropy):
@@ -283,15 +301,17 @@ class _Passes(NamedTuple):
 
 
 class Fused(torch.autograd.Function):
-    """hidden, weight, bias, labels, plan -> log pi^T(label) [1 + K, N]; entropy and kept entropy [N], None if not
-    asked for.
+    """`Fused` is the autograd function from (hidden, weight, bias, labels, plan) to the token statistics.
+
+    Its results are log pi^T(label) [1 + K, N], the entropy [N] and the kept entropy [N]; an entropy is None if the plan
+    does not ask for it.
     """
 
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, plan: Plan
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """See `aepo.entropy.statistics.token_statistics`."""
+        """Return the statistics; `aepo.entropy.statistics.token_statistics` describes the arguments."""
         with torch.autocast(hidden.device.type, enabled=False):
             chosen, sums = _Passes(hidden, _Head.of(weight, bias), labels, plan).forward()
         ctx.plan = plan
@@ -301,7 +321,11 @@ class Fused(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, by_logprobs: Tensor | None, by_entropy: Tensor | None, by_kept: Tensor | None) -> Any:
-        """The gradients of hidden, weight and bias; RuntimeError when they are to be differentiated again."""
+        """Return the gradients of hidden, weight and bias.
+
+        Raises:
+            RuntimeError: The gradients are to be differentiated again.
+        """
         if torch.is_grad_enabled():  # `once_differentiable` would return a constant, silently
             raise RuntimeError("token_statistics has no second derivative (create_graph=True was asked for)")
         hidden, weight, bias, labels, *saved = ctx.saved_tensors
@@ -313,4 +337,4 @@ class Fused(torch.autograd.Function):
             gradients = _Gradients.zeros(hidden, head, ctx.needs_input_grad)
             upstream = _Upstream(by_logprobs, by_entropy, by_kept)
             _Passes(hidden, head, labels, ctx.plan).backward(sums, upstream, gradients)
-        return *gradients, None, None  # cast to the dtypes of the inputs by autograd
+        return *gradients, None, None  # autograd casts them to the dtypes of the inputs

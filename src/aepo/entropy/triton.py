@@ -1,11 +1,12 @@
 # mypy: disallow-untyped-decorators=False, disallow-any-unimported=False
-"""The elementwise work of `aepo.entropy.kernels` as two Triton kernels, each of which goes through the logits once.
+"""This module does the elementwise work of `aepo.entropy.kernels` in two Triton kernels. Each reads the logits once.
 
-Forward, one program takes a row block by block. Its sums are relative to the largest logit so far; when that
-rises by d, with r = exp(-d), a total S becomes r S and a moment M becomes r (M - d S). Backward, one program takes
-one block of one row. Sums are in the dtype of the logits, lane by lane, and added up at the end.
+In the forward pass, one program reads one row, block by block. Its sums are relative to the largest logit so far. When
+that rises by d, with r = exp(-d), a total S becomes r S and a moment M becomes r (M - d S). In the backward pass, one
+program works on one block of one row. Each lane has a sum of its own in the dtype of the logits; the lanes are added
+at the end.
 
-Needs Triton; under TRITON_INTERPRET=1 it runs on the CPU, slowly.
+The module needs Triton. Under TRITON_INTERPRET=1 it runs on the CPU, slowly.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ def _reduce_row(
     KEPT: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    # One program per row. LANES: the power of two from K on.
-    row = tl.program_id(0).to(tl.int64)  # row * stride passes 2^31
+    # One program per row. LANES is the smallest power of two that is at least K.
+    row = tl.program_id(0).to(tl.int64)  # int64, because row * stride may exceed 2^31
     dtype = logits.dtype.element_ty
     ks = tl.arange(0, LANES)
     peak = tl.full([], _FLOOR, dtype)
@@ -127,7 +128,7 @@ def _differentiate_block(
 def reduce(
     z: Tensor, scratch: Sequence[Tensor], inverse: Tensor, threshold: Tensor | None, entropy: bool, masked: bool
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """As `aepo.entropy.kernels.reduce`; z stays as it is, and any logit may be -inf."""
+    """Return the sums of `aepo.entropy.kernels.reduce`. z is not overwritten, and any logit may be -inf."""
     rows, vocabulary = z.shape
     count = len(inverse)
     peak, totals = z.new_empty(rows), z.new_empty(1 + count, rows)
@@ -168,7 +169,7 @@ def differentiate(
     inside: Tensor | None,
     masked: bool,
 ) -> None:
-    """As `aepo.entropy.kernels.differentiate`; any logit may be -inf."""
+    """Overwrite z as `aepo.entropy.kernels.differentiate` does. Any logit may be -inf."""
     rows, vocabulary = z.shape
     block = min(_BACKWARD_BLOCK, triton.next_power_of_2(vocabulary))
     values = (inverse, peak, offset, slope, tempered, cut, inside)

@@ -18,7 +18,7 @@ from aepo.tasks.rewards import Answered, Graded, Verdict, Verifier
 from aepo.tasks.styles import Rendered, render
 from aepo.types import Prompt
 
-Judge = Callable[[Sequence[Mapping[str, Any]], Sequence[str], Sequence[bool]], list[Verdict]]
+Judge = Callable[..., list[Verdict]]
 
 STYLE, GRADER, MAX_TOKENS = "qwen25-math-cot", "math", 8192
 
@@ -92,8 +92,14 @@ def from_task(name: str, task: Task, count: int, max_tokens: int | None) -> Ques
 
 
 def _by(verifier: Verifier) -> Judge:
-    def judge(problems: Sequence[Mapping[str, Any]], texts: Sequence[str], truncated: Sequence[bool]) -> list[Verdict]:
-        pairs = zip(problems, texts, strict=True)
-        return verifier.judge([Answered(p["prompt"], text, p["answer"], p["columns"]) for p, text in pairs])
+    def judge(
+        problems: Sequence[Mapping[str, Any]],
+        texts: Sequence[str],
+        truncated: Sequence[bool],
+        tokens: Sequence[tuple[int, ...]] | None = None,
+    ) -> list[Verdict]:
+        ids = tokens if tokens is not None else [()] * len(texts)
+        items = zip(problems, texts, ids, strict=True)
+        return verifier.judge([Answered(p["prompt"], text, p["answer"], p["columns"], own) for p, text, own in items])
 
     return judge

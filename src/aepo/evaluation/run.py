@@ -166,7 +166,8 @@ def _rows(part: Part, unit: Unit, policy: Policy, sampler: Sampler, seed: int) -
     )
     texts = policy.decode([completion.tokens for completion in completions])
     truncated = [completion.truncated for completion in completions]
-    verdicts = asked.judge([completion.prompt.problem for completion in completions], texts, truncated)
+    tokens = [completion.tokens for completion in completions]
+    verdicts = asked.judge([completion.prompt.problem for completion in completions], texts, truncated, tokens)
     for place, (completion, text, verdict) in enumerate(zip(completions, texts, verdicts, strict=True)):
         yield {
             "benchmark": asked.name,

@@ -9,14 +9,14 @@ from typing import ClassVar
 
 @dataclass(frozen=True)
 class Grade:
-    """A verdict, and why.
-
-    failed: no verdict was reached, because the grader itself hung or crashed; then `correct` is false.
-    """
+    """`Grade` is a verdict and its reason."""
 
     correct: bool
+    """Whether the completion is right."""
     reason: str
+    """Why, in a few words."""
     failed: bool = False
+    """Whether no verdict was reached because the grader itself hung or crashed; then `correct` is false."""
 
 
 class Grader(ABC):

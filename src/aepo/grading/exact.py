@@ -11,7 +11,7 @@ from aepo.grading.text import accepted, clean, last_boxed, printable, squeeze
 
 @dataclass(frozen=True)
 class ExactGrader(Grader):
-    r"""The last box, or without a box the whole text, spells the answer.
+    r"""`ExactGrader` accepts a completion whose last box, or without a box whose whole text, spells the answer.
 
     Both are brought to one spelling first: dollar signs, \left and \right, spaces, \text{} and its kin and a full stop
     at the end go; \dfrac and \tfrac are \frac. Case counts, and 0.5 is not 1/2.

@@ -46,10 +46,7 @@ _ROOM, _TIMES, _DEEPEST, _HIGHEST = 2000, 10, 60, 2
 
 @dataclass(frozen=True)
 class MathGrader(Grader):
-    """Equal as exact mathematics.
-
-    boxed: the answer is what stands in the completion's last box, and without a box it is wrong; otherwise math-verify
-    looks for an answer in the whole text.
+    """`MathGrader` accepts an answer that equals the known one as exact mathematics.
 
     >>> MathGrader().grade(r"... \\boxed{\\frac{2}{4}}", "0.5").correct
     True
@@ -57,6 +54,7 @@ class MathGrader(Grader):
 
     name: ClassVar[str] = "math"
     boxed: bool = True
+    """Read the answer from the last box, so that a completion without a box is wrong; false looks in the whole text."""
 
     def prepare(self) -> None:
         """Import math-verify and build its parser.

@@ -36,10 +36,7 @@ _LIST = re.compile(r"[(\[].+[)\]]", re.DOTALL)
 
 @dataclass(frozen=True)
 class QwenGrader(Grader):
-    """Equal by the rules of Qwen2.5-Math's evaluation.
-
-    choices: the file is multiple choice, and the answer is the last letter from A to E that stands alone.
-    units: keep units in answers, as that program does for Minerva Math.
+    """`QwenGrader` compares by the rules of Qwen2.5-Math's evaluation.
 
     >>> QwenGrader().grade("The answer is 50%.", "0.5").correct
     True
@@ -47,7 +44,9 @@ class QwenGrader(Grader):
 
     name: ClassVar[str] = "qwen"
     choices: bool = False
+    """The questions are multiple choice, and the answer is the last letter from A to E that stands alone."""
     units: bool = False
+    """Keep units in answers, as that program does for Minerva Math."""
 
     def prepare(self) -> None:
         """Import math-verify, which reads the formulas.

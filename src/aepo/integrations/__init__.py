@@ -1,1 +1,4 @@
-"""The same controls inside other trainers. They import the core alone, and nothing imports them."""
+"""This package runs the controls inside other trainers.
+
+An integration imports only the core of the package, and no other module imports an integration.
+"""

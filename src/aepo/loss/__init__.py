@@ -1,0 +1,1 @@
+"""This package holds the parts of the loss: advantages, surrogates, aggregates and the policy loss itself."""

@@ -44,9 +44,7 @@ class Surrogate(ABC):
 
 @dataclass(frozen=True)
 class Ratio(Surrogate):
-    """`Ratio` maximises r * A: the policy gradient with an importance ratio r = pi / pi_old and without a clip, as in
-    KL-Cov.
-    """
+    """`Ratio` maximises r * A with r = pi / pi_old: an importance ratio without a clip, as in KL-Cov."""
 
     name: ClassVar[str] = "ratio"
 
@@ -57,8 +55,9 @@ class Ratio(Surrogate):
 
 @dataclass(frozen=True)
 class Clip(Surrogate):
-    """`Clip` maximises PPO's min(r A, clip(r, 1 - low, 1 + high) A) (1707.06347) with separate bounds (DAPO,
-    2503.14476).
+    """`Clip` maximises PPO's min(r A, clip(r, 1 - low, 1 + high) A) with separate bounds.
+
+    Sources: 1707.06347 (PPO), 2503.14476 (DAPO, separate bounds).
     """
 
     name: ClassVar[str] = "clip"

@@ -1,8 +1,8 @@
-"""The built-in base model: a small transformer trained from scratch on a task's generic data, and cached.
+"""`base_model` trains the built-in base model on a task's generic data and caches it.
 
-The folder that `base_model` returns is an ordinary Hugging Face model: Qwen3 architecture and a tokenizer
-with one token per word. Not Qwen2: for that model type `AutoTokenizer` of transformers 5 ignores the saved
-tokenizer class and splits words its own way.
+The model is a small transformer that is trained from scratch. The cached folder is an ordinary Hugging Face model:
+Qwen3 architecture and a tokenizer with one token per word. The architecture is not Qwen2, because for that model type
+`AutoTokenizer` of transformers 5 ignores the saved tokenizer class and splits words in another way.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from transformers.utils import logging
 
 from aepo.tasks import TASKS, Task
 
-# Raise it with any change here or in a task's data that leads to another model from the same fields.
+# Increase VERSION with every change, here or in a task's data, that makes another model from the same fields.
 VERSION = 1
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
 MANIFEST = "manifest.json"
@@ -39,43 +39,49 @@ Progress = Callable[[int, int, float], None]
 
 @runtime_checkable
 class PretrainingTask(Protocol):
-    """What a task must offer, beside `Task`, to have a base model of its own."""
+    """`PretrainingTask` is what a task must offer, besides `Task`, to have its own base model."""
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
-        """Every word of a prompt or completion."""
+        """Every word that a prompt or a completion can contain."""
 
     @property
     def pretraining_key(self) -> Mapping[str, Any]:
-        """All that the examples depend on, beside the seed, as plain values."""
+        """Everything that the examples depend on, besides the seed, as plain values."""
 
     def pretraining_examples(self, seed: int) -> Iterator[tuple[str, str]]:
-        """(prompt, completion) pairs without end."""
+        """Yield (prompt, completion) pairs without end."""
 
 
 @dataclass(frozen=True)
 class Pretraining:
-    """Model and training of a base model.
-
-    hidden, layers, heads, feed_forward: sizes of the transformer. steps: optimizer steps of `batch` examples.
-    lr: peak learning rate, reached after `warmup` steps, then linear to zero. weight_decay: AdamW's.
-    grad_norm: clipping. max_positions: longest prompt and completion, in tokens.
-    """
+    """`Pretraining` holds the sizes of a base model and the settings of its training."""
 
     hidden: int = 64
+    """Width of the hidden states."""
     layers: int = 2
+    """Number of transformer layers."""
     heads: int = 4
+    """Number of attention heads."""
     feed_forward: int = 192
+    """Width of the feed-forward layers."""
     max_positions: int = 64
+    """Largest length of a prompt with its completion, tokens."""
     steps: int = 600
+    """Number of optimizer steps."""
     batch: int = 256
+    """Number of examples in one optimizer step."""
     lr: float = 3e-3
+    """Peak learning rate. It is reached after `warmup` steps and then decreases linearly to zero."""
     warmup: int = 50
+    """Number of steps in which the learning rate rises to its peak."""
     weight_decay: float = 0.01
+    """Weight decay of AdamW."""
     grad_norm: float = 1.0
+    """Largest gradient norm; a larger gradient is clipped to it."""
 
 
-# For tests: a model that knows almost nothing, in about two seconds.
+# Settings for tests: training takes about two seconds, and the model knows almost nothing.
 QUICK = Pretraining(hidden=32, layers=2, heads=2, feed_forward=64, steps=30, batch=64, warmup=5)
 
 
@@ -87,11 +93,20 @@ def base_model(
     pretraining: Pretraining | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """The folder of the base model for `task` (a name in `TASKS`, or a task), trained unless it is cached.
+    """Return the folder of the base model for a task. The model is trained first if it is not in the cache.
 
-    cache: where such folders are kept; else $AEPO_CACHE, else ~/.cache/aepo. progress is called after every
-    step with (steps done, steps in all, loss in nats per token). The same arguments give the same weights on
-    one machine at one number of threads.
+    The same arguments give the same weights on one machine with the same number of threads.
+
+    Args:
+        task: A name in `TASKS`, or a task.
+        seed: Seed of the weights and of the examples.
+        cache: The folder that holds all base models. The default is $AEPO_CACHE, or else ~/.cache/aepo.
+        pretraining: Sizes and training settings; None means the defaults of `Pretraining`.
+        progress: A function that is called after every step with (steps done, steps in all, loss in nats per token).
+
+    Raises:
+        ValueError: There is no task of this name.
+        TypeError: The task has no pre-training data.
     """
     chosen = _task(task)
     setup = pretraining or Pretraining()
@@ -109,7 +124,10 @@ def base_model(
 
 
 def make_tokenizer(words: tuple[str, ...]) -> PreTrainedTokenizerFast:
-    """One token per word; words are separated by spaces, and decoding puts the spaces back."""
+    """Return a tokenizer with one token per word.
+
+    Words are separated by spaces, and decoding puts the spaces back.
+    """
     vocabulary = {word: number for number, word in enumerate((PAD, EOS, UNKNOWN, *words))}
     inner = Tokenizer(WordLevel(vocabulary, unk_token=UNKNOWN))
     inner.pre_tokenizer = WhitespaceSplit()
@@ -130,7 +148,10 @@ def pretrain(
     seed: int,
     progress: Progress | None = None,
 ) -> Qwen3ForCausalLM:
-    """Train a new model by next-token prediction on completions; the global random state is left as it was."""
+    """Train a new model by next-token prediction on completions.
+
+    PyTorch's global random state stays unchanged.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen3ForCausalLM(_config(tokenizer, setup))
@@ -182,7 +203,10 @@ def _schedule(step: int, setup: Pretraining) -> float:
 
 
 def _collate(tokenizer: PreTrainedTokenizerFast, examples: list[tuple[str, str]]) -> tuple[Tensor, Tensor]:
-    """Right-padded token ids [B, T], and the same as labels with all but completion and EOS at -100."""
+    """Return right-padded token ids, [B, T], and labels, [B, T].
+
+    A label is the token id for completion and end-of-sequence tokens, and -100 for all others.
+    """
     prompts, completions = (tokenizer(list(texts))["input_ids"] for texts in zip(*examples, strict=True))
     rows = [[*p, *c, tokenizer.eos_token_id] for p, c in zip(prompts, completions, strict=True)]
     width = max(map(len, rows))
@@ -220,7 +244,10 @@ def _no_progress_bar() -> Iterator[None]:
 
 
 def _publish(work: Path, folder: Path) -> None:
-    """Rename work/model to `folder`; a broken one there is taken away, a whole one of another process stays."""
+    """Rename work/model to `folder`.
+
+    A broken model in `folder` is moved away first. A complete model of another process stays in place.
+    """
     if folder.exists() and not _whole(folder):
         with suppress(FileNotFoundError):
             folder.rename(work / "broken")
@@ -232,7 +259,7 @@ def _publish(work: Path, folder: Path) -> None:
 
 
 def _whole(folder: Path) -> bool:
-    """Whether every file is there as it was written."""
+    """Return whether every file of the folder is there and unchanged."""
     try:
         digests = json.loads((folder / MANIFEST).read_text())
         return all(_digest((folder / name).read_bytes()) == digest for name, digest in digests.items())
@@ -241,7 +268,7 @@ def _whole(folder: Path) -> bool:
 
 
 def _recipe(task: PretrainingTask, setup: Pretraining, seed: int) -> dict[str, Any]:
-    """All that determines the weights, as plain values."""
+    """Return everything that determines the weights, as plain values."""
     return {
         "version": VERSION,
         "task": type(task).__name__,

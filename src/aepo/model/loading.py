@@ -1,7 +1,7 @@
-"""From a name to a model that can be trained: Hugging Face format, a LoRA adapter on top, and what is refused.
+"""`load` finds a model by its folder or name, adds a LoRA adapter if there is one, and refuses what cannot be trained.
 
-Weights are float32 whatever the file holds, so that a step of 1e-6 is not rounded away; `policy.dtype` is the dtype
-of the forward pass. Weights are read from safetensors alone: nothing is unpickled.
+Models are in Hugging Face format. Weights are float32 whatever the file holds, so that a step of 1e-6 is not rounded
+away; `policy.dtype` is the dtype of the forward pass. Weights are read only from safetensors: nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -20,31 +20,37 @@ from transformers.utils import logging as transformers_logging
 from aepo.config import PolicyConfig
 from aepo.errors import InvalidValue, require
 
-# Its bars for reading a file of a few megabytes would drown ours.
+# transformers shows a progress bar for each file that it reads. These bars would hide the bar of the run.
 transformers_logging.disable_progress_bar()
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-# Randomness of a forward pass: the update would then move away from what was sampled and scored.
+# Settings that make a forward pass random. The update would then see other probabilities than sampling and scoring.
 _NOISE = re.compile(r"drop(out)?(_|$)|pdrop$|layerdrop$|jitter")
 _UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, AssertionError, SafetensorError)
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A causal language model on the CPU, its tokenizer, and the LoRA adapter inside it, if there is one.
-
-    adapter: peft's view of the same model; it saves the adapter, turns it off and merges it.
-    """
+    """`Loaded` holds a causal language model on the CPU, its tokenizer, and its LoRA adapter if there is one."""
 
     model: Any
+    """The causal language model, with the adapter's layers inside."""
     tokenizer: Any
+    """The tokenizer of the model."""
     adapter: Any = None
+    """peft's view of the same model; None without an adapter. It saves the adapter, switches it off and merges it."""
 
 
 def load(name: str, settings: PolicyConfig, seed: int) -> Loaded:
-    """The model of a folder or of a name on the hub, with the adapter that the folder holds or `settings` ask for.
+    """Load a model and its tokenizer, with the adapter that the folder holds or that `settings` ask for.
 
-    seed: of a new adapter's weights. Raises `InvalidValue` in one line.
+    Args:
+        name: A folder, or the name of a model on the hub.
+        settings: The settings of the policy.
+        seed: Seed of the weights of a new adapter.
+
+    Raises:
+        InvalidValue: The model, the tokenizer or the adapter cannot be used. The message is one line.
     """
     if (Path(name) / ADAPTER_CONFIG).is_file():
         return _with_saved_adapter(name, settings)
@@ -80,13 +86,16 @@ def _load_model(name: str, settings: PolicyConfig, revision: str | None) -> Any:
     require(not missing, "model", name, f"a causal language model with all its weights (missing: {missing[:1]})")
     if getattr(model, "_hf_peft_config_loaded", False):
         raise InvalidValue("model", name, "a whole model, or a local folder with an adapter (it is an adapter)")
-    # Where an adapter finds its base again, from whatever folder it is resumed.
+    # An adapter saves this path to find its base model again. It must hold in every working directory.
     model.name_or_path = str(Path(name).resolve()) if Path(name).is_dir() else name
     return model
 
 
 def _silence(config: Any) -> None:
-    """No dropout and no jitter: layers read these rates from the configuration when they are made."""
+    """Set the rates of dropout and jitter to zero.
+
+    The layers read these rates from the configuration when they are created.
+    """
     for key, value in vars(config).items():
         if _NOISE.search(key) and isinstance(value, float):
             setattr(config, key, 0.0)
@@ -102,7 +111,11 @@ def _load_tokenizer(name: str, settings: PolicyConfig, revision: str | None) -> 
 
 
 def _check_vocabulary(model: Any, tokenizer: Any) -> None:
-    """Every id that the tokenizer can give has a row in the embedding; spare rows do no harm."""
+    """Check that the embedding has a row for every id that the tokenizer can give. Further rows are allowed.
+
+    Raises:
+        InvalidValue: The embedding has too few rows.
+    """
     known, last = model.get_input_embeddings().num_embeddings, max(tokenizer.get_vocab().values())
     wanted = f"one whose embedding has a row for each token (it has {known}, the tokenizer's last id is {last})"
     require(last < known, "model", model.name_or_path, wanted)
@@ -121,7 +134,7 @@ def _peft(settings: PolicyConfig) -> Any:
 
 
 def _new_adapter(model: Any, settings: PolicyConfig, seed: int) -> Any:
-    """Random A from `seed`, B = 0: the policy starts as the base model."""
+    """Add a new adapter: A is random from `seed` and B = 0, so the policy starts as the base model."""
     peft = _peft(settings)
     targets = settings.lora_targets
     _check_targets(model, targets)
@@ -149,7 +162,7 @@ def _check_targets(model: Any, targets: str | tuple[str, ...]) -> None:
 
 
 def _with_saved_adapter(folder: str, settings: PolicyConfig) -> Loaded:
-    """The base model that the adapter names, and the adapter on it, to be trained on."""
+    """Load the base model that the adapter names, and the adapter on it, ready for further training."""
     peft = _peft(settings)
     try:
         lora = peft.PeftConfig.from_pretrained(folder)

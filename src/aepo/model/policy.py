@@ -1,4 +1,4 @@
-"""The policy: a Hugging Face causal language model, scored and saved."""
+"""`Policy` is a Hugging Face causal language model that can encode, score, decode, and be saved."""
 
 from __future__ import annotations
 
@@ -22,14 +22,20 @@ from aepo.errors import InvalidValue
 from aepo.model.loading import Loaded, load
 from aepo.types import Batch, BatchStatistics
 
-# Tokens scored at once without gradient, padding included, so that activations stay small.
+# Largest number of tokens, padding included, in one scoring pass without gradient. It keeps activations small.
 SCORING_TOKENS = 2**15
 
 
 class Policy:
-    """A model, its tokenizer, and the one pass that yields log-probabilities and entropy.
+    """`Policy` holds a model and its tokenizer, and computes log-probabilities and entropy in one forward pass.
 
-    model: the causal language model with the adapter's layers inside, if there is one. adapter: peft's view of it.
+    Attributes:
+        model: The causal language model, with the adapter's layers inside if there is an adapter.
+        tokenizer: The tokenizer of the model.
+        adapter: peft's view of the model; None without an adapter.
+        checkpointing: Whether the backward pass recomputes activations.
+        eos_token_ids: The end-of-sequence tokens.
+        pad_token_id: The padding token; the first end-of-sequence token if the tokenizer has none.
     """
 
     def __init__(self, loaded: Loaded, settings: PolicyConfig = PolicyConfig()) -> None:
@@ -52,54 +58,74 @@ class Policy:
     def load(
         cls, folder: str | Path, device: str = "cpu", settings: PolicyConfig = PolicyConfig(), seed: int = 0
     ) -> Policy:
-        """A model in Hugging Face format: a folder, a folder with a LoRA adapter, or a name on the hub.
+        """Load a model in Hugging Face format.
 
-        seed: of the weights of a new adapter. Raises `InvalidValue` in one line for what cannot be used.
+        Args:
+            folder: A folder, a folder with a LoRA adapter, or a name on the hub.
+            device: The device of the weights.
+            settings: The settings of the policy.
+            seed: Seed of the weights of a new adapter.
+
+        Raises:
+            InvalidValue: The model cannot be used. The message is one line.
         """
         loaded = load(str(folder), settings, seed)
         loaded.model.to(device)
         return cls(loaded, settings)
 
     def save(self, folder: Path) -> None:
-        """What `load` needs: weights (with an adapter: the adapter's alone), configuration and tokenizer."""
+        """Write what `load` needs: weights, configuration and tokenizer.
+
+        With an adapter, only the adapter's weights are written.
+        """
         if self.adapter is None:
             self.model.save_pretrained(folder)
         else:
-            # "auto" would ask the hub whether the base model's vocabulary was resized; here it never is.
+            # The default "auto" would ask the hub whether the base model's vocabulary was resized. It never is here.
             self.adapter.save_pretrained(folder, save_embedding_layers=False)
         self.tokenizer.save_pretrained(folder)
 
     def save_merged(self, folder: Path) -> None:
-        """A whole model, the adapter added to its weights, that needs no peft. Takes memory for a second copy."""
+        """Write a whole model that does not need peft: the adapter is added to the weights.
+
+        With an adapter this needs memory for a second copy of the model.
+        """
         model = self.model if self.adapter is None else copy.deepcopy(self.adapter).merge_and_unload()
         model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
     def frozen(self) -> Policy:
-        """The same policy, never to be trained: a reference."""
+        """Freeze the weights and return the same policy, for use as a reference."""
         self.model.requires_grad_(False)
         return self
 
     def without_adapter(self) -> Policy:
-        """The model under the adapter, from the same weights: a reference without a second copy."""
+        """Return the model without its adapter, for use as a reference.
+
+        It shares the weights of this policy, so there is no second copy.
+        """
         base = copy.copy(self)
         base._adapter_off = True
         return base
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         device: torch.device = self.model.device
         return device
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Prompt text -> token ids."""
+        """Return the token ids of a prompt's text."""
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def encode_chat(self, messages: Sequence[tuple[str, str]]) -> tuple[int, ...]:
-        """(role, content) turns -> token ids by the tokenizer's chat template, up to where the answer begins.
+        """Return the token ids of chat turns in the tokenizer's chat template, up to where the answer begins.
 
-        Raises `InvalidValue` when there is no template, or when it refuses the turns.
+        Args:
+            messages: The turns, each (role, content).
+
+        Raises:
+            InvalidValue: The tokenizer has no chat template, or the template refuses the turns.
         """
         name = self.model.name_or_path
         if not self.tokenizer.chat_template:
@@ -107,30 +133,42 @@ class Policy:
         turns = [{"role": role, "content": content} for role, content in messages]
         try:
             text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        except Exception as error:  # templates are programs, and raise what they like
+        except Exception as error:  # a template is a program and may raise any exception
             roles = [role for role, _ in messages]
             raise InvalidValue("messages", roles, f"turns that the chat template of {name} takes ({error})") from None
         return self.encode(text)
 
     def decode(self, completions: Sequence[Sequence[int]]) -> list[str]:
-        """Completion token ids -> text without the end-of-sequence token.
+        """Return the text of each completion, without the end-of-sequence token.
 
-        Other special tokens stay: left out, a stray one in the middle of an answer would make it look right.
+        Other special tokens stay in the text. If they were left out, an answer with a special token in its middle could
+        look right.
         """
         answers = [tokens[:-1] if tokens and tokens[-1] in self.eos_token_ids else tokens for tokens in completions]
         texts: list[str] = self.tokenizer.batch_decode([list(answer) for answer in answers])
         return texts
 
     def score(self, batch: Batch, needs: Needs) -> BatchStatistics:
-        """Log-probabilities and entropies of all completion tokens at the present weights, no gradient."""
+        """Compute the statistics of all completion tokens with the present weights, without gradient.
+
+        Args:
+            batch: The rows to score.
+            needs: The statistics that the control needs besides log-probability and entropy.
+        """
         order = by_length(batch)
         with torch.no_grad(), self.adapter.disable_adapter() if self._adapter_off else nullcontext():
             parts = [self.statistics(batch.select(rows), needs) for rows in _chunks(batch, order)]
         return BatchStatistics.joined(parts).select(order.argsort())
 
     def statistics(self, batch: Batch, needs: Needs, entropy: bool = True) -> BatchStatistics:
-        """One forward pass of these rows, with gradient where it is enabled; see `BatchStatistics`."""
-        if self.checkpointing:  # transformers recomputes activations in train mode alone; there is no dropout
+        """Compute the statistics of all completion tokens in one forward pass, with gradient where it is enabled.
+
+        Args:
+            batch: The rows.
+            needs: The further statistics that are computed; see `BatchStatistics`.
+            entropy: Whether the entropy is computed.
+        """
+        if self.checkpointing:  # transformers recomputes activations only in train mode; there is no dropout
             self.model.train(torch.is_grad_enabled())
         mask = batch.mask.bool()
         head = self.model.get_output_embeddings()
@@ -146,7 +184,7 @@ class Policy:
         return scatter(stats, mask, needs.temperatures)
 
     def _hidden(self, batch: Batch) -> Tensor:
-        """Hidden states that predict the completion tokens, [N, D], row by row."""
+        """Return the hidden states that predict the completion tokens, [N, D], row by row."""
         positions = (batch.attention_mask.cumsum(1) - 1).clamp(min=0)
         output = self.model.base_model(
             input_ids=batch.input_ids,
@@ -158,9 +196,10 @@ class Policy:
         return hidden[:, batch.prompt_width - 1 : -1][batch.mask.bool()]
 
     def _lower_precision(self) -> None:
-        """The transformer under autocast, and logits of 16-bit factors in float32, as `token_statistics` has them.
+        """Run the transformer under autocast, and compute logits in float32 from factors rounded to the lower dtype.
 
-        Both sit in the modules, so that a sampler that calls the model computes what the update computes.
+        `token_statistics` computes logits in the same way. Both changes are in the modules themselves, so that a
+        sampler that calls the model computes the same values as the update.
         """
         body, head = self.model.base_model, self.model.get_output_embeddings()
         body.forward = torch.autocast(self.device.type, dtype=self._dtype)(body.forward)
@@ -172,7 +211,7 @@ class Policy:
 
 
 def trimmed(batch: Batch) -> Batch:
-    """Without the columns that are padding in every row."""
+    """Return the batch without the columns that are padding in every row."""
     prompts, width = batch.attention_mask[:, : batch.prompt_width], batch.prompt_width
     first = width - int(prompts.sum(1).max())
     last = int(batch.mask.sum(1).max())
@@ -188,12 +227,15 @@ def trimmed(batch: Batch) -> Batch:
 
 
 def by_length(batch: Batch) -> Tensor:
-    """Indices of the rows, the one with the most tokens first, [B]."""
+    """Return the indices of the rows, [B]; the row with the most tokens is first."""
     return batch.attention_mask.sum(1).argsort(descending=True, stable=True)
 
 
 def _chunks(batch: Batch, order: Tensor) -> Iterator[Tensor]:
-    """Rows in this order, as many at a time as fit into `SCORING_TOKENS` with their padding; at least one."""
+    """Yield the rows in the given order, in chunks.
+
+    A chunk holds as many rows as fit into `SCORING_TOKENS` with their padding, and at least one.
+    """
     prompts = batch.attention_mask[:, : batch.prompt_width].sum(1).tolist()
     answers = batch.mask.sum(1).long().tolist()
     chunk: list[int] = []
@@ -209,13 +251,17 @@ def _chunks(batch: Batch, order: Tensor) -> Iterator[Tensor]:
 
 
 def _product(head: Any, dtype: torch.dtype, hidden: Tensor) -> Tensor:
-    """Logits in float32 of factors rounded to `dtype`."""
+    """Return logits in float32, from factors that are rounded to `dtype`."""
     bias = None if head.bias is None else head.bias.to(dtype).float()
     return F.linear(hidden.to(dtype).float(), head.weight.to(dtype).float(), bias)
 
 
 def _eos_token_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
-    """The model's generation config says; else the tokenizer."""
+    """Return the end-of-sequence tokens of the model's generation config, or else of the tokenizer.
+
+    Raises:
+        InvalidValue: Neither has an end-of-sequence token.
+    """
     ids = model.generation_config.eos_token_id
     ids = tokenizer.eos_token_id if ids is None else ids
     if ids is None or ids == []:
@@ -224,6 +270,9 @@ def _eos_token_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
 
 
 def _enable_checkpointing(model: Any) -> None:
-    """Recompute activations in the backward pass; transformers renamed the method in 5.24."""
+    """Make the backward pass recompute activations.
+
+    transformers renamed the method in version 5.24, so both names are tried.
+    """
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable({"use_reentrant": False})

@@ -1,7 +1,8 @@
-"""`aepo calibrate`: what the base model does on the data, and settings that follow from it (docs/calibrate.md).
+"""`aepo calibrate` measures what the base model does on the data, and proposes settings from it (docs/calibrate.md).
 
-Everything is measured on the first prompts of the training stream, several completions of each at temperature 1, as a
-run would draw them. Completions of one prompt are alike, so standard errors are over prompts, never over tokens.
+The measurement uses the first prompts of the training stream. It draws several completions of each prompt at
+temperature 1, as a run does. Completions of one prompt are alike, so standard errors are over prompts and never over
+tokens.
 """
 
 from __future__ import annotations
@@ -26,64 +27,77 @@ from aepo.tasks import TASKS, Task
 from aepo.training.runner import make_sampler, model_folder
 from aepo.types import Completion, Prompt, Request, Rollout, Sample, asked_for, is_right
 
-# Completions sampled and scored at a time.
+# Number of completions that are sampled and scored at a time.
 AT_ONCE = 512
+# Group sizes that are measured.
 GROUP_SIZES = (4, 8, 16, 32, 64)
-# A larger group is worth its completions where it revives this share of all groups.
+# The smallest group size is proposed whose share of dead groups is at most this much above that of the largest size.
 REVIVED = 0.1
-# Targets as multiples of the entropy: the one proposed, and two to compare it with (docs/results.md).
+# Targets as multiples of the base model's entropy. SHARE is proposed; LOWER and HIGHER are for comparison
+# (docs/results.md).
 SHARE, LOWER, HIGHER = 0.6, 0.45, 0.75
-# No target where the entropy's standard error is above this share of it.
+# No target is proposed if the standard error of the entropy is above this share of the entropy.
 UNSURE = 0.125
-# The sensor's standard error in a step: a sixth of the distance between two of these targets.
+# The wanted standard error of the sensor in one step, as a share of the entropy. It is a sixth of the distance
+# between two of these targets.
 SENSOR_ERROR = 0.025
+# Smallest and largest number of prompts that is proposed.
 PROMPTS = (16, 1024)
-# Longer completions than this quantile may be cut; more cut ones than this say that the limit hides the length.
+# LENGTH_QUANTILE: completions that are longer than this quantile may be cut. CUT: if a larger share of completions is
+# cut, the real lengths are not known.
 LENGTH_QUANTILE, CUT = 0.99, 0.02
 
 
 @dataclass(frozen=True)
 class PromptMeasurement:
-    """One prompt's completions. entropy: summed over all their tokens, nats. correct: with a reward above 0.5.
-
-    lengths: tokens of those that ended by themselves; truncated: how many were cut at the limit.
-    """
+    """`PromptMeasurement` holds what was measured on the completions of one prompt."""
 
     entropy: float
+    """Sum of the exact entropy over all tokens of all completions, nats."""
     tokens: int
+    """Number of tokens in all completions."""
     correct: int
+    """Number of completions with a reward above 0.5."""
     lengths: tuple[int, ...]
+    """Length of each completion that ended by itself, tokens."""
     truncated: int
+    """Number of completions that were cut at the limit."""
 
     @property
     def samples(self) -> int:
-        """Completions."""
+        """Number of completions."""
         return len(self.lengths) + self.truncated
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Of the base model on the data; errors are standard errors over prompts.
-
-    entropy: exact, nats per token, mean over tokens. accuracy: mean over prompts. dead: for each group size the share
-    of groups that are all right or all wrong. length: `LENGTH_QUANTILE` of completions that ended by themselves,
-    tokens (None: none did). truncated: share of completions cut at the limit. failures: of the verifier.
-    """
+    """`Measurement` holds what was measured on the base model. Errors are standard errors over prompts."""
 
     prompts: int
+    """Number of prompts."""
     samples: int
+    """Number of completions of each prompt."""
     entropy: float
+    """Exact entropy, mean over tokens, nats per token."""
     entropy_error: float
+    """Standard error of `entropy`, nats per token."""
     accuracy: float
+    """Share of correct completions, mean over prompts."""
     accuracy_error: float
+    """Standard error of `accuracy`."""
     dead: Mapping[int, float]
+    """For each group size, the share of groups whose completions are all right or all wrong."""
     length: int | None
+    """The `LENGTH_QUANTILE` of the lengths of completions that ended by themselves, tokens; None if none did."""
     truncated: float
+    """Share of completions that were cut at the limit."""
     limit: int
+    """Largest length of a completion, tokens."""
     failures: int
+    """Number of completions whose verifier failed."""
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Return the measurement as lines of text for the terminal."""
         dead = ", ".join(f"{share:.0%} at group size {size}" for size, share in self.dead.items())
         length = (
             "none ended by itself" if self.length is None else f"{LENGTH_QUANTILE:.0%} of those that end: {self.length}"
@@ -100,14 +114,17 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Proposal:
-    """setting: dotted name. value: as TOML writes it, or None where nothing can be proposed."""
+    """`Proposal` is a proposed value of one setting."""
 
     setting: str
+    """Dotted name of the setting."""
     value: str | None
+    """The value as it is written in TOML; None if no value can be proposed."""
     reason: str
+    """The reason for the value, or for the lack of one."""
 
     def line(self) -> str:
-        """A line of a recipe."""
+        """Return the proposal as one line of a TOML recipe."""
         if self.value is None:
             return f"# {self.setting}: no proposal. {self.reason}"
         return f"{self.setting} = {self.value}  # {self.reason}"
@@ -115,25 +132,44 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Base:
-    """The model that is calibrated, on its task; nothing of it is trained."""
+    """`Base` holds the model that is calibrated and its task. Nothing in it is trained."""
 
     task: Task
+    """The task."""
     policy: Policy
+    """The base model."""
     sampler: Sampler
+    """The sampler that draws from the base model."""
     seed: int
+    """Seed of the draws."""
 
 
 # --- measuring ----------------------------------------------------------------------------------------------
 
 
 def calibration_config(model: str, data: str, settings: Sequence[str]) -> Config:
-    """The run's settings: `data` is a task's name, or a file or data set for the task `data`."""
+    """Return the settings of a run for the calibration.
+
+    Args:
+        model: Folder or name of the base model.
+        data: Name of a task; otherwise a file or a data set for the task `data`.
+        settings: Further settings, each as NAME=VALUE.
+    """
     chosen = {"task": data} if data in TASKS else {"task": "data", "task.train": data}
     return make_config(overrides={"model": model, **chosen, "evaluation.prompts": 1}, settings=settings)
 
 
 def measure(config: Config, prompts: int, samples: int) -> Measurement:
-    """Sample and score; `InvalidValue` where model or data cannot be used."""
+    """Sample completions of the base model and measure them.
+
+    Args:
+        config: The settings of a run.
+        prompts: Number of prompts, at least 2.
+        samples: Number of completions of each prompt, at least the smallest group size.
+
+    Raises:
+        InvalidValue: The model, the data or a number cannot be used.
+    """
     require(prompts >= 2, "--prompts", prompts, "at least 2: a standard error is over prompts")
     require(samples >= GROUP_SIZES[0], "--samples", samples, f"at least {GROUP_SIZES[0]}, the smallest group size")
     if config.threads is not None:
@@ -178,11 +214,17 @@ def _answer(base: Base, prompts: Sequence[Prompt], samples: int, first: int) -> 
             truncated=sum(completion.truncated for completion, _ in group),
         )
         for group in groups
-    ], failed
+    ], len(failed)
 
 
 def summed_up(answered: Sequence[PromptMeasurement], limit: int, failures: int = 0) -> Measurement:
-    """The measurement; the same number of completions of each prompt. limit: longest completion, tokens."""
+    """Return the measurement over all prompts. Each prompt must have the same number of completions.
+
+    Args:
+        answered: What was measured on each prompt.
+        limit: Largest length of a completion, tokens.
+        failures: Number of completions whose verifier failed.
+    """
     samples = answered[0].samples
     accuracies = [one.correct / samples for one in answered]
     accuracy = math.fsum(accuracies) / len(answered)
@@ -204,9 +246,10 @@ def summed_up(answered: Sequence[PromptMeasurement], limit: int, failures: int =
 
 
 def ratio(totals: Sequence[float], counts: Sequence[float]) -> tuple[float, float]:
-    """sum(totals) / sum(counts) over clusters, and its standard error (linearised; Cochran, Sampling Techniques, 6.3).
+    """Return sum(totals) / sum(counts) over clusters, and its standard error.
 
-    With n clusters: sqrt(n / (n - 1) sum_i (total_i - ratio count_i)^2) / sum(counts).
+    The standard error is linearised (Cochran, Sampling Techniques, 6.3). With n clusters it is
+    sqrt(n / (n - 1) sum_i (total_i - ratio count_i)^2) / sum(counts).
 
     >>> ratio([1.0, 3.0], [1, 1])
     (2.0, 1.0)
@@ -218,10 +261,14 @@ def ratio(totals: Sequence[float], counts: Sequence[float]) -> tuple[float, floa
 
 
 def dead_share(answered: Sequence[PromptMeasurement], size: int) -> float:
-    """The share of groups of this size that are all right or all wrong: the mean over prompts of p^G + (1 - p)^G.
+    """Return the share of groups of this size that are all right or all wrong.
 
-    Unbiased, by counting groups without replacement among a prompt's n completions, c of them right:
-    (C(c, G) + C(n - c, G)) / C(n, G). The size is at most n.
+    This is the mean over prompts of p^G + (1 - p)^G. The estimate is unbiased. It counts groups that are drawn without
+    replacement from a prompt's n completions, of which c are right: (C(c, G) + C(n - c, G)) / C(n, G).
+
+    Args:
+        answered: What was measured on each prompt.
+        size: G, the group size, at most n.
     """
     shares = [
         (math.comb(one.correct, size) + math.comb(one.samples - one.correct, size)) / math.comb(one.samples, size)
@@ -234,15 +281,16 @@ def dead_share(answered: Sequence[PromptMeasurement], size: int) -> float:
 
 
 def proposals(found: Measurement, task: Task) -> list[Proposal]:
-    """Targets and settings, each with its reason."""
+    """Return the proposed target and settings, each with its reason."""
     size = _group_size(found)
     return [*_targets(found), size, _prompts(found), *([_length(found)] if hasattr(task, "max_response") else [])]
 
 
 def recipe(config: Config, settings: Sequence[str], found: Measurement, proposed: Sequence[Proposal]) -> str:
-    """A TOML file for `aepo train`: model, data and `settings` as given, and the proposals, which win.
+    """Return a TOML file for `aepo train`, with the measurement above it as comments.
 
-    What was measured stands above as comments.
+    The file holds the model, the data and `settings` as they were given, and the proposals. A proposal replaces a given
+    setting of the same name.
     """
     task = to_dict(config.task)
     given = {"model": config.model, **{f"task.{name}": task[name] for name in ("name", "train") if name in task}}
@@ -300,7 +348,7 @@ def _group_size(found: Measurement) -> Proposal:
 
 
 def _prompts(found: Measurement) -> Proposal:
-    """Errors over prompts fall with the square root of their number."""
+    """Propose a number of prompts. Standard errors over prompts decrease with the square root of this number."""
     wanted = SENSOR_ERROR * found.entropy
     needed = found.prompts * (found.entropy_error / wanted) ** 2 if wanted > 0 else math.inf
     low, high = PROMPTS

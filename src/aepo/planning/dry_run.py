@@ -1,12 +1,13 @@
-"""`aepo train RECIPE --dry-run`: the model, the data, the memory and the cost of a run, on paper.
+"""`aepo train RECIPE --dry-run` shows the model, the data, the memory and the cost of a run without running it.
 
-Counted for one optimizer over all weights (or the adapter), on one device:
+The numbers hold for one optimizer over all weights (or over the adapter), on one device:
 
     memory   = 4 P weights + (4 + 8) P_trained gradients and AdamW + 2 P bfloat16 copies + 4 P again for a reference
                + KV cache of `sampling.max_rows` completions + activations (not counted: they follow the microbatch)
 
-P: parameters of the model, P_trained: those that are trained. Operations and seconds are `planning.cost`'s, at full
-command of the control. Unless a mean length is given, tokens are an upper bound: all completions are at the limit.
+P is the number of parameters of the model, and P_trained is the number of trained parameters. Operations and seconds
+come from `aepo.planning.cost`, for the control at full command. If no mean length is given, the number of tokens is an
+upper bound: all completions are as long as the limit.
 """
 
 from __future__ import annotations
@@ -27,35 +28,42 @@ from aepo.training.preflight import preflight
 from aepo.types import Completion, Prompt, Rollout, Sample
 
 GIB = 2**30
-# Tokens of a prompt where the task does not say.
+# Assumed length of a prompt, tokens, if the task does not give one.
 PROMPT = 64
 
 
 @dataclass(frozen=True)
 class Paper:
-    """Upper bounds of one step. memory: bytes, without activations. hours: of one GPU, for the whole run."""
+    """`Paper` holds upper bounds for one step, computed without running it."""
 
     completions: int
+    """Number of sampled completions, ordinary and extra."""
     extra: int
+    """Number of extra completions among them."""
     sampled_tokens: int
+    """Number of sampled completion tokens."""
     memory: dict[str, float]
+    """Bytes of each part of the memory. Activations are not counted."""
     step_flops: dict[str, float]
+    """Floating-point operations of each part of the step."""
     hours: float
+    """Hours of one GPU for the whole run."""
 
 
 @dataclass(frozen=True)
 class Assumed:
-    """What only a run shows. length: mean tokens of a completion, None for the limit. prompt: of a prompt, None for
-
-    the most allowed. accuracy: share of right ones among ordinary completions, extra_accuracy: among the extra ones.
-    command: of the control, 1 is as much as it may do.
-    """
+    """`Assumed` holds values that only a run can show and that a dry run must assume."""
 
     length: float | None = None
+    """Mean length of a completion, tokens; None means the limit."""
     prompt: float | None = None
+    """Mean length of a prompt, tokens; None means the largest allowed length."""
     accuracy: float = 1.0
+    """Share of ordinary completions that are right."""
     extra_accuracy: float = 1.0
+    """Share of extra completions that are right."""
     command: float = 1.0
+    """Command of the control. At 1 the control does as much as it may."""
 
     def __post_init__(self) -> None:
         for name in ("accuracy", "extra_accuracy"):
@@ -64,9 +72,15 @@ class Assumed:
 
 
 def dry_run(config: Config, gpus: Sequence[int] = (), length: float | None = None) -> None:
-    """Print what is known; `InvalidValue` where something cannot work.
+    """Print what is known about a run before it starts.
 
-    gpus: also a table of a step's seconds on as many H100. length: mean tokens of a completion, None for the limit.
+    Args:
+        config: The settings of the run.
+        gpus: Numbers of H100 GPUs. For each, a table shows the seconds of a step.
+        length: Mean length of a completion, tokens; None means the limit.
+
+    Raises:
+        InvalidValue: A setting, the model or the data cannot be used.
     """
     for sentence in preflight(config):
         print(f"preflight: {sentence}")
@@ -83,7 +97,11 @@ def dry_run(config: Config, gpus: Sequence[int] = (), length: float | None = Non
 
 
 def architecture(config: Config) -> Model:
-    """From the model's configuration alone, without its weights."""
+    """Return the sizes of the run's model, from its configuration alone. The weights are not loaded.
+
+    Raises:
+        InvalidValue: The model cannot be reached, or it has no layers that `policy.lora_targets` names.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from aepo.training.runner import model_folder
@@ -122,7 +140,10 @@ def architecture(config: Config) -> Model:
 
 
 def _trained(model: Any, config: Config) -> int:
-    """All parameters, or the adapter's: rank * (inputs + outputs) of every linear layer that gets one."""
+    """Return the number of trained parameters.
+
+    These are all parameters, or those of the adapter: rank * (inputs + outputs) of every linear layer that gets one.
+    """
     rank, targets = config.policy.lora_rank, config.policy.lora_targets
     if rank is None:
         return sum(p.numel() for p in model.parameters())
@@ -135,7 +156,10 @@ def _trained(model: Any, config: Config) -> int:
 
 
 def work_of(config: Config, model: Model, assumed: Assumed = Assumed()) -> Work:
-    """A step of this run, after its first: what is drawn, scored and trained. Follow-up rounds are not counted."""
+    """Return the work of one step of the run: what is sampled, scored and trained on.
+
+    The step is the second one, so the control has a state from the first. Follow-up rounds are not counted.
+    """
     control, optimizer = config.control, config.optimizer
     step, state, planned = _planned(config, assumed)
     ordinary = [s for group in range(step.prompts) for s in _made_up(group, step.group_size, assumed.accuracy)]
@@ -169,15 +193,17 @@ def work_of(config: Config, model: Model, assumed: Assumed = Assumed()) -> Work:
 
 
 def most_extra(config: Config) -> int:
-    """The most completions that the control plans beside a step's ordinary ones: at full command either way, and with
-    as good as none of them right. Follow-up rounds are not counted.
+    """Return the largest number of extra completions that the control plans in one step.
+
+    It is computed at full command in both directions, with almost no extra completion right. Follow-up rounds are not
+    counted.
     """
     hopeless = (Assumed(extra_accuracy=1e-9, command=command) for command in (-1.0, 1.0))
     return max(sum(group.count for group in _planned(config, assumed)[2]) for assumed in hopeless)
 
 
 def _planned(config: Config, assumed: Assumed) -> tuple[Step, State, tuple[ExtraGroup, ...]]:
-    """The second step of a run, the control's state in it, and what it draws beside the ordinary completions."""
+    """Return the second step of a run, the control's state in it, and the extra groups that the control plans."""
     sampling = config.sampling
     step = Step(1, config.steps, sampling.prompts, sampling.group_size, config.task.max_tokens, config.seed)
     state = config.control.state_at(assumed.command, assumed.extra_accuracy)
@@ -185,9 +211,9 @@ def _planned(config: Config, assumed: Assumed) -> tuple[Step, State, tuple[Extra
 
 
 def _made_up(group: int, count: int, accuracy: float) -> list[Sample]:
-    """A group of which this share is right, to ask a control what it would train on."""
+    """Return an artificial group with this share of right samples, to ask a control what it would train on."""
     prompt = Prompt(str(group), (0,), {})
-    # Of all groups together the share is exact.
+    # The rounding makes the share exact over all groups together.
     right = round((group + 1) * count * accuracy) - round(group * count * accuracy)
     rewards = [1.0] * right + [0.0] * (count - right)
     answer = Completion(prompt, group, 1.0, tokens=(0,), logprobs=(0.0,), truncated=False)
@@ -195,11 +221,11 @@ def _made_up(group: int, count: int, accuracy: float) -> list[Sample]:
 
 
 def on_paper(config: Config, model: Model, assumed: Assumed = Assumed()) -> Paper:
-    """The bounds, from the settings and the model's size."""
+    """Compute the upper bounds from the settings and the sizes of the model."""
     work = work_of(config, model, assumed)
     drawn = work.ordinary + work.extra
     half = config.policy.dtype == "bfloat16"
-    # For memory the cache is in 16 bits and as long as it may become.
+    # The memory of the cache is computed for its largest length.
     longest = getattr(config.task, "max_prompt", PROMPT) + config.task.max_tokens
     memory = {
         "weights": 4.0 * model.parameters,
@@ -213,7 +239,7 @@ def on_paper(config: Config, model: Model, assumed: Assumed = Assumed()) -> Pape
 
 
 def lines(config: Config, paper: Paper) -> list[str]:
-    """The bounds, with the formula and its inputs."""
+    """Return the upper bounds as lines of text, with the formula and its inputs."""
     parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in paper.memory.items() if size)
     sampling = config.sampling
     work = ", ".join(f"{name} {flops:.2e}" for name, flops in paper.step_flops.items())

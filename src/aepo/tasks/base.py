@@ -13,12 +13,16 @@ from aepo.tasks.rewards import Verdict
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem as text, with what its verifier needs. messages: chat turns (role, content) for a chat template."""
+    """`Problem` is a problem as text, with the data that its verifier needs."""
 
     id: str
+    """Name of the problem, unique in its task."""
     text: str
+    """The prompt."""
     data: Mapping[str, Any] = field(hash=False)
+    """What the verifier needs to know of the problem."""
     messages: tuple[tuple[str, str], ...] = ()
+    """Chat turns (role, content) for a chat template; empty for a prompt that is plain text."""
 
 
 class Task(ABC):
@@ -48,9 +52,16 @@ class Task(ABC):
         """
 
     def judge(
-        self, problems: Sequence[Mapping[str, Any]], texts: Sequence[str], truncated: Sequence[bool]
+        self,
+        problems: Sequence[Mapping[str, Any]],
+        texts: Sequence[str],
+        truncated: Sequence[bool],
+        tokens: Sequence[tuple[int, ...]] | None = None,
     ) -> list[Verdict]:
-        """Return a verdict for each completion; it is NaN and failed if `reward` raised or gave no finite number."""
+        """Return a verdict for each completion; it is NaN and failed if `reward` raised or gave no finite number.
+
+        `tokens` are the completions' token ids, for a task whose verifier counts them.
+        """
         rewards = [safe_reward(self, *item) for item in zip(problems, texts, truncated, strict=True)]
         return [Verdict(value, failed=not math.isfinite(value)) for value in rewards]
 

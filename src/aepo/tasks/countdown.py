@@ -28,16 +28,16 @@ OPERATORS: dict[str, Callable[[Fraction, Fraction], Fraction]] = {
 
 @dataclass(frozen=True)
 class Countdown(Task):
-    """Reach a target with each number exactly once.
-
-    count: how many numbers. largest: numbers are 1..largest. largest_target: targets are 1..largest_target.
-    eval_problems_kept: how many problems are kept for evaluation.
-    """
+    """`Countdown` asks for an expression that reaches a target with each number exactly once (docs/tasks.md)."""
 
     count: int = 3
+    """How many numbers a problem has."""
     largest: int = 20
+    """Largest number: numbers are 1..largest."""
     largest_target: int = 60
+    """Largest target: targets are 1..largest_target."""
     eval_problems_kept: int = 256
+    """Number of problems that are kept for evaluation."""
 
     def __post_init__(self) -> None:
         if self.count < 2 or self.largest < 1 or self.largest_target < 1:

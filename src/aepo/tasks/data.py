@@ -1,4 +1,4 @@
-"""A task from data: the problems of a file or a data set, judged by a verifier."""
+"""A task from data: the problems come from a file or a data set, and a verifier judges the answers."""
 
 from __future__ import annotations
 
@@ -18,27 +18,38 @@ from aepo.tasks.styles import Rendered, render
 
 @dataclass(frozen=True)
 class Data(Task):
-    """`--set task=data --set task.train=problems.parquet`.
+    """`Data` takes problems from a file or a data set: `--set task=data --set task.train=problems.parquet`.
 
-    train, eval: files (.jsonl, .json, .parquet, .csv) or data sets, `name[@config][:split]`. Without `eval`, the last
-    `held_out` rows of a fixed shuffle of `train` are kept for it. A training row whose prompt is in the evaluation set
-    is left out of training. prompt, answer, solution_column: columns, or none for the usual ones (data.py). style: how
-    a problem becomes a prompt (prompts.py); rows that hold chat messages keep them. max_prompt: longest prompt,
-    tokens; long_prompts: `refuse` a longer one before the run starts, or `skip` such rows. max_response: longest
-    completion, tokens.
+    A training row whose prompt is in the evaluation set is left out of training. Rows that hold chat messages keep
+    them.
     """
 
     train: str = ""
+    """Training problems: a file (.jsonl, .json, .parquet, .csv) or a data set, `name[@config][:split]`."""
     eval: str = ""
+    """Evaluation problems, written as `train`. Without it, the last `held_out` rows of a fixed shuffle of `train` are
+    kept.
+    """
     held_out: int = 128
+    """Number of rows of `train` that are kept for evaluation when there is no `eval`; at most half of them."""
     prompt: str | None = None
+    """Column of the prompt; none takes the first of prompt, problem and question that is there."""
     answer: str | None = None
+    """Column of the known answer; none takes the first of answer, final_answer, ground_truth and
+    reward_model.ground_truth that is there, or else what the solution boxes last.
+    """
     solution_column: str | None = None
+    """Column of a worked solution; none takes `solution` if it is there."""
     style: str = "boxed"
+    """How a problem becomes a prompt (docs/data.md)."""
     verifier: Verifier = Graded()
+    """What judges a completion."""
     max_prompt: int = 1024
+    """Longest prompt, tokens."""
     max_response: int = 2048
+    """Longest completion, tokens."""
     long_prompts: Literal["refuse", "skip"] = "refuse"
+    """What happens to a longer prompt: `refuse` ends before the run starts, `skip` leaves such rows out."""
 
     def __post_init__(self) -> None:
         render(self.style, "")
@@ -48,43 +59,55 @@ class Data(Task):
 
     @property
     def max_tokens(self) -> int:
-        """`max_response`."""
+        """Return `max_response`, tokens."""
         return self.max_response
 
     def train_problem(self, seed: int, index: int) -> Problem:
-        """Row `index` of an endless series of shuffles, one for each pass over the data."""
+        """Return row `index` of an endless series of shuffles, one for each pass over the data."""
         rows = self._rows[0]
         epoch, place = divmod(index, len(rows))
         return self._problem(rows[_order(len(rows), seed, epoch)[place]])
 
     def eval_problems(self, count: int) -> list[Problem]:
-        """The first rows of the evaluation set."""
+        """Return the first `count` rows of the evaluation set."""
         rows = self._rows[1]
         if count > len(rows):
             raise InvalidValue("evaluation.prompts", count, f"at most the evaluation set's {len(rows)} rows")
         return [self._problem(row) for row in rows[:count]]
 
     def reward(self, problem: Mapping[str, Any], text: str, truncated: bool) -> float:
-        """One verdict."""
+        """Return the verifier's reward of one completion."""
         return self.judge([problem], [text], [truncated])[0].reward
 
     def judge(
-        self, problems: Sequence[Mapping[str, Any]], texts: Sequence[str], truncated: Sequence[bool]
+        self,
+        problems: Sequence[Mapping[str, Any]],
+        texts: Sequence[str],
+        truncated: Sequence[bool],
+        tokens: Sequence[tuple[int, ...]] | None = None,
     ) -> list[Verdict]:
-        """All at once, by the verifier."""
-        pairs = zip(problems, texts, strict=True)
-        return self.verifier.judge([Answered(p["prompt"], text, p["answer"], p["columns"]) for p, text in pairs])
+        """Return the verifier's verdicts on all completions at once."""
+        ids = tokens if tokens is not None else [()] * len(texts)
+        return self.verifier.judge(
+            [
+                Answered(p["prompt"], text, p["answer"], p["columns"], own, p["messages"])
+                for p, text, own in zip(problems, texts, ids, strict=True)
+            ]
+        )
 
     def solution(self, problem: Mapping[str, Any]) -> str | None:
-        """The row's worked solution, if the data has one."""
+        """Return the row's worked solution, or None if the data has none."""
         found: str | None = problem["solution"]
         return found
 
     def fitted(self, length: Callable[[Problem], int]) -> Data:
-        """With every prompt checked against `max_prompt`; too long ones are refused or skipped.
+        """Return the task with every prompt checked against `max_prompt`; longer ones are refused or skipped.
 
-        length: tokens of a problem's prompt. Raises `InvalidValue` for the first one that is too long, or when nothing
-        is left.
+        Args:
+            length: Returns the number of tokens of a problem's prompt.
+
+        Raises:
+            InvalidValue: A prompt is too long, or no row is left.
         """
         self.verifier.check()
         fits: list[list[Row]] = []
@@ -106,7 +129,7 @@ class Data(Task):
 
     @cached_property
     def _rows(self) -> tuple[list[Row], list[Row]]:
-        """Training and evaluation rows."""
+        """The training rows and the evaluation rows."""
         if not self.train:
             raise InvalidValue("task.train", self.train, "a file or a data set: --set task.train=problems.parquet")
         columns = Columns(self.prompt, self.answer, self.solution_column)
@@ -124,7 +147,13 @@ class Data(Task):
 
     def _problem(self, row: Row) -> Problem:
         shown = Rendered(row.text, row.messages) if row.messages else render(self.style, row.text)
-        data = {"prompt": row.text, "answer": row.answer, "columns": row.columns, "solution": row.solution}
+        data: dict[str, Any] = {
+            "prompt": row.text,
+            "answer": row.answer,
+            "columns": row.columns,
+            "solution": row.solution,
+        }
+        data["messages"] = shown.messages
         return Problem(row.id, shown.text, data, shown.messages)
 
 

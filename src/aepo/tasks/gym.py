@@ -15,17 +15,20 @@ from aepo.tasks.styles import render
 
 @dataclass(frozen=True)
 class Gym(Task):
-    """`--set task=gym --set task.dataset=basic_arithmetic`; the problems are made, so they have no end.
+    """`Gym` makes the problems of a reasoning-gym data set: `--set task=gym --set task.dataset=basic_arithmetic`.
 
-    dataset: a reasoning-gym data set; its own settings are the defaults. style: how a problem becomes a prompt.
-    The answer is what stands in the last box, or the whole text without one; the reward is the data set's own score,
-    0.0 to 1.0. max_response: longest completion, tokens. eval_rows: problems kept for evaluation, from their own seed.
+    The problems are made, so they have no end. The answer is the content of the last box, or the whole text without a
+    box. The reward is the data set's own score, 0.0 to 1.0.
     """
 
     dataset: str = "basic_arithmetic"
+    """Name of a reasoning-gym data set. Its own settings have their defaults."""
     style: str = "boxed"
+    """How a problem becomes a prompt (docs/data.md)."""
     max_response: int = 512
+    """Longest completion, tokens."""
     eval_rows: int = 256
+    """Number of problems that are kept for evaluation. They have a seed of their own."""
 
     def __post_init__(self) -> None:
         render(self.style, "")

@@ -25,26 +25,26 @@ SEPARATOR = ":"
 
 @dataclass(frozen=True)
 class Paths(Task):
-    """Walk from a start to a goal within a limit.
-
-    numbers: the walk stays in 0..numbers-1. max_moves: most numbers in a right completion.
-    moves: pairs (factor, offset), each leading from n to factor * n + offset.
-    move_weights: how often each move is tried in pre-training walks (any positive scale).
-    walk_moves: lengths (shortest, longest) of pre-training walks, uniform.
-    eval_pairs: how many (start, goal) pairs are kept for evaluation, of all that can be solved.
-    train_pairs: how many of the others are trained on (None: all), and train_distance: the most moves that
-    the shortest path of a training pair may take. split_seed: which pairs.
-    """
+    """`Paths` asks for a walk from a start to a goal within a limit (docs/tasks.md)."""
 
     numbers: int = 100
+    """The walk stays in 0..numbers-1."""
     max_moves: int = 8
+    """Most numbers in a right completion."""
     moves: tuple[tuple[int, int], ...] = ((1, 1), (1, -1), (1, 5), (1, -5), (1, 9), (1, -9), (2, 0))
+    """Pairs (factor, offset); each leads from n to factor * n + offset."""
     move_weights: tuple[float, ...] = (5.0, 5.0, 1.0, 1.0, 1.0, 1.0, 1.0)
+    """How often each move is tried in pre-training walks, on any positive scale."""
     walk_moves: tuple[int, int] = (2, 7)
+    """Shortest and longest pre-training walk, in moves; lengths are uniform between them."""
     eval_pairs: int = 256
+    """Number of (start, goal) pairs that are kept for evaluation, of all that can be solved."""
     train_pairs: int | None = 128
+    """Number of the other pairs that are trained on; none for all of them."""
     train_distance: int = 4
+    """Most moves that the shortest path of a training pair may take."""
     split_seed: int = 0
+    """Seed that decides which pairs are kept for evaluation."""
 
     def __post_init__(self) -> None:
         first, last = self.walk_moves

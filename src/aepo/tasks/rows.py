@@ -1,6 +1,6 @@
 """Rows of problems from files (JSONL, Parquet, CSV) and Hugging Face data sets, with their columns recognised.
 
-A column is found by the name that the user gives, else by the usual ones:
+A column is found by the name that the user gives, or else by the usual names:
 
     prompt     prompt, problem, question                        text, or a list of chat messages
     answer     answer, final_answer, ground_truth, reward_model.ground_truth; else what the solution boxes last
@@ -29,32 +29,47 @@ Message = tuple[str, str]
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the columns; None takes the first usual one that is there. Dots reach into nested tables."""
+    """`Columns` are the names of the columns; None takes the first usual one that is there.
+
+    A dot reaches into a nested table.
+    """
 
     prompt: str | None = None
+    """Column of the prompt."""
     answer: str | None = None
+    """Column of the known answer."""
     solution: str | None = None
+    """Column of a worked solution."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One problem. text: the prompt, or messages: chat turns (role, content), and then text is their contents.
-
-    solution: a worked solution, or none. columns: everything that the source says of it, for reward functions.
-    """
+    """`Row` is one problem of a source."""
 
     id: str
+    """The source's own id, or the number of the row, from 1."""
     text: str
+    """The prompt; for chat messages, their contents."""
     answer: str
+    """The known answer."""
     messages: tuple[Message, ...] = ()
+    """Chat turns (role, content); empty for a prompt that is plain text."""
     solution: str | None = None
+    """A worked solution, or None."""
     columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Everything that the source says of the problem, for reward functions."""
 
 
 def load_rows(source: str, columns: Columns = Columns(), where: str = "data") -> list[Row]:
-    """All rows of a file, or of a data set written `name`, `name:split` or `name/config:split`.
+    """Return all rows of a file or of a data set.
 
-    Raises `InvalidValue` naming `where` and the row for the first thing that cannot be used.
+    Args:
+        source: A file, or a data set written `name`, `name:split` or `name@config:split`.
+        columns: The names of the columns.
+        where: The setting that named the source, for messages.
+
+    Raises:
+        InvalidValue: A row cannot be used; the message names `where` and the row.
     """
     path = Path(source)
     is_file = path.suffix in FILE_TYPES or path.exists()
@@ -92,7 +107,7 @@ def _jsonl(path: Path, where: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _json(path: Path, where: str) -> Iterator[Mapping[str, Any]]:
-    """A list of objects; a file that is JSON lines in spite of its name is read as such."""
+    """Yield the objects of a list. A file that holds JSON lines in spite of its name is read as such."""
     text = path.read_text(encoding="utf-8")
     try:
         parsed = json.loads(text)
@@ -190,7 +205,7 @@ def _column(record: Mapping[str, Any], given: str | None, usual: Sequence[str], 
 
 
 def _reach(record: Any, dotted: str) -> Any:
-    """record[a][b] for "a.b"; None where there is nothing."""
+    """Return record[a][b] for "a.b", or None where there is nothing."""
     if isinstance(record, Mapping) and dotted in record:
         return record[dotted]
     for part in dotted.split("."):
@@ -221,9 +236,10 @@ def _answer(record: Mapping[str, Any], columns: Columns, solution: Any, where: s
 
 
 def answer_text(value: Any, where: str) -> str:
-    """An answer as text: 27.0 as 27, a list of one as its element, GSM8K's "... #### 18" as 18.
+    """Return an answer as text: 27.0 as 27, a list of one as its element, GSM8K's "... #### 18" as 18.
 
-    Raises `InvalidValue` for what is neither text nor a number.
+    Raises:
+        InvalidValue: The value is neither text nor a number.
     """
     if isinstance(value, list | tuple) and len(value) == 1:
         value = value[0]

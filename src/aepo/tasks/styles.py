@@ -1,4 +1,4 @@
-"""How a problem becomes a prompt: plain text for base models, or chat turns for the model's own template."""
+"""Styles: how a problem becomes a prompt, as plain text or as chat turns for the model's own template."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ Message = tuple[str, str]
 
 @dataclass(frozen=True)
 class Rendered:
-    """A prompt: its text, and the chat turns (role, content) when it is for a chat template."""
+    """`Rendered` is a prompt."""
 
     text: str
+    """The text of the prompt."""
     messages: tuple[Message, ...] = ()
+    """Chat turns (role, content) when the prompt is for a chat template; else empty."""
 
 
 def _chatml(system: str, user: str) -> str:
-    """Qwen's chat format, spelled out, so that a base model without a template gets the same tokens."""
+    """Return Qwen's chat format, spelled out, so that a base model without a template gets the same tokens."""
     return f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n"
 
 
@@ -70,7 +72,16 @@ STYLES: Mapping[str, Callable[[str], Rendered]] = {
 
 
 def render(style: str, problem: str, field: str = "task.style") -> Rendered:
-    """The problem in this style; `InvalidValue` lists the styles when there is none of that name."""
+    """Return the problem in this style.
+
+    Args:
+        style: A name in `STYLES`.
+        problem: The text of the problem.
+        field: The setting that named the style, for messages.
+
+    Raises:
+        InvalidValue: There is no style of this name; the message lists the styles.
+    """
     if style not in STYLES:
         raise InvalidValue(field, style, f"one of {', '.join(STYLES)}")
     return STYLES[style](problem)

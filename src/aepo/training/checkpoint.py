@@ -1,8 +1,8 @@
-"""Checkpoints: whole or not there.
+"""Checkpoints store a run between two steps. A checkpoint is either complete or absent.
 
-checkpoints/step-N/ holds what N finished steps left behind: the model in Hugging Face format,
-optimizer.safetensors, and state.json (step, position in the stream of prompts, control state, evaluations so far).
-There is no random state to save: all randomness is a function of (seed, step, purpose).
+checkpoints/step-N/ holds the state after N finished steps: the model in Hugging Face format, optimizer.safetensors,
+and state.json (the fields of `TrainState`). There is no random state to save: all randomness is a function of
+(seed, step, purpose).
 """
 
 from __future__ import annotations
@@ -29,25 +29,39 @@ FOLDER = "checkpoints"
 
 @dataclass(frozen=True)
 class TrainState:
-    """What a run is, between two steps; plain JSON data.
-
-    step: finished steps. position: problems taken from the stream. best_step, best_score: the finished steps and
-    pass@1 of the best evaluation so far. completions, tokens: sampled so far, ordinary and extra.
-    """
+    """`TrainState` holds the state of a run between two steps, as plain JSON data."""
 
     step: int = 0
+    """Number of finished steps."""
     position: int = 0
+    """Number of problems that were taken from the training stream."""
     control: Mapping[str, Any] = field(default_factory=dict)
+    """State of the control."""
     best_step: int | None = None
+    """Number of finished steps at the best evaluation so far; None before the first evaluation."""
     best_score: float | None = None
+    """pass@1 of the best evaluation so far; None before the first evaluation."""
     completions: int = 0
+    """Number of completions sampled so far, ordinary and extra."""
     tokens: int = 0
+    """Number of completion tokens sampled so far, ordinary and extra."""
 
 
 def save_checkpoint(run: Path, policy: Policy, optimizer: torch.optim.Optimizer, state: TrainState, keep: int) -> None:
-    """Write step-N beside its place, move it there in one rename, then prune older ones.
+    """Save a checkpoint, then delete older checkpoints.
 
-    Raises OSError when it cannot be written; the older checkpoints are then all there.
+    The files are written to a temporary folder beside the final one. When all files are on the disk, one rename moves
+    the folder to its final name, step-N.
+
+    Args:
+        run: The run folder.
+        policy: The policy whose model and tokenizer are saved.
+        optimizer: The optimizer whose state is saved.
+        state: The state of the run. Its `step` is N.
+        keep: Number of newest checkpoints that are kept. The best evaluated checkpoint is kept as well.
+
+    Raises:
+        OSError: The checkpoint cannot be written. All older checkpoints still exist then.
     """
     final = run / FOLDER / f"step-{state.step}"
     partial = final.with_name(f".{final.name}.partial")
@@ -69,7 +83,13 @@ def save_checkpoint(run: Path, policy: Policy, optimizer: torch.optim.Optimizer,
 
 
 def load_checkpoint(folder: Path, optimizer: torch.optim.Optimizer) -> TrainState:
-    """Restore the optimizer in place and return the state; the model is loaded by `Policy.load(folder)`."""
+    """Restore the optimizer in place and return the state of the run.
+
+    The model is not loaded here: `Policy.load(folder)` loads it.
+
+    Raises:
+        InvalidValue: The folder does not hold a complete checkpoint.
+    """
     try:
         state = TrainState(**json.loads((folder / "state.json").read_text()))
         _restore_optimizer(optimizer, load_file(folder / "optimizer.safetensors"))
@@ -79,13 +99,13 @@ def load_checkpoint(folder: Path, optimizer: torch.optim.Optimizer) -> TrainStat
 
 
 def steps_saved(run: Path) -> list[int]:
-    """The checkpoints of a run, oldest first."""
+    """Return the step numbers of the checkpoints of a run, oldest first."""
     names = (re.fullmatch(r"step-(\d+)", path.name) for path in (run / FOLDER).glob("step-*"))
     return sorted(int(name[1]) for name in names if name)
 
 
 def _prune(run: Path, keep: int, best: int | None) -> None:
-    """Keep the newest `keep` and the best evaluated one."""
+    """Delete all checkpoints except the newest `keep` and the best evaluated one."""
     for step in steps_saved(run)[:-keep]:
         if step != best:
             shutil.rmtree(run / FOLDER / f"step-{step}")

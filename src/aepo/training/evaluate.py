@@ -1,4 +1,4 @@
-"""Evaluation: unbiased pass@k from n samples a problem."""
+"""`evaluate` measures a policy on evaluation problems: unbiased pass@k from n samples of each problem."""
 
 from __future__ import annotations
 
@@ -14,9 +14,18 @@ from aepo.types import Prompt, Request, is_right
 
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:
-    """Chance that k of the n samples, drawn without replacement, contain a correct one: 1 - C(n-c,k)/C(n,k).
+    """Return the chance that k of n samples contain a correct one: 1 - C(n-c,k)/C(n,k).
 
-    Unbiased for 1 - (1 - p)^k (2107.03374, eq. 1). Raises ValueError unless 1 <= k <= n and 0 <= c <= n.
+    The k samples are drawn from the n without replacement. The value is an unbiased estimate of 1 - (1 - p)^k
+    (2107.03374, eq. 1).
+
+    Args:
+        samples: n, the number of samples of a problem.
+        correct: c, the number of correct samples among them.
+        k: The number of samples that are drawn.
+
+    Raises:
+        ValueError: Unless 1 <= k <= n and 0 <= c <= n.
 
     >>> round(pass_at_k(10, 3, 5), 6)
     0.916667
@@ -30,26 +39,29 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Correct completions of each problem, out of `samples`, drawn at `temperature` from the whole
-    vocabulary. A completion whose reward failed counts as wrong, and in `reward_failures`.
-    """
+    """`Evaluation` holds the result of an evaluation, problem by problem. Samples come from the whole vocabulary."""
 
     problems: tuple[str, ...]
+    """Identifiers of the problems."""
     correct: tuple[int, ...]
+    """Number of correct completions of each problem. A completion whose reward failed counts as wrong."""
     samples: int
+    """Number of completions of each problem."""
     temperature: float
+    """Sampling temperature."""
     reward_failures: int = 0
+    """Number of completions whose reward failed."""
 
     def pass_at(self, k: int) -> float:
-        """Mean over problems of the unbiased pass@k."""
+        """Return the mean over problems of the unbiased pass@k."""
         return math.fsum(pass_at_k(self.samples, c, k) for c in self.correct) / len(self.correct)
 
     def ks(self) -> list[int]:
-        """1, 2, 4, ... up to the number of samples."""
+        """Return the values of k that are reported: 1, 2, 4, ... up to the number of samples."""
         return [2**i for i in range(self.samples.bit_length()) if 2**i <= self.samples]
 
     def row(self) -> dict[str, float]:
-        """For the log: pass@k for each k, and what made it."""
+        """Return the values for the log: pass@k for each k, and the numbers of problems, samples and failures."""
         scores = {f"pass@{k}": self.pass_at(k) for k in self.ks()}
         return {
             **scores,
@@ -69,12 +81,22 @@ def evaluate(
     temperature: float = 1.0,
     seed: int = 0,
 ) -> Evaluation:
-    """Sample every evaluation problem `samples` times and count the correct ones (reward above 0.5)."""
+    """Sample completions of the evaluation problems and count the correct ones (reward above 0.5).
+
+    Args:
+        policy: The policy, for its tokenizer.
+        sampler: The sampler that draws from the policy's weights.
+        task: The task whose evaluation problems are used.
+        problems: Number of problems.
+        samples: Number of completions of each problem.
+        temperature: Sampling temperature.
+        seed: Seed of the draws.
+    """
     chosen = task.eval_problems(problems)
     tokens = [policy.encode_chat(p.messages) if p.messages else policy.encode(p.text) for p in chosen]
     prompts = [Prompt(p.id, ids, p.data) for p, ids in zip(chosen, tokens, strict=True)]
     correct, failures = [0] * len(prompts), 0
-    # A few problems at a time: memory stays flat whatever the number of samples.
+    # Only a few problems are sampled at a time, so that memory does not grow with the number of samples.
     at_once = max(1, 4096 // samples)
     for first in range(0, len(prompts), at_once):
         counts, failed = _correct(
@@ -101,7 +123,7 @@ def _correct(
     )
     texts = policy.decode([completion.tokens for completion in completions])
     problems = [completion.prompt.problem for completion in completions]
-    verdicts = task.judge(problems, texts, [completion.truncated for completion in completions])
+    verdicts = task.judge(problems, texts, [c.truncated for c in completions], [c.tokens for c in completions])
     counts = [0] * len(prompts)
     for completion, verdict in zip(completions, verdicts, strict=True):
         counts[completion.group] += is_right(verdict.reward)

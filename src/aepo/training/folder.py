@@ -1,7 +1,8 @@
-"""The run folder: its files, how they are written and read, and who may write.
+"""The run folder holds the files of a run. This module writes and reads them, and lets only one process write.
 
-config.toml, environment.json, metrics.jsonl (a row a step), samples.jsonl (a few completions a step),
-evaluations.jsonl (each evaluation, problem by problem), checkpoints/. docs/metrics.md documents every key.
+The files: config.toml, environment.json, metrics.jsonl (one row for each step), samples.jsonl (a few completions of
+each step), evaluations.jsonl (each evaluation, problem by problem), and the folder checkpoints/. docs/metrics.md
+documents every key.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ from aepo.errors import InvalidValue
 
 try:
     import fcntl
-except ImportError:  # Windows has no such lock.
+except ImportError:  # Windows has no fcntl.
     fcntl = None  # type: ignore[assignment]
 
 METRICS, SAMPLES, EVALUATIONS = "metrics.jsonl", "samples.jsonl", "evaluations.jsonl"
 FILES = (METRICS, SAMPLES, EVALUATIONS)
-# Locked while a process writes the run.
+# The file that a process locks while it writes the run.
 LOCKED = "config.toml"
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """The whole text or what was there before."""
+    """Write a text file so that it holds either the whole new text or its old content."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text)
     partial.replace(path)
@@ -43,7 +44,13 @@ def write_atomically(path: Path, text: str) -> None:
 
 @contextmanager
 def sole_writer(run: Path) -> Iterator[None]:
-    """Hold the run folder; `InvalidValue` while another process does. The system lets go however this one ends."""
+    """Hold the lock of a run folder inside a `with` block.
+
+    The operating system releases the lock when the process ends, even if it is killed.
+
+    Raises:
+        InvalidValue: Another process holds the lock.
+    """
     with (run / LOCKED).open() as handle:
         if fcntl is not None:
             try:
@@ -54,7 +61,7 @@ def sole_writer(run: Path) -> Iterator[None]:
 
 
 def being_written(run: Path) -> bool:
-    """Whether a process holds the run folder."""
+    """Return whether a process holds the lock of the run folder."""
     if not (run / LOCKED).exists():
         return False
     try:
@@ -65,7 +72,7 @@ def being_written(run: Path) -> bool:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """What a reader needs to know to repeat a run."""
+    """Return what a reader needs to know to repeat a run: versions, threads, device, machine and command."""
     packages = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
     return {
         "aepo": __version__,
@@ -79,7 +86,11 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def start_folder(run: Path, config: Config, device: torch.device) -> None:
-    """Make a new run folder; `InvalidValue` if there is a run in it already or it cannot be written."""
+    """Create a new run folder with config.toml and environment.json.
+
+    Raises:
+        InvalidValue: The folder holds a run already, or it cannot be written.
+    """
     if (run / METRICS).exists() or (run / "config.toml").exists():
         raise InvalidValue("out", str(run), "a new folder (there is a run in this one; go on with --resume)")
     try:
@@ -91,23 +102,32 @@ def start_folder(run: Path, config: Config, device: torch.device) -> None:
 
 
 def is_number(value: object) -> bool:
-    """A finite int or float, and no int that is too large for a float."""
+    """Return whether a value is a finite int or float. An int that is too large for a float is not."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def read_rows(path: Path, before: int | None = None) -> list[dict[str, Any]]:
-    """The rows of a JSONL file (those of steps under `before`); none where there is no file.
+    """Return the rows of a JSONL file. A half-written last line is left out.
 
-    A half-written last line is left out. `InvalidValue` names file and line of any other one that is no JSON object
-    with its step, and a file that cannot be read.
+    Args:
+        path: The file. If it does not exist, there are no rows.
+        before: Only rows of steps under this number are returned; None returns all rows.
+
+    Raises:
+        InvalidValue: The file cannot be read, or a line before the last is not a JSON object with its step. The message
+            names the file and the line.
     """
     return [row for _, row in _numbered(path) if before is None or row["step"] < before]
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The rows of a run's metrics.jsonl, as `read_rows`; a key may be missing, null or NaN.
+    """Return the rows of a run's metrics.jsonl as `read_rows` does, and check their values.
 
-    `InvalidValue` names file and line of a key that holds something else than docs/metrics.md says.
+    A key may be missing, null or NaN.
+
+    Raises:
+        InvalidValue: `read_rows` raises it, or a key holds another kind of value than docs/metrics.md says. The message
+            names the file and the line.
     """
     rows = []
     for number, row in _numbered(run / METRICS):
@@ -120,7 +140,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def _numbered(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Each row with the number of its line."""
+    """Yield each row of a JSONL file with its line number."""
     try:
         text = path.read_text("utf-8") if path.exists() else ""
     except (OSError, UnicodeDecodeError) as error:
@@ -145,7 +165,10 @@ def _short(value: object) -> str:
 
 
 def _is_plain(value: object) -> bool:
-    """A truth value or a number that can be squared and summed; NaN and infinities are left to the readers."""
+    """Return whether a value is a truth value or a number that can be squared and summed.
+
+    NaN and infinities are accepted; the readers handle them.
+    """
     if isinstance(value, float) and not math.isfinite(value):
         return True
     return isinstance(value, int | float) and abs(value) < 1e100
@@ -155,7 +178,7 @@ def _are_plain(values: Iterable[object]) -> bool:
     return all(value is None or _is_plain(value) for value in values)
 
 
-# What a row of metrics.jsonl may hold under the keys that anything here reads.
+# For each key of metrics.jsonl that this package reads: the kind of value in words, and the function that checks it.
 KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(
         (
@@ -171,9 +194,10 @@ KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 def cut_back(run: Path, step: int) -> None:
-    """Drop everything logged from `step` on: the steps that a resumed run will do again.
+    """Delete everything that was logged from `step` on. A resumed run does these steps again.
 
-    `InvalidValue`, and nothing is changed, where a file cannot be read (see `read_rows`).
+    Raises:
+        InvalidValue: A file cannot be read (see `read_rows`). No file is changed then.
     """
     kept = {name: read_rows(run / name, before=step) for name in FILES}
     for name, rows in kept.items():
@@ -181,5 +205,5 @@ def cut_back(run: Path, step: int) -> None:
 
 
 def cpu_count() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

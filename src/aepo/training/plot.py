@@ -1,4 +1,4 @@
-"""Figures of runs: entropy against its target, and reward. PNG and SVG."""
+"""`plot_run` draws figures of runs as PNG and SVG: entropy with its target, and reward."""
 
 from __future__ import annotations
 
@@ -15,14 +15,19 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def plot_run(run: Path) -> None:
-    """plot.png and plot.svg in the run folder."""
+    """Write plot.png and plot.svg into the run folder. A run without rows gets no plot."""
     rows = read_rows(run / METRICS)
     if rows:
         save(figure({run.name: rows}), run / "plot")
 
 
 def figure(runs: Mapping[str, Rows], title: str | None = None) -> Figure:
-    """Entropy (solid) and target (dashed) above, reward below; one colour a run."""
+    """Return a figure with entropy (solid) and target (dashed) above and reward below.
+
+    Args:
+        runs: The rows of each run's metrics.jsonl by the run's label. Each run has its own colour.
+        title: The title of the figure.
+    """
     canvas = Figure(figsize=(8, 6), layout="constrained")
     entropy, reward = canvas.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     for (label, rows), colour in zip(runs.items(), COLOURS * len(runs), strict=False):
@@ -47,7 +52,7 @@ def figure(runs: Mapping[str, Rows], title: str | None = None) -> Figure:
 
 
 def save(canvas: Figure, stem: Path) -> None:
-    """stem.png and stem.svg."""
+    """Write a figure to two files: `stem` with the suffix .png and `stem` with the suffix .svg."""
     canvas.savefig(stem.with_suffix(".png"), dpi=150)
     canvas.savefig(stem.with_suffix(".svg"))
 

@@ -1,4 +1,4 @@
-"""What the shared preflight says of a run of this package's own loop."""
+"""`preflight` applies the preflight rules that all engines share to a run of the package's own training loop."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from aepo.engines.capabilities import LOOP, Engine
 from aepo.engines.preflight import Setup
 from aepo.engines.preflight import preflight as sentences
 
-# How many of the first problems are asked for a reference solution.
+# Number of problems, from the first on, that are searched for a reference solution.
 ASKED = 32
 
 
 def preflight(config: Config, engine: Engine = LOOP) -> list[str]:
-    """Return a sentence for each thing that the settings alone say; an empty list is good."""
+    """Return one sentence for each problem that the settings alone show. An empty list means no problem."""
     return sentences(
         Setup(
             engine=engine,
@@ -28,7 +28,10 @@ def preflight(config: Config, engine: Engine = LOOP) -> list[str]:
 
 
 def _has_solutions(config: Config) -> bool:
-    """Whether one of the first problems has a reference solution; true where the control does not ask for any."""
+    """Return whether one of the first problems has a reference solution.
+
+    The value is also true if the control does not need reference solutions.
+    """
     if not most_needed(config.control).solutions:
         return True
     problems = (config.task.train_problem(config.seed, index) for index in range(ASKED))

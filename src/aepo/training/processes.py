@@ -1,4 +1,4 @@
-"""Several runs, each in a process of its own, as many at once as the machine has cores."""
+"""`launch` starts several runs, each in its own process. By default as many run at once as there are cores."""
 
 from __future__ import annotations
 
@@ -20,19 +20,23 @@ SAY_EVERY = 15.0
 
 @dataclass(frozen=True)
 class Job:
-    """`aepo train` with these arguments, into `out`; one thread each, since runs side by side scale better.
+    """`Job` describes one run of `aepo train` in its own process.
 
-    steps: of the run, at most. budget: what else ends it, if the arguments say so: ("completions" or "tokens", count).
+    Each process uses one thread, because several runs side by side scale better than one run with several threads.
     """
 
     out: Path
+    """The run folder."""
     arguments: tuple[str, ...]
+    """Arguments of `aepo train`, without those for the steps, the threads and the run folder."""
     steps: int
+    """The largest number of steps of the run."""
     budget: tuple[str, int] | None = None
+    """The budget that also ends the run, if `arguments` set one: ("completions" or "tokens", number)."""
 
     @property
     def finished(self) -> bool:
-        """Its last checkpoint is there."""
+        """Whether the run has its last checkpoint: that of its last step, or one at which the budget is used up."""
         saved = steps_saved(self.out)
         if not saved or self.steps in saved or self.budget is None:
             return self.steps in saved
@@ -41,7 +45,7 @@ class Job:
         return bool(state[unit] >= number)
 
     def command(self) -> list[str]:
-        """Start it, or go on where it was."""
+        """Return the command that starts the run, or resumes it if its folder exists."""
         if (self.out / "config.toml").exists():
             arguments = ["--resume", str(self.out)]
         else:
@@ -51,7 +55,15 @@ class Job:
 
 
 def launch(jobs: Sequence[Job], at_once: int | None = None) -> None:
-    """Run those that are not finished; a failed run ends the program with its last line."""
+    """Run all jobs that are not finished.
+
+    Args:
+        jobs: The runs.
+        at_once: Number of processes at the same time; None means the number of cores.
+
+    Raises:
+        SystemExit: A run failed. The message holds the last line of its output.
+    """
     with ThreadPoolExecutor(at_once or cpu_count()) as pool:
         pending = {pool.submit(_run, job) for job in jobs if not job.finished}
         while pending:
@@ -62,14 +74,14 @@ def launch(jobs: Sequence[Job], at_once: int | None = None) -> None:
 
 
 def _say(jobs: Sequence[Job]) -> None:
-    """How far each unfinished run is, from its own log."""
+    """Print the progress of each unfinished run. The number of steps comes from the run's own log."""
     going = {job.out.name: len(read_rows(job.out / METRICS)) for job in jobs if not job.finished}
     parts = [f"{name} step {step}" for name, step in going.items() if step]
     print(f"{len(jobs) - len(going)} of {len(jobs)} runs finished", *parts, sep="; ", flush=True)
 
 
 def _run(job: Job) -> None:
-    # A process that outlived the program that started it goes on; it is not disturbed.
+    # A process of an earlier launch may still write this run. Wait until it ends.
     while being_written(job.out):
         time.sleep(1.0)
     if job.finished:

@@ -1,4 +1,4 @@
-"""What a run writes step by step, and what a person sees of it."""
+"""`RunLog` writes the rows of a run after every step and shows its progress in the terminal."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from aepo.training.folder import EVALUATIONS, FILES, METRICS, SAMPLES
 from aepo.types import Sample
 
 SAMPLES_PER_STEP = 4
-# A sample (and, without a terminal, a line) appears at most this often, in seconds.
+# Seconds between two printed samples. Without a terminal it also holds between two status lines.
 LINE_EVERY = 5.0
 
 
 class RunLog:
-    """Appends rows to the run folder and tells a person; use as a context manager."""
+    """`RunLog` appends rows to the files of the run folder and prints progress. It is a context manager."""
 
     def __init__(self, run: Path, config: Config, start: int, quiet: bool = False) -> None:
         self._run, self._config, self._quiet = run, config, quiet
@@ -35,6 +35,7 @@ class RunLog:
             self._bar = self._progress.add_task("", total=config.steps, completed=start)
         self._files: dict[str, TextIO] = {}
         self._last_line = 0.0
+        self._reward_error_said = False
         self._begun, self._first = time.monotonic(), start
 
     def __enter__(self) -> RunLog:
@@ -50,10 +51,20 @@ class RunLog:
             file.close()
 
     def step(self, row: Mapping[str, Any], samples: Sequence[Sample], texts: Sequence[str]) -> None:
-        """One step: its row, a few of its completions (`texts` decodes the first of `samples`)."""
+        """Write one step: its row of metrics and a few of its completions.
+
+        Args:
+            row: The row for metrics.jsonl.
+            samples: The samples of the step.
+            texts: The decoded completions of the first samples, in their order.
+        """
         shown = [_sample_row(row["step"], *pair) for pair in zip(samples, texts, strict=False)]
         self._append(SAMPLES, shown)
         self._append(METRICS, [row])
+        if row.get("reward_error") and not self._reward_error_said:
+            self._reward_error_said = True
+            self.say(f"the reward failed for {row['reward_failures']} completions of step {row['step']}, first with:")
+            self.say(f"    {row['reward_error']}")
         if row["alarm"]:
             self.say(
                 f"alarm: the control has been at its limit for {ALARM_AFTER} steps and the error is still "
@@ -62,22 +73,25 @@ class RunLog:
         self._show(row, shown)
 
     def evaluation(self, step: int, found: Evaluation) -> None:
-        """One evaluation, problem by problem; before the step's own row, so that a row's evaluation is always there."""
+        """Write one evaluation, problem by problem.
+
+        Call it before `step`, so that every row with an evaluation also has its line in evaluations.jsonl.
+        """
         row = {"step": step, "problems": found.problems, "correct": found.correct, "samples": found.samples}
         self._append(EVALUATIONS, [row])
 
     def say(self, text: str) -> None:
-        """A line for the person at the terminal."""
+        """Print one line in the terminal, unless the log is quiet."""
         if not self._quiet:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        # One write of whole lines; what a full disk cut off is a last line that readers leave out.
+        # All lines are written at once. If the disk is full, only the last line can be incomplete. Readers ignore it.
         self._files[name].write("".join(json.dumps(row, allow_nan=True) + "\n" for row in rows))
         self._files[name].flush()
 
     def _left(self, done: int) -> float:
-        """Seconds to the end at this run's pace so far."""
+        """Return the estimated seconds to the end of the run, from its mean speed so far."""
         return (time.monotonic() - self._begun) / (done - self._first) * (self._config.steps - done)
 
     def _show(self, row: Mapping[str, Any], shown: Sequence[Mapping[str, Any]]) -> None:
@@ -95,7 +109,7 @@ class RunLog:
 
 
 def status_line(row: Mapping[str, Any], steps: int) -> str:
-    """entropy against target, reward, what the control did, what it cost."""
+    """Return one line with the entropy, its target, the reward, the control's action and the step's seconds."""
     target = row.get("target_entropy")
     parts = [f"step {row['step'] + 1}/{steps}", f"entropy {row['entropy']:.3f}"]
     if target is not None:

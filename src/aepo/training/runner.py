@@ -1,4 +1,4 @@
-"""Around the loop: start or resume a run folder, evaluate, checkpoint, finish with a plot."""
+"""`start` and `resume` do a whole run: they prepare it, do its steps, evaluate, save checkpoints and plot."""
 
 from __future__ import annotations
 
@@ -30,7 +30,20 @@ from aepo.types import Sample
 
 
 def start(config: Config, out: Path, quiet: bool = False, strict: bool = False) -> None:
-    """A new run in a new folder. What preflight says is printed; with `strict` it is a refusal."""
+    """Start a new run in a new folder.
+
+    The preflight first looks for problems in the settings and prints one sentence for each.
+
+    Args:
+        config: The settings of the run.
+        out: The run folder. It must not hold a run.
+        quiet: Whether to print nothing.
+        strict: Whether a problem that the preflight finds is an error.
+
+    Raises:
+        InvalidValue: A setting cannot be used, the folder holds a run already, or `strict` is set and the preflight
+            finds a problem.
+    """
     if (out / "config.toml").exists():
         raise InvalidValue("out", str(out), "a new folder (there is a run in this one; go on with --resume)")
     _say_preflight(preflight(config), quiet, strict)
@@ -46,7 +59,15 @@ def start(config: Config, out: Path, quiet: bool = False, strict: bool = False) 
 
 
 def resume(out: Path, quiet: bool = False) -> None:
-    """Go on from the newest checkpoint (or from the beginning when there is none yet)."""
+    """Resume a run from its newest checkpoint, or from the beginning if it has no checkpoint.
+
+    Args:
+        out: The run folder.
+        quiet: Whether to print nothing.
+
+    Raises:
+        InvalidValue: The folder holds no run, its files cannot be read, or another process writes the run.
+    """
     if not (out / "config.toml").exists():
         raise InvalidValue("resume", str(out), "a run folder (it holds no config.toml)")
     config = make_config(out / "config.toml")
@@ -65,7 +86,10 @@ def _say_preflight(sentences: Sequence[str], quiet: bool, strict: bool) -> None:
 
 
 def model_folder(config: Config, quiet: bool = False) -> Path:
-    """Where the run's base model is; the built-in one is trained first if it is not cached."""
+    """Return the folder, or the name on the hub, of the run's base model.
+
+    The built-in model is trained first if it is not in the cache.
+    """
     if config.model != "builtin":
         return Path(config.model)
     return base_model(config.task, progress=None if quiet else _say_pretraining)
@@ -77,7 +101,10 @@ def _say_pretraining(step: int, steps: int, loss: float) -> None:
 
 
 def make_sampler(policy: Policy, config: Config) -> Sampler:
-    """The sampler that the settings ask for; vLLM's engine starts when it is first given weights."""
+    """Return the sampler that the settings ask for.
+
+    The vLLM engine does not start here. It starts when the sampler first receives weights.
+    """
     sampling = config.sampling
     if sampling.engine == "hf":
         return HFSampler(
@@ -100,7 +127,7 @@ def make_sampler(policy: Policy, config: Config) -> Sampler:
 
 
 def _prepare(config: Config, checkpoint: Path | None, quiet: bool) -> tuple[Run, TrainState]:
-    """Load all that the run needs; nothing is written yet."""
+    """Load everything that the run needs, from the checkpoint if there is one. Nothing is written to the run folder."""
     check_installed(config.tracker)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -127,7 +154,7 @@ def _prepare(config: Config, checkpoint: Path | None, quiet: bool) -> tuple[Run,
 
 
 def _finish(run: Run, state: TrainState, out: Path, quiet: bool) -> None:
-    """The remaining steps, then the plot."""
+    """Do the remaining steps of the run, then plot it."""
     config = run.config
     with (
         closing(run.sampler),
@@ -142,13 +169,16 @@ def _finish(run: Run, state: TrainState, out: Path, quiet: bool) -> None:
 
 
 def _ended(config: Config, state: TrainState) -> bool:
-    """All steps are done, or the budget is used up."""
+    """Return whether all steps are done or a budget is used up."""
     spent = ((config.budget_completions, state.completions), (config.budget_tokens, state.tokens))
     return state.step >= config.steps or any(budget is not None and used >= budget for budget, used in spent)
 
 
 def _logged_step(run: Run, state: TrainState, out: Path, log: RunLog, tracker: Forward) -> TrainState:
-    """One step, its evaluation and checkpoint if due, and its row, written in the order that resumes exactly."""
+    """Do one step, with its evaluation and its checkpoint if they are due, and log it.
+
+    The checkpoint is written after the rows, so that a resumed run repeats exactly the steps after the checkpoint.
+    """
     state, row, samples = train_step(run, state)
     state = replace(state, completions=state.completions + row["completions"], tokens=state.tokens + row["tokens"])
     last = _ended(run.config, state)
@@ -168,12 +198,12 @@ def _logged_step(run: Run, state: TrainState, out: Path, log: RunLog, tracker: F
 
 
 def evaluate_base(config: Config) -> Evaluation:
-    """The base model as a run with `config` evaluates its policy: same problems, same draws."""
+    """Return the evaluation of the base model, on the same problems and draws as a run with `config`."""
     return _evaluate(_prepare(config, None, quiet=True)[0])
 
 
 def _shown(samples: Sequence[Sample], draw: torch.Generator) -> list[Sample]:
-    """A few at random; one of them extra, if there is one."""
+    """Return a few samples at random. One of them is an extra sample, if there is any."""
     order = [samples[i] for i in torch.randperm(len(samples), generator=draw).tolist()]
     extra = [sample for sample in order if sample.extra][:1]
     ordinary = [sample for sample in order if not sample.extra]

@@ -1,4 +1,7 @@
-"""The loop. One step, top to bottom, is `train_step`; everything around it loads, logs and saves."""
+"""`train_step` does one step of training.
+
+The functions below it are the parts of a step. `aepo.training.runner` loads, logs and saves around it.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from aepo.config import Config, OptimizerConfig
 from aepo.control.base import FollowUp, Needs, NoControl, Scored, Step, generator
 from aepo.engines import stages
 from aepo.engines.collate import collate
+from aepo.errors import InvalidValue
 from aepo.loss.aggregates import AGGREGATES
 from aepo.loss.policy_loss import LossOutput, k3
 from aepo.model.policy import Policy, by_length
@@ -30,19 +34,35 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Run:
-    """What stays the same from step to step (the weights inside `policy` move)."""
+    """`Run` holds the objects that stay the same in all steps. Only the weights inside `policy` change."""
 
     config: Config
+    """Settings of the run."""
     algorithm: Algorithm
+    """Advantage, surrogate, aggregate and control."""
     task: Task
+    """The task, with its prompts and rewards."""
     policy: Policy
+    """The model that is trained."""
     sampler: Sampler
+    """The sampler that draws completions from the policy."""
     optimizer: torch.optim.Optimizer
+    """The optimizer of the policy's parameters."""
     reference: Policy | None = None
+    """The frozen base model; None if neither the settings nor the control need it."""
 
 
 def train_step(run: Run, state: TrainState) -> tuple[TrainState, Row, list[Sample]]:
-    """Sample, reward, compare, mix, score, shape, update, measure."""
+    """Do one step: sample, reward, compare, mix, score, shape, update, measure.
+
+    Args:
+        run: The objects of the run. The weights of its policy change.
+        state: The state before the step.
+
+    Returns:
+        The state after the step, the row for the log, and the samples of the batch. The state's counts of completions
+        and tokens are not changed here.
+    """
     config, control = run.config, run.algorithm.control
     clock = Clock()
     step = Step(
@@ -75,7 +95,8 @@ def train_step(run: Run, state: TrainState) -> tuple[TrainState, Row, list[Sampl
         **stages.measurements(measured, samples, sampler=control.token_temperature(state.control) is None),
         **control.report(state.control, control_state),
         **updated.row(),
-        "reward_failures": drawn.failures,
+        "reward_failures": len(drawn.failures),
+        **({"reward_error": drawn.failures[0]} if drawn.failures else {}),
         "completions": drawn.completions,
         "tokens": drawn.tokens,
         **clock.row(),
@@ -89,32 +110,42 @@ def train_step(run: Run, state: TrainState) -> tuple[TrainState, Row, list[Sampl
 
 @dataclass(frozen=True)
 class Drawn:
-    """All that was sampled in a step. extra: the numbers of the extra groups. prompts: taken from the stream.
-
-    failures: completions whose verifier failed; without a finite reward they are left out of everything.
-    """
+    """`Drawn` holds everything that was sampled in a step."""
 
     rollouts: list[Rollout]
+    """Completions that have a finite reward."""
     extra: frozenset[int]
+    """Numbers of the extra groups."""
     prompts: int
+    """Number of prompts that were taken from the training stream."""
     completions: int
+    """Number of sampled completions, ordinary and extra."""
     tokens: int
-    failures: int
+    """Number of sampled completion tokens, ordinary and extra."""
+    failures: tuple[str, ...]
+    """The reason of each verdict that failed. A completion without a finite reward is left out of the batch and of all
+    measurements.
+    """
 
 
 def draw(run: Run, state: TrainState, step: Step) -> Drawn:
-    """The step's prompts and what the control plans beside them; then what follows up, until it wants no more."""
+    """Sample the step's prompts and the extra groups that the control plans, and compute the rewards.
+
+    Then the control may ask for follow-up rounds, until it asks for nothing more.
+
+    Raises:
+        InvalidValue: No completion of the step has a finite reward.
+    """
     control = run.algorithm.control
     rollouts: list[Rollout] = []
     completions: list[Completion] = []
     prompts: dict[int, Prompt] = {}
     extra: list[int] = []
-    wanted, taken, failures = FollowUp(control.plan(state.control, step), step.prompts), 0, 0
+    wanted, taken = FollowUp(control.plan(state.control, step), step.prompts), 0
+    failures: list[str] = []
     while wanted:
-        first, new = (
-            len(prompts) + len(extra),
-            take_prompts(run.task, run.policy, step.seed, state.position + taken, wanted.prompts),
-        )
+        first = len(prompts) + len(extra)
+        new = take_prompts(run.task, run.policy, step.seed, state.position + taken, wanted.prompts)
         prompts |= dict(enumerate(new, start=first))
         requests = [
             Request(prompt, first + number, step.group_size, token_temperature=control.token_temperature(state.control))
@@ -130,20 +161,26 @@ def draw(run: Run, state: TrainState, step: Step) -> Drawn:
         rollouts += judged
         failures += failed
         taken += wanted.prompts
-        # A round without a single verdict would be asked for again for ever.
+        # Without any verdict the control would ask for the same round again, without end.
         wanted = control.follow_up(rollouts, state.control, step) if judged else FollowUp()
+    if not rollouts:
+        reason = failures[0] if failures else "the verifier gave no score"
+        raise InvalidValue("reward", f"none for any completion of step {step.number}: {reason}", "a finite number")
     return Drawn(
         rollouts,
         frozenset(extra),
         taken,
         completions=len(completions),
         tokens=sum(len(completion.tokens) for completion in completions),
-        failures=failures,
+        failures=tuple(failures),
     )
 
 
 def score(run: Run, samples: Sequence[Sample], state: TrainState, step: Step) -> Scored:
-    """The batch with its statistics under the present weights, the base model's log-probabilities, and marks."""
+    """Collate the samples into a batch and score it with the present weights.
+
+    The result also holds the base model's log-probabilities, if they are needed, and the control's marks.
+    """
     control = run.algorithm.control
     needs = control.needs(state.control)
     batch = collate(samples, run.policy.pad_token_id).to(run.policy.device)
@@ -155,7 +192,10 @@ def score(run: Run, samples: Sequence[Sample], state: TrainState, step: Step) ->
 
 
 def sampled_batch_entropy(run: Run, prompts: int = 32) -> Metric:
-    """The sensor before any training: two ordinary completions of each of the stream's first `prompts` problems."""
+    """Measure the entropy before training, in nats per token.
+
+    The measurement uses two ordinary completions of each of the first `prompts` problems of the training stream.
+    """
     drawn = take_prompts(run.task, run.policy, run.config.seed, 0, prompts)
     requests = [Request(prompt, group, 2) for group, prompt in enumerate(drawn)]
     draws = generator(run.config.seed, 0, "entropy before training")
@@ -170,14 +210,17 @@ def sampled_batch_entropy(run: Run, prompts: int = 32) -> Metric:
 
 @dataclass(frozen=True)
 class Updated:
-    """What the update saw, summed over its minibatches."""
+    """`Updated` holds what the update measured."""
 
     losses: Sequence[LossOutput]
+    """The loss outputs, one for each microbatch."""
     sampled_entropy: Metric
+    """-log pi of the trained tokens under the weights of each pass, summed over all passes, nats."""
     gradient_norms: Sequence[float]
+    """The gradient norm of each optimizer step, before clipping."""
 
     def row(self) -> Row:
-        """For the log."""
+        """Return the values for the log: means over all passes."""
         total = Metric(0.0, 0)
         return {
             "ratio": sum((loss.ratio for loss in self.losses), total).mean,
@@ -188,7 +231,14 @@ class Updated:
 
 
 def update(run: Run, scored: Scored, state: TrainState, purpose: str = "minibatches") -> Updated:
-    """`epochs` passes over the trained rows, one optimizer step for each minibatch."""
+    """Train on the batch: `epochs` passes over the trained rows, and one optimizer step for each minibatch.
+
+    Args:
+        run: The objects of the run. The weights of its policy change.
+        scored: The scored batch.
+        state: The state before the step.
+        purpose: The name of the random draws that shuffle the rows.
+    """
     config = run.config.optimizer
     losses: list[LossOutput] = []
     norms: list[float] = []
@@ -204,7 +254,10 @@ def update(run: Run, scored: Scored, state: TrainState, purpose: str = "minibatc
 
 
 def replay(run: Run, state: TrainState, step: Step) -> None:
-    """Train once more on what the control kept of earlier steps, against the log-probabilities it had then."""
+    """Train once more on the samples that the control kept from earlier steps.
+
+    The ratio is taken against the log-probabilities at the time of sampling.
+    """
     samples = run.algorithm.control.replay(state.control, step)
     if samples:
         batch = collate(samples, run.policy.pad_token_id).to(run.policy.device)
@@ -214,7 +267,11 @@ def replay(run: Run, state: TrainState, step: Step) -> None:
 
 
 def minibatches(batch: Batch, count: int, shuffle: torch.Generator | None) -> list[Tensor]:
-    """Row indices of each minibatch; ordinary and extra rows are each spread evenly over all of them."""
+    """Return the row indices of each minibatch.
+
+    With `shuffle`, ordinary and extra rows are each spread evenly over all minibatches. Without it, the trained rows
+    are split in their order.
+    """
     trained, extra = batch.trained.cpu().nonzero()[:, 0], batch.extra.cpu()
     if shuffle is None:
         return [rows for rows in trained.tensor_split(count) if len(rows)]
@@ -226,11 +283,17 @@ def minibatches(batch: Batch, count: int, shuffle: torch.Generator | None) -> li
 
 
 def accumulate(run: Run, scored: Scored, rows: Tensor, state: TrainState) -> list[tuple[LossOutput, Metric]]:
-    """Backward passes of one minibatch, a microbatch at a time; token weights are the whole minibatch's."""
+    """Run the forward and backward passes of one minibatch, one microbatch at a time.
+
+    The token weights are those of the whole minibatch.
+
+    Returns:
+        For each microbatch its loss output and the sum of -log pi over its tokens.
+    """
     control = run.algorithm.control
     weights = AGGREGATES[run.algorithm.aggregate](scored.batch.mask[rows])
     size = run.config.optimizer.microbatch or len(rows)
-    if size < len(rows):  # rows of a length together: less padding
+    if size < len(rows):  # rows of similar length share a microbatch: less padding
         longest_first = by_length(scored.batch.select(rows))
         rows, weights = rows[longest_first.cpu()], weights[longest_first]
     needs = control.needs(state.control).in_update
@@ -246,14 +309,23 @@ def accumulate(run: Run, scored: Scored, rows: Tensor, state: TrainState) -> lis
 
 
 def towards_reference(run: Run, part: Scored, new: BatchStatistics) -> Tensor | None:
-    """The configured pull towards the base model, [B, T], on rows that were scored with it."""
+    """Return the configured KL penalty towards the base model for each token, [B, T].
+
+    It is None if the KL coefficient is 0 or the batch was not scored with the base model.
+    """
     if run.config.kl_coefficient == 0 or part.ref_logprobs is None:
         return None
     return run.config.kl_coefficient * k3(new.logprobs, part.ref_logprobs)
 
 
 def optimizer_step(policy: Policy, optimizer: torch.optim.Optimizer, config: OptimizerConfig) -> float:
-    """Clip, step, clear; the norm before clipping. A gradient that is not finite changes no weight."""
+    """Clip the gradient, do one optimizer step, and clear the gradient.
+
+    If the gradient is not finite, no weight changes.
+
+    Returns:
+        The gradient norm before clipping.
+    """
     norm = torch.nn.utils.clip_grad_norm_(policy.model.parameters(), config.max_grad_norm).item()
     if math.isfinite(norm):
         optimizer.step()
@@ -262,7 +334,7 @@ def optimizer_step(policy: Policy, optimizer: torch.optim.Optimizer, config: Opt
 
 
 def make_optimizer(policy: Policy, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """AdamW over all parameters."""
+    """Return AdamW over all parameters of the policy."""
     return torch.optim.AdamW(
         policy.model.parameters(),
         lr=config.lr,
@@ -276,7 +348,7 @@ def make_optimizer(policy: Policy, config: OptimizerConfig) -> torch.optim.Optim
 
 
 class Clock:
-    """Wall-clock seconds of the parts of a step, and the process's own seconds of it."""
+    """`Clock` measures the wall-clock seconds of the parts of a step, and the process's CPU seconds."""
 
     def __init__(self) -> None:
         self._start = self._last = time.perf_counter()
@@ -284,12 +356,12 @@ class Clock:
         self._laps: dict[str, float] = {}
 
     def lap(self, name: str) -> None:
-        """The part that ends here."""
+        """End the current part of the step, under this name. The next part starts."""
         now = time.perf_counter()
         self._laps[f"seconds_{name}"] = now - self._last
         self._last = now
 
     def row(self) -> Row:
-        """The parts and their sum, up to now."""
+        """Return the values for the log: seconds of each part, CPU seconds, and seconds in all up to now."""
         own = time.process_time() - self._process
         return {**self._laps, "seconds_cpu": own, "seconds": time.perf_counter() - self._start}

@@ -1,7 +1,7 @@
-"""A run's rows, also for TensorBoard, Weights & Biases or trackio. metrics.jsonl stays the record; this is a copy.
+"""`Forward` copies the rows of a run to TensorBoard, Weights & Biases or trackio. metrics.jsonl stays the record.
 
-TensorBoard writes into RUN/tensorboard; the other two into the project `aepo`, under a run name that RUN/tracker.txt
-keeps, so that a resumed run goes on as the same one.
+TensorBoard writes to RUN/tensorboard. Weights & Biases and trackio write to the project `aepo`, under a run name that
+RUN/tracker.txt stores. A resumed run therefore continues under the same name.
 """
 
 from __future__ import annotations
@@ -20,17 +20,21 @@ PROJECT, NAME_FILE = "aepo", "tracker.txt"
 
 
 class Backend(Protocol):
-    """Where numbers of a step go."""
+    """`Backend` is the interface of a tracker."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """One step's numbers by name."""
+        """Record the numbers of one step by name."""
 
     def close(self) -> None:
-        """Nothing more will come."""
+        """End the tracker's run."""
 
 
 def check_installed(tracker: str) -> None:
-    """Raise `InvalidValue` where the tracker's package is missing. (A folder of its name is no package.)"""
+    """Check that the tracker's package is installed. (A folder of the same name is not a package.)
+
+    Raises:
+        InvalidValue: The package is not installed.
+    """
     if tracker != "none":
         spec = importlib.util.find_spec(tracker)
         wanted = f"none where {tracker} is not installed; it needs: pip install 'aepo[{tracker}]'"
@@ -38,10 +42,16 @@ def check_installed(tracker: str) -> None:
 
 
 class Forward:
-    """Hands rows on; use as a context manager. A tracker that fails is reported once, counted, and stops nothing.
+    """`Forward` sends the rows of a run to a tracker. It is a context manager.
 
-    tracker: a name in `BACKENDS`, or none. settings: the run's, for the tracker's own page. first: the step that the
-    run starts or resumes with. say: prints a line.
+    A failure of the tracker does not stop the run. The first failure is printed, and all failures are counted.
+
+    Args:
+        tracker: A name in `BACKENDS`, or none.
+        run: The run folder.
+        settings: The settings of the run, for the tracker's own page.
+        first: The step that the run starts or resumes with.
+        say: A function that prints one line.
     """
 
     def __init__(
@@ -64,9 +74,9 @@ class Forward:
             self._say(f"tracker: {self._tracker} failed {self.failures} times; metrics.jsonl has every row")
 
     def step(self, row: Mapping[str, Any]) -> None:
-        """One row of metrics.jsonl, after it was written there."""
+        """Send one row of metrics.jsonl, after it was written to that file."""
         if self._backend is not None:
-            # The step goes beside its numbers; trackio warns about a number of that name.
+            # The step is a separate argument: trackio warns about a number that is named `step`.
             log, values = self._backend.log, numbers({name: row[name] for name in row if name != "step"})
             self._guarded(lambda: log(row["step"], values))
 
@@ -84,7 +94,10 @@ class Forward:
 
 
 def numbers(row: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """The finite numbers of a row, true as 1; those of an inner table as `table/name`."""
+    """Return the finite numbers of a row by name; true counts as 1.
+
+    A number inside a nested table gets the name `table/name`.
+    """
     found: dict[str, float] = {}
     for name, value in row.items():
         if isinstance(value, Mapping):
@@ -98,7 +111,7 @@ def numbers(row: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
 
 
 class TensorBoard:
-    """Event files; on resume the steps that are done again replace the old ones."""
+    """`TensorBoard` writes event files. After a resume, the steps that are done again replace the old ones."""
 
     def __init__(self, run: Path, settings: Mapping[str, Any], first: int) -> None:
         package: Any = importlib.import_module("torch.utils.tensorboard")
@@ -107,18 +120,18 @@ class TensorBoard:
             self._writer.add_text("config", "\n".join(f"    {name} = {value}" for name, value in settings.items()))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """A scalar each."""
+        """Write one scalar for each number."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
     def close(self) -> None:
-        """The last event file."""
+        """Close the event file."""
         self._writer.close()
 
 
 class WandB:
-    """A run of Weights & Biases, online or not as its own environment variables say."""
+    """`WandB` writes to a run of Weights & Biases. Its own environment variables say whether it is online."""
 
     def __init__(self, run: Path, settings: Mapping[str, Any], first: int) -> None:
         name, package = run_name(run), importlib.import_module("wandb")
@@ -127,32 +140,32 @@ class WandB:
         )
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """All at once; W&B itself leaves out steps that it has already."""
+        """Record all numbers of the step. W&B itself leaves out steps that it already has."""
         self._run.log(dict(values), step=step)
 
     def close(self) -> None:
-        """The end of the run."""
+        """End the run."""
         self._run.finish()
 
 
 class Trackio:
-    """A run of trackio, local unless its own environment variables say otherwise."""
+    """`Trackio` writes to a run of trackio. The run is local unless trackio's environment variables say otherwise."""
 
     def __init__(self, run: Path, settings: Mapping[str, Any], first: int) -> None:
         self._package = importlib.import_module("trackio")
         self._package.init(project=PROJECT, name=run_name(run), config=dict(settings), resume="allow")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """All at once."""
+        """Record all numbers of the step."""
         self._package.log(dict(values), step=step)
 
     def close(self) -> None:
-        """The end of the run."""
+        """End the run."""
         self._package.finish()
 
 
 def run_name(run: Path) -> str:
-    """The folder's name and eight random letters, the same for every part of a run."""
+    """Return the run's name: the folder's name and eight random hexadecimal digits, stored in RUN/tracker.txt."""
     file = run / NAME_FILE
     if not file.exists():
         file.write_text(f"{run.resolve().name}-{secrets.token_hex(4)}")

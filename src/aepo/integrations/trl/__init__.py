@@ -1,4 +1,4 @@
-"""Entropy control inside TRL's `GRPOTrainer` (docs/engines/trl.md).
+"""This package adds entropy control to TRL's `GRPOTrainer` (docs/engines/trl.md).
 
 from aepo.integrations.trl import AEPOTrainer, EntropyControlConfig
 

@@ -1,4 +1,7 @@
-"""`GRPOConfig` with a method. What TRL cannot do for it is refused here in one line, before a model is loaded."""
+"""`EntropyControlConfig` is TRL's `GRPOConfig` with a method of this package.
+
+It refuses a setting that does not work with the method in one line, before a model is loaded.
+"""
 
 from __future__ import annotations
 
@@ -23,15 +26,16 @@ from aepo.loss.surrogates import Clip
 from aepo.methods import GRPO
 
 OLDEST, NEWEST = Version("1.5"), Version("1.17.dev0")
-# From here on Liger yields log-probabilities and entropies to TRL's own loss instead of replacing the loss.
+# From this version of TRL on, Liger gives log-probabilities and entropies to TRL's own loss. Before, it replaced the
+# loss.
 LIGER_SCORES = Version("1.14")
 LOSS_TYPES = {"token-mean": "dapo", "sequence-mean-token-mean": "grpo", "fixed-length": "dr_grpo"}
-# Loss types whose token weights this package's own loss can take.
+# The loss types whose token weights this package's own loss can use.
 WEIGHTED = ("dapo", "grpo", "bnpo", "dr_grpo")
-# And those that clip the ratio from both sides; `cispo` reads `epsilon_high` as a cap, others not at all.
+# The loss types that clip the ratio on both sides. `cispo` reads `epsilon_high` as a cap; others do not read it.
 CLIPPED = (*WEIGHTED, "luspo")
 
-# TRL's settings that every method leaves alone: the value that must stay, and why.
+# TRL's settings that no method may change: the value that each must have, and the reason.
 _UNTOUCHED: Mapping[str, tuple[Any, str]] = {
     "temperature": (1.0, "1.0, where entropy is measured; control.distribution says where extra completions come from"),
     "scale_rewards": ("group", "'group': the method chooses the advantage (dr-grpo does not scale)"),
@@ -43,7 +47,7 @@ _UNTOUCHED: Mapping[str, tuple[Any, str]] = {
     "entropy_coef": (0.0, "0.0; the method entropy-reg is that bonus"),
     "use_adaptive_entropy": (False, "False; the method trl-adaptive is that"),
 }
-# And those that the methods with a loss of this package cannot honour.
+# TRL's settings that this package's own loss does not support: the value that each must have.
 _OWN_LOSS: Mapping[str, Any] = {
     "beta": 0.0,
     "delta": None,
@@ -52,12 +56,13 @@ _OWN_LOSS: Mapping[str, Any] = {
     "importance_sampling_level": "token",
     "use_liger_kernel": False,
 }
-# Of `generation_kwargs`, which go before TRL's own fields.
+# Keys of `generation_kwargs`, which override TRL's own fields: the value that each must have, and the reason.
 _GENERATION: Mapping[str, tuple[Any, str]] = {
     "temperature": (1.0, "without a temperature"),
     "do_sample": (True, "without do_sample: completions that are not drawn are all the same"),
     "num_beams": (1, "without num_beams: beams are not draws from the policy"),
 }
+# Settings that cut the sampling distribution, each with the values that leave it whole.
 _CUTS: Mapping[str, tuple[Any, ...]] = {
     "top_p": (1.0,),
     "top_k": (0, None),
@@ -68,28 +73,34 @@ _CUTS: Mapping[str, tuple[Any, ...]] = {
 
 @dataclass
 class EntropyControlConfig(GRPOConfig):  # type: ignore[misc]
-    """TRL's settings, and which method acts at which target.
+    """`EntropyControlConfig` is TRL's `GRPOConfig` with the method that runs and the entropy that it holds.
 
-    method: a preset of this package (`aepo methods`), or two joined by `+`. target: the entropy to hold, nats per
-    token, as `control.target` of a recipe: `0.5`, `0.6x` (of the first measured entropy), `cosine(0.8,0.4,100)`; its
-    step is a round of generation. law: how the error becomes a command, a name or a table. settings: anything else by
-    its name, dotted or nested, such as {"control.distribution.high": 1.3}.
+    A method that differs from GRPO in the surrogate or the aggregate sets `loss_type`, `epsilon` and `epsilon_high`.
+    With any other method you choose these three. AEPO's positives replace ordinary rows (`control.join`), because TRL
+    keeps the number of rows of a rank.
 
-    A method that departs from GRPO in the surrogate or the aggregate sets `loss_type`, `epsilon` and `epsilon_high`;
-    otherwise these are yours. AEPO's positives replace ordinary rows (`control.join`), since TRL keeps the number of
-    rows of a rank.
-
-    Raises `InvalidValue`, one line that names the field.
+    Raises:
+        InvalidValue: A field has a value that does not work; the message is one line that names the field.
     """
 
     _VALID_DICT_FIELDS: ClassVar[list[str]] = [*GRPOConfig._VALID_DICT_FIELDS, "law", "settings"]
 
-    method: str = field(default="aepo", metadata={"help": "Preset of `aepo methods`, or two joined by `+`."})
+    method: str = field(default="aepo", metadata={"help": "Preset of `aepo methods`, or two presets joined by `+`."})
+    """The preset of this package (`aepo methods`), or two presets joined by `+`."""
     target: str | None = field(default=None, metadata={"help": "Entropy to hold, nats per token, such as 0.5 or 0.6x."})
-    law: dict[str, Any] | str | None = field(default=None, metadata={"help": "How the error becomes a command."})
-    settings: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "Further settings of the method by dotted name."}
+    """The entropy to hold, nats per token, written as `control.target` of a recipe.
+
+    Examples are `0.5`, `0.6x` (0.6 times the first measured entropy) and `cosine(0.8,0.4,100)`. A step of such a
+    schedule is a round of generation.
+    """
+    law: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Law that turns the entropy error into a command: a name or a table."}
     )
+    """The law that turns the entropy error into a command: a name or a table."""
+    settings: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Further settings of the method by dotted or nested name."}
+    )
+    """Further settings of the method by dotted or nested name, such as {"control.distribution.high": 1.3}."""
 
     def __post_init__(self) -> None:
         _check_version()
@@ -102,7 +113,7 @@ class EntropyControlConfig(GRPOConfig):  # type: ignore[misc]
 
     @property
     def algorithm(self) -> Algorithm:
-        """The four choices, with the clip bounds of this configuration."""
+        """The algorithm (advantage, surrogate, aggregate and control), with the clip bounds of this configuration."""
         chosen = self._chosen()
         if chosen.surrogate != GRPO.surrogate:
             return chosen
@@ -110,7 +121,7 @@ class EntropyControlConfig(GRPOConfig):  # type: ignore[misc]
         return replace(chosen, surrogate=Clip(self.epsilon, high)) if own_loss(chosen) else chosen
 
     def _chosen(self) -> Algorithm:
-        """The method with its settings; AEPO's positives in the place of ordinary rows."""
+        """Return the method with its settings, with AEPO's positives in the places of ordinary rows."""
         require(isinstance(self.method, str), "method", self.method, "a name of `aepo methods`, or two joined by `+`")
         require(
             self.settings is None or isinstance(self.settings, dict),
@@ -129,7 +140,7 @@ class EntropyControlConfig(GRPOConfig):  # type: ignore[misc]
         return fixed
 
     def _set_loss(self, algorithm: Algorithm) -> None:
-        """TRL's fields for what the method chooses; a field that was given another value is refused."""
+        """Set the fields of TRL that the method chooses, and refuse a field that the user gave another value."""
         surrogate, aggregate = algorithm.surrogate, algorithm.aggregate
         if aggregate != GRPO.aggregate:
             require(aggregate in LOSS_TYPES, "aggregate", aggregate, f"one of {', '.join(LOSS_TYPES)}")
@@ -165,7 +176,7 @@ class EntropyControlConfig(GRPOConfig):  # type: ignore[misc]
         self._warn(algorithm)
 
     def _as_trl_clips(self, algorithm: Algorithm) -> Algorithm:
-        """The algorithm with TRL's clip bounds, also where TRL's own loss does the clipping."""
+        """Return the algorithm with TRL's clip bounds, also where TRL's own loss clips."""
         surrogate = algorithm.surrogate
         if not isinstance(surrogate, Clip):
             return algorithm
@@ -196,14 +207,18 @@ class EntropyControlConfig(GRPOConfig):  # type: ignore[misc]
 
 
 def own_loss(algorithm: Algorithm) -> bool:
-    """Whether something acts in every pass, or on the ratio, that TRL's loss has no place for."""
+    """Return whether the algorithm needs this package's own loss instead of TRL's.
+
+    It does if the control acts in every pass (`reshape`, `bounds` or `penalty`), or if the surrogate is not a plain
+    clip.
+    """
     in_pass = {"reshape", "bounds", "penalty"}
     acts = any(in_pass & set(hooks(part)) for part in algorithm.control.parts)
     return acts or not isinstance(algorithm.surrogate, Clip) or algorithm.surrogate.dual is not None
 
 
 def _names(settings: Mapping[str, Any], name: str) -> bool:
-    """Whether `settings` sets this name somewhere."""
+    """Return whether `settings` sets the name, at any depth."""
     return any(
         key.split(".")[-1] == name or (isinstance(value, Mapping) and _names(value, name))
         for key, value in settings.items()

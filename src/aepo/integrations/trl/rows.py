@@ -1,4 +1,4 @@
-"""Rows of TRL's generation batch: tensors by name, and what is done to them without a trainer.
+"""This module works on the rows of TRL's generation batch, which are tensors by name; it needs no trainer.
 
 Shapes: B rows of a rank, P prompt columns (left-padded), T completion columns (right-padded).
 """
@@ -27,25 +27,25 @@ KNOWN = {*PROMPT, *COMPLETION, "advantages", "num_items_in_batch"}
 
 
 def check(rows: Mapping[str, object]) -> None:
-    """Refuse what belongs to no single row of text: images, tools, masks of a custom rollout."""
+    """Refuse fields other than those of plain text rows, such as images, tools or the masks of a custom rollout."""
     unknown = sorted(set(rows) - KNOWN)
     if unknown:
         raise InvalidValue("train_dataset", unknown, "text prompts without images, tools or environments")
 
 
 def rowwise(rows: Rows) -> Rows:
-    """Without the number of tokens, which is the whole batch's."""
+    """Return the fields that have a value for each row; the number of tokens belongs to the whole batch."""
     return {name: value for name, value in rows.items() if name != "num_items_in_batch"}
 
 
 def inputs(rows: Rows) -> tuple[Tensor, Tensor]:
-    """Tokens and attention mask of prompts and completions, both [B, P + T]."""
+    """Return the tokens and the attention mask of prompts and completions, both [B, P + T]."""
     ids = torch.cat([rows["prompt_ids"], rows["completion_ids"]], dim=1)
     return ids, torch.cat([rows["prompt_mask"], rows["completion_mask"]], dim=1)
 
 
 def fit(values: Tensor, width: int, padding: float = 0, left: bool = False) -> Tensor:
-    """[B, T] -> [B, width]: cut, or padded, on the right, or on the left."""
+    """Cut or pad values [B, T] to [B, width], on the right, or with `left` on the left."""
     if left:
         values = values[:, -width:] if width else values[:, :0]
         return F.pad(values, (width - values.shape[1], 0), value=padding)
@@ -54,7 +54,10 @@ def fit(values: Tensor, width: int, padding: float = 0, left: bool = False) -> T
 
 
 def without_correction(extra: Rows) -> Rows:
-    """Tempered rows are drawn off the policy on purpose: no importance weight, and no gap to the sampler."""
+    """Return tempered rows with importance weight 1 and no gap between the sampler and the policy.
+
+    Tempered rows are drawn off the policy on purpose, so TRL must not correct for it.
+    """
     rows = dict(extra)
     if "importance_sampling_ratio" in rows:
         rows["importance_sampling_ratio"] = torch.ones_like(rows["importance_sampling_ratio"])
@@ -64,7 +67,7 @@ def without_correction(extra: Rows) -> Rows:
 
 
 def place(rows: Rows, extra: Rows, slots: Sequence[int], chosen: Sequence[int], pad_token_id: int) -> Rows:
-    """`rows` with rows `chosen` of `extra` at the places `slots`; both padded to a common width."""
+    """Return `rows` with the rows `chosen` of `extra` at the places `slots`, padded to a common width."""
     if not slots:
         return rows
     merged = {}
@@ -84,7 +87,7 @@ def place(rows: Rows, extra: Rows, slots: Sequence[int], chosen: Sequence[int], 
 
 
 def token_lists(ids: Tensor, mask: Tensor) -> list[list[int]]:
-    """The unpadded tokens of each row."""
+    """Return the tokens of each row without padding."""
     kept = mask.bool().cpu()
     return [row[place].tolist() for row, place in zip(ids.cpu(), kept, strict=True)]
 
@@ -96,9 +99,16 @@ def rollouts(
     temperature: float,
     ends: frozenset[int],
 ) -> list[Rollout]:
-    """texts: (prompt tokens, completion tokens) of each row. ends: tokens that end a completion.
+    """Return a rollout for each row.
 
-    The sampler's log-probabilities are not known here; zeros stand for them, and nothing reads them.
+    The sampler's log-probabilities are not known here. The rollouts hold zeros instead, which nothing reads.
+
+    Args:
+        texts: The prompt tokens and the completion tokens of each row.
+        rewards: The reward of each row.
+        groups: The number of the group of each row.
+        temperature: The temperature that the rows were drawn at.
+        ends: The tokens that end a completion; a completion whose last token is another one was truncated.
     """
     made = []
     for (prompt, tokens), reward, group in zip(texts, rewards, groups, strict=True):
@@ -116,20 +126,25 @@ def rollouts(
 
 @dataclass(frozen=True)
 class Placement:
-    """Which row of the mixed batch stands at each ordinary place of the whole step, -1 for none.
-
-    row: [N]. taken: (place, number of the extra row) for each place that an extra row takes.
-    """
+    """`Placement` says where the rows of the mixed batch stand among the N places of the step's ordinary rows."""
 
     row: tuple[int, ...]
+    """The row of the mixed batch at each place, -1 for none; N items."""
     taken: tuple[tuple[int, int], ...]
+    """(place, number of the extra row) for each place that an extra row takes."""
 
 
 def placement(sources: Sequence[int], trained: Sequence[bool], ordinary: int) -> Placement:
-    """Extra rows take, in order, the places of ordinary rows that are not trained on.
+    """Return the places of the rows; extra rows take, in order, the places of ordinary rows that are not trained on.
 
-    sources: of each row of the mixed batch its place among the `ordinary` ones, or `ordinary` + the number of the
-    extra row. Raises `InvalidValue` when there are more extra rows than free places.
+    Args:
+        sources: For each row of the mixed batch, the place of an ordinary row, or `ordinary` + the number of an extra
+            row.
+        trained: Whether each row of the mixed batch is trained on.
+        ordinary: The number of ordinary rows.
+
+    Raises:
+        InvalidValue: There are more extra rows than free places.
     """
     row = [-1] * ordinary
     extra = []
@@ -153,17 +168,17 @@ def placement(sources: Sequence[int], trained: Sequence[bool], ordinary: int) ->
 
 
 def joined(parts: Sequence[BatchStatistics], width: int) -> BatchStatistics:
-    """The rows of all parts, each fitted to `width`."""
+    """Join the rows of all parts, each cut or padded to `width` columns."""
     return BatchStatistics.joined([part.each(lambda values: fit(values, width)) for part in parts])
 
 
 def inside(stats: BatchStatistics, mask: Tensor) -> BatchStatistics:
-    """Zero outside the mask, whatever stood there."""
+    """Return the statistics with zeros outside the mask."""
     return stats.each(lambda values: torch.where(mask.bool(), values, 0.0))
 
 
 def narrowed(scored: Scored, width: int) -> Scored:
-    """With `width` completion columns."""
+    """Return `scored` with `width` completion columns."""
     batch, prompts = scored.batch, scored.batch.prompt_width
     wide = {name: fit(getattr(batch, name), width) for name in ("mask", "advantages", "sampling_logprobs")}
     ids = {name: fit(getattr(batch, name), prompts + width) for name in ("input_ids", "attention_mask")}
@@ -176,10 +191,14 @@ def narrowed(scored: Scored, width: int) -> Scored:
 
 
 def token_weights(loss_type: str, mask: Tensor, *, window_tokens: Tensor, longest: int, accumulated: int) -> Tensor:
-    """TRL's weight of each token in one of `accumulated` backward passes, [B, T].
+    """Return the weight that TRL gives each token in one backward pass, [B, T].
 
-    mask: [B, T], the tokens of this pass. window_tokens: those of all passes of the update, on one rank's share.
-    longest: the length limit of a completion.
+    Args:
+        loss_type: TRL's `loss_type`: `dapo`, `grpo`, `bnpo` or `dr_grpo`.
+        mask: The tokens of this pass, [B, T].
+        window_tokens: One rank's share of the number of tokens in all passes of the update.
+        longest: The length limit of a completion, tokens.
+        accumulated: The number of backward passes of the update.
     """
     if loss_type == "dapo":
         return mask / window_tokens

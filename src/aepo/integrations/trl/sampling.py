@@ -1,4 +1,7 @@
-"""TRL's own sampling and scoring, asked for rollouts and statistics; nothing here knows of a control."""
+"""`SamplingTrainer` gets rollouts and statistics from TRL's own sampling and scoring.
+
+This module does not call a control.
+"""
 
 from __future__ import annotations
 
@@ -25,18 +28,18 @@ from aepo.types import BatchStatistics, Rollout
 
 @dataclass(frozen=True)
 class Drawn:
-    """One call of TRL's sampling: the rank's `rows`, and the `rollouts` of all ranks in the order of their rows.
-
-    stats: of the rank's rows, where TRL scored them for itself.
-    """
+    """`Drawn` holds the result of one call of TRL's sampling."""
 
     rows: Rows
+    """The rows of this rank; for extra groups, the rows of all ranks."""
     rollouts: list[Rollout]
+    """The rollouts of all ranks, in the order of their rows."""
     stats: BatchStatistics | None = None
+    """The statistics of this rank's rows; None if TRL did not score the rows itself."""
 
 
 class SamplingTrainer(GRPOTrainer):  # type: ignore[misc]
-    """`GRPOTrainer`, with the parts of a round of generation callable by themselves."""
+    """`SamplingTrainer` is TRL's `GRPOTrainer`, with a separate method for each part of a round of generation."""
 
     def __init__(self, *given: Any, **named: Any) -> None:
         self._metrics: dict[str, Any]
@@ -47,7 +50,13 @@ class SamplingTrainer(GRPOTrainer):  # type: ignore[misc]
         self._ranks = Ranks(self.accelerator, self._tokenizer.pad_token_id)
 
     def _draw(self, inputs: list[dict[str, Any]], groups: Sequence[int], temperature: float = 1.0) -> Drawn:
-        """Sample these prompts; groups: the numbers of the groups over all ranks, in order."""
+        """Sample the prompts and score the rows.
+
+        Args:
+            inputs: The prompts of this rank, one for each completion.
+            groups: The numbers of the groups over all ranks, in order.
+            temperature: The temperature that the sampler draws at.
+        """
         self._scores = []
         try:
             drawn: Rows = super()._generate_and_score_completions(inputs)
@@ -63,9 +72,18 @@ class SamplingTrainer(GRPOTrainer):  # type: ignore[misc]
         return Drawn(table.rowwise(drawn), rollouts, _kept(drawn, scores))
 
     def _draw_extra(self, inputs: list[dict[str, Any]], plan: Sequence[ExtraGroup], groups: int) -> Drawn:
-        """The planned groups, and as many of them again as give every rank the same number of rows.
+        """Sample the planned groups, and repeat some of them so that every rank has the same number of rows.
 
-        inputs: the rank's of the ordinary rows, which are `groups` groups over all ranks. The rows are all ranks'.
+        Args:
+            inputs: The prompts of this rank's ordinary rows.
+            plan: The extra groups, all with the same number of completions and the same temperature.
+            groups: The number of ordinary groups over all ranks.
+
+        Returns:
+            The rows and the rollouts of all ranks.
+
+        Raises:
+            InvalidValue: The groups differ in size or temperature, or their size is not the ordinary group size.
         """
         if not plan:
             return Drawn({}, [])
@@ -83,7 +101,10 @@ class SamplingTrainer(GRPOTrainer):  # type: ignore[misc]
 
     @contextmanager
     def _sampling_at(self, temperature: float) -> Iterator[None]:
-        """Another temperature for the sampler; what is logged meanwhile is set aside. Scoring stays at T = 1."""
+        """Give the sampler another temperature inside the `with` block, and discard what TRL logs there.
+
+        Scoring stays at T = 1.
+        """
         sampler = self.vllm_generation if self.use_vllm else self.generation_config
         before, metrics, logs = sampler.temperature, self._metrics, self._logs
         self._metrics, self._logs = {"train": defaultdict(list), "eval": defaultdict(list)}, copy.deepcopy(logs)
@@ -96,7 +117,7 @@ class SamplingTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def _heat(self, sampler: Any, temperature: float) -> None:
         sampler.temperature = temperature
-        if not self.use_vllm:  # TRL hands both to `generate`
+        if not self.use_vllm:  # TRL passes the configuration and these arguments to `generate`
             self.generation_kwargs["temperature"] = temperature
 
     def _calculate_rewards(
@@ -107,7 +128,7 @@ class SamplingTrainer(GRPOTrainer):  # type: ignore[misc]
         return rewards
 
     def _total(self, rewards: Tensor) -> list[float]:
-        """Rewards of all functions [N, F] -> their weighted sum; NaN where no function gave one."""
+        """Return the weighted sum of the rewards [N, F] over the F functions; NaN where no function gave a reward."""
         total = (rewards * self.reward_weights.to(rewards.device)).nansum(1)
         return total.masked_fill(rewards.isnan().all(1), math.nan).tolist()  # type: ignore[no-any-return]
 
@@ -119,7 +140,7 @@ class SamplingTrainer(GRPOTrainer):  # type: ignore[misc]
     # --- statistics under the policy that sampled -----------------------------------------------------------------
 
     def _get_per_token_logps_and_entropies(self, model: Any, *given: Any, **named: Any) -> Any:
-        """While a round is drawn, entropies come with the log-probabilities that TRL takes, at no further pass."""
+        """Compute the entropies too while a round is drawn, in the pass in which TRL takes the log-probabilities."""
         if self._scores is None or model is not self.model:
             return super()._get_per_token_logps_and_entropies(model, *given, **named)
         scores = super()._get_per_token_logps_and_entropies(model, *given, **{**named, "compute_entropy": True})
@@ -128,7 +149,7 @@ class SamplingTrainer(GRPOTrainer):  # type: ignore[misc]
 
     @torch.no_grad()
     def _stats(self, rows: Rows, needs: Needs) -> BatchStatistics:
-        """These rows' statistics at the present weights, a microbatch at a time."""
+        """Return the statistics of the rows at the current weights, computed one microbatch at a time."""
         ids, attention = table.inputs(rows)
         mask, size = rows["completion_mask"], self.args.per_device_train_batch_size
         if not beyond_trl(needs):
@@ -140,7 +161,15 @@ class SamplingTrainer(GRPOTrainer):  # type: ignore[misc]
         return table.joined([statistics(self.model, self._inner, *chunk, needs) for chunk in chunks], mask.shape[1])
 
     def _stats_of_some(self, rows: Rows, chosen: Sequence[int], needs: Needs) -> list[BatchStatistics]:
-        """Of these rows of `rows`, which every rank holds; each rank scores its equal part. Empty for none."""
+        """Return the statistics of some rows in a list of one item; the list is empty if no row is chosen.
+
+        Each rank scores an equal part of the chosen rows.
+
+        Args:
+            rows: Rows that every rank holds.
+            chosen: The indices of the rows to score.
+            needs: The statistics that the control needs.
+        """
         if not chosen:
             return []
         own = self._ranks.part(chosen, -(-len(chosen) // self._ranks.number))
@@ -149,13 +178,16 @@ class SamplingTrainer(GRPOTrainer):  # type: ignore[misc]
 
     @property
     def _inner(self) -> Any:
-        """The causal language model inside the wrappers, with an adapter's layers."""
+        """The causal language model inside the wrappers; it keeps the layers of an adapter."""
         model = self.accelerator.unwrap_model(self.model)
         return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _kept(rows: Rows, scores: Sequence[tuple[Tensor, Tensor]]) -> BatchStatistics | None:
-    """Those that TRL took of the rows under the policy itself, not under a reference; None if it did not."""
+    """Return the statistics that TRL computed for these rows under the policy that sampled them.
+
+    `scores` may also hold scores of other passes. Return None if TRL did not score the rows under the policy.
+    """
     old = rows.get("old_per_token_logps")
     found = [BatchStatistics(logprobs.float(), entropy.float()) for logprobs, entropy in scores if logprobs is old]
     return found[0] if found else None

@@ -1,4 +1,7 @@
-"""The pass that TRL's own scoring has no outlet for: log pi^T, the entropy of a part of the vocabulary, gradients."""
+"""`statistics` makes the forward pass for statistics that TRL's own scoring does not give.
+
+These are log pi^T, the entropy over a part of the vocabulary, and an entropy with gradient.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +18,22 @@ from aepo.types import BatchStatistics
 
 
 def beyond_trl(needs: Needs) -> bool:
-    """Whether TRL's log-probabilities and entropies do not suffice."""
+    """Return whether the control needs more than TRL's log-probabilities and entropies."""
     return bool(needs.temperatures) or needs.kept is not None or needs.entropy_gradient
 
 
 def statistics(
     model: Any, inner: Any, ids: Tensor, attention_mask: Tensor, mask: Tensor, needs: Needs
 ) -> BatchStatistics:
-    """One forward pass through `model`, which may be wrapped; gradient where it is enabled.
+    """Return the statistics of the completion tokens from one forward pass; they have gradients where enabled.
 
-    inner: the causal language model inside it. ids, attention_mask: [B, P + T]. mask: [B, T], the tokens to score.
+    Args:
+        model: The model that is called; it may be wrapped.
+        inner: The causal language model inside `model`.
+        ids: The tokens of prompts and completions, [B, P + T].
+        attention_mask: [B, P + T].
+        mask: Nonzero at the tokens to score, [B, T].
+        needs: The statistics that the control needs.
     """
     caught: list[Tensor] = []
     handle = inner.base_model.register_forward_hook(lambda module, given, output: caught.append(output[0]))
@@ -47,7 +56,7 @@ def statistics(
 
 
 def check_model(inner: Any) -> None:
-    """Refuse a model whose logits are not a plain linear map, by weights of its own, of its last hidden states."""
+    """Refuse a model whose output layer is not a plain `nn.Linear` on its last hidden states."""
     head, kind = inner.get_output_embeddings(), type(inner).__name__
     if type(head) is not nn.Linear:
         raise InvalidValue("model", kind, "one whose output layer is plain and without an adapter, for this method")

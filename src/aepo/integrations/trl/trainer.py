@@ -1,11 +1,12 @@
-"""`GRPOTrainer` with a control's hooks called around one round of generation.
+"""`EntropyControlTrainer` is TRL's `GRPOTrainer`, with a control's hooks called around each round of generation.
 
-The one seam is `_generate_and_score_completions`: TRL draws and scores the ordinary rows, and once more the tempered
-ones; what the control makes of both goes back in TRL's own form, with as many rows as before. A loss of this package
-stands in for TRL's only where a control acts in every pass.
+The trainer overrides `_generate_and_score_completions`. TRL first draws and scores the ordinary rows, then the
+tempered rows. The control makes a mixed batch of both, which goes back to TRL in TRL's own form and with the same
+number of rows. The loss of this package replaces TRL's loss only where TRL's loss cannot express the method
+(`aepo.integrations.trl.config.own_loss`).
 
-Rows are numbered over all ranks, rank by rank, as TRL gathers them. What decides about them is gathered, and every rank
-decides the same.
+Rows are numbered over all ranks, rank by rank, as TRL gathers them. The data that a decision needs is gathered, so
+every rank makes the same decision.
 """
 
 from __future__ import annotations
@@ -37,16 +38,21 @@ STATE_FILE = "aepo_state.json"
 
 @dataclass(frozen=True)
 class Round:
-    """The mixed batch of all ranks as it is trained on, and the state that the control was in."""
+    """`Round` holds what the updates after one round of generation need."""
 
     scored: Scored
+    """The mixed batch of all ranks, with the advantages that it is trained with."""
     state: State
+    """The control's state during the round."""
 
 
 class EntropyControlTrainer(SamplingTrainer):
-    """TRL's trainer at an entropy that you set; `args` is an `EntropyControlConfig`.
+    """`EntropyControlTrainer` is TRL's `GRPOTrainer` that trains at the entropy that you set.
 
-    Raises `InvalidValue`, one line, for what the method cannot do here.
+    It takes the arguments of `GRPOTrainer`; `args` is an `EntropyControlConfig`.
+
+    Raises:
+        InvalidValue: An argument or the model does not work with the method; the message is one line.
     """
 
     def __init__(self, model: Any, reward_funcs: Any = None, args: Any = None, *rest: Any, **named: Any) -> None:
@@ -96,7 +102,7 @@ class EntropyControlTrainer(SamplingTrainer):
         return self._output(ordinary.rows, extra.rows, placed, shaped)
 
     def _step_facts(self, rows: int) -> Step:
-        """Where in the run this round is, over all ranks; `rows` are one rank's."""
+        """Return the place of this round in the run, over all ranks; `rows` is the number of rows of one rank."""
         updates = self.state.max_steps * self.args.gradient_accumulation_steps
         return Step(
             number=self.rounds,
@@ -110,20 +116,30 @@ class EntropyControlTrainer(SamplingTrainer):
     def _compare(
         self, ordinary: list[Rollout], extra: list[Rollout], state: State, step: Step
     ) -> tuple[list[Sample], list[Sample]]:
-        """A completion without a finite reward is left out."""
+        """Return the ordinary and the extra samples with their advantages.
+
+        A completion without a finite reward is left out.
+        """
         finite = stages.rewarded([*ordinary, *extra])
         return stages.with_advantages(self._algorithm, finite, {r.completion.group for r in extra}, state, step)
 
     def _scored(
         self, samples: Sequence[Sample], order: Sequence[int], stats: Sequence[BatchStatistics], step: Step
     ) -> Scored:
-        """stats: of all ordinary rows, and of the extra rows that are used; order: the row in them of each sample."""
+        """Return the mixed batch with its statistics.
+
+        Args:
+            samples: The samples of the mixed batch, in its order.
+            order: The row of each sample in the joined `stats`.
+            stats: The statistics of all ordinary rows, then those of the extra rows that are used.
+            step: The place of the round in the run.
+        """
         batch = collate(samples, self._ranks.pad_token_id).to(self.accelerator.device)
         old = table.joined(stats, batch.mask.shape[1]).select(torch.tensor(order, device=batch.mask.device))
         return Scored(batch, table.inside(old, batch.mask), step)
 
     def _check_model(self) -> None:
-        """What the passes of this package need of the model and of how it is spread."""
+        """Refuse a model, or a way to distribute it, with which the passes of this package do not work."""
         if self._own_loss and getattr(self, "aux_loss_enabled", False):
             why = f"0.0: the loss of the method {self.args.method} has no load-balancing loss of experts"
             raise InvalidValue("router_aux_loss_coef", self.router_aux_loss_coef, why)
@@ -137,7 +153,16 @@ class EntropyControlTrainer(SamplingTrainer):
     # --- back to TRL ----------------------------------------------------------------------------------------------
 
     def _output(self, ordinary: Rows, extra: Rows, placed: table.Placement, shaped: Tensor) -> Rows:
-        """The rank's rows with extra ones in the places they take, advantages [B, T], and the new number of tokens."""
+        """Return this rank's rows as TRL expects them, with the extra rows in the places that they take.
+
+        The advantages are per token, [B, T], and the number of tokens is counted again.
+
+        Args:
+            ordinary: The ordinary rows of this rank.
+            extra: The extra rows of all ranks.
+            placed: The places of the rows, over all ranks.
+            shaped: The advantages of the mixed batch after `shape`, [N, T].
+        """
         count = len(ordinary["advantages"])
         first = self.accelerator.process_index * count
         taken = {place - first: number for place, number in placed.taken if first <= place < first + count}
@@ -166,7 +191,7 @@ class EntropyControlTrainer(SamplingTrainer):
         return output.loss
 
     def _present(self, model: Any, inputs: Rows, mask: Tensor, state: State) -> BatchStatistics:
-        """Statistics of the present policy, with gradient."""
+        """Return the statistics of these rows under the current policy, with gradient."""
         ids, attention = table.inputs(inputs)
         needs = self._acts.needs(state).in_update
         if beyond_trl(needs):
@@ -175,9 +200,12 @@ class EntropyControlTrainer(SamplingTrainer):
         return table.inside(BatchStatistics(scores[0], scores[1].detach()), mask)
 
     def _weights(self, mask: Tensor, inputs: Rows) -> Tensor:
-        """TRL's weight of each token in this backward pass, with its correction of the sampler's probabilities."""
+        """Return TRL's weight of each token in this backward pass, [B, T].
+
+        The weight includes TRL's correction for the sampler's probabilities, where TRL makes one.
+        """
         accumulated = self.current_gradient_accumulation_steps
-        # The count is the whole round's over all ranks, and gradients are averaged over ranks.
+        # `num_items_in_batch` counts the whole round over all ranks, and gradients are averaged over the ranks.
         share = accumulated / self.args.steps_per_generation / self._ranks.number
         tokens = inputs["num_items_in_batch"].clamp(min=1) * share
         weights = table.token_weights(
@@ -192,14 +220,14 @@ class EntropyControlTrainer(SamplingTrainer):
     # --- log and checkpoint -------------------------------------------------------------------------------------------
 
     def _log_round(self, before: State, measured: Measured, samples: Sequence[Sample]) -> None:
-        """The numbers of docs/metrics.md that a round has, under `aepo/`."""
+        """Log the numbers of docs/metrics.md that a round has, under `aepo/`."""
         row = stages.measurements(measured, samples, sampler=False)
         for name, value in {**row, **self._acts.report(before, self.entropy_state)}.items():
             if isinstance(value, int | float):
                 self._metrics["train"][f"aepo/{name}"].append(float(value))
 
     def _log_loss(self, output: LossOutput, new: BatchStatistics, mask: Tensor) -> None:
-        """Under TRL's names, and the ratio."""
+        """Log the entropy and the clipped share under TRL's names, and the ratio as `aepo/ratio`."""
         metrics = {
             "entropy": Metric.of(asked_for(new.entropy).detach(), mask),
             "clip_ratio/region_mean": output.clipped,
@@ -230,16 +258,16 @@ class EntropyControlTrainer(SamplingTrainer):
 
 
 class AEPOTrainer(EntropyControlTrainer):
-    """The same under the name of its default method."""
+    """`AEPOTrainer` is `EntropyControlTrainer` under the name of the default method."""
 
 
 def _sources(samples: Sequence[Sample], rollouts: Sequence[Rollout]) -> list[int]:
-    """The number of each sample's rollout."""
+    """Return, for each sample, the index of its rollout in `rollouts`."""
     numbers = {id(rollout): number for number, rollout in enumerate(rollouts)}
     return [numbers[id(sample.rollout)] for sample in samples]
 
 
 def _order(sources: Sequence[int], ordinary: int) -> list[int]:
-    """Of each sample its row in: all ordinary rows, then the extra ones that are used."""
+    """Return the row of each sample in the list of all ordinary rows, then the extra rows that are used."""
     extra = iter(range(ordinary, ordinary + len(sources)))
     return [source if source < ordinary else next(extra) for source in sources]

@@ -1,4 +1,7 @@
-"""`python -m aepo.integrations.verl OVERRIDES`: check all that can be checked without Ray, then verl's own main."""
+"""`python -m aepo.integrations.verl OVERRIDES` checks the settings, then starts verl's own main.
+
+It makes all checks that do not need Ray.
+"""
 
 from __future__ import annotations
 
@@ -11,25 +14,32 @@ from aepo.convert import parse_setting
 from aepo.errors import InvalidValue
 from aepo.integrations.verl.settings import AGENT_LOOP, TRAINER, check_version, read, remarks
 
-# Before the user's own overrides, which may change them and are then told why not.
+# These overrides stand before the user's own. `read` and `remarks` say what a change of them breaks.
 DEFAULTS = (
     f"trainer.v1.trainer_mode={TRAINER}",
     f"actor_rollout_ref.rollout.agent.default_agent_loop={AGENT_LOOP}",
     "algorithm.adv_estimator=grpo",
-    # In float32 also where the logits are bfloat16.
+    # With chunks verl computes the entropy in float32, also where the logits are bfloat16.
     "actor_rollout_ref.actor.fsdp_config.entropy_from_logits_with_chunking=true",
 )
 _WORDS: Mapping[str, bool | None] = {"True": True, "False": False, "null": None}
 
 
 def overrides(arguments: Sequence[str]) -> list[str]:
-    """verl's overrides of the command line; `aepo.x=v` needs neither a + nor hydra's quotes."""
+    """Return the overrides for verl, the defaults of this package first.
+
+    On the command line `aepo.x=v` needs neither a `+` nor hydra's quotes.
+    """
     return [*DEFAULTS, *map(_quoted, arguments)]
 
 
 def compose(given: Sequence[str]) -> Any:
-    """verl's configuration with these overrides; `InvalidValue` where hydra cannot read one."""
-    import verl  # noqa: F401  (hydra would say that there is no such module, and not why)
+    """Return verl's configuration with these overrides.
+
+    Raises:
+        InvalidValue: hydra cannot read an override.
+    """
+    import verl  # noqa: F401  (without this import hydra would hide why verl is missing)
     from hydra import compose, initialize_config_module
     from hydra.errors import HydraException
 
@@ -42,7 +52,7 @@ def compose(given: Sequence[str]) -> Any:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Refuse in one line, or train."""
+    """Check the settings and train; a setting that does not work raises `InvalidValue`."""
     check_version()
     given = overrides(arguments)
     config = compose(given)
@@ -57,19 +67,22 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def check_plugin() -> None:
-    """verl swallows what fails while a plug-in loads."""
+    """Refuse to start if the trainer is not registered in verl.
+
+    verl hides an error that happens while it loads a plug-in; this function raises that error.
+    """
     import verl  # noqa: F401
     from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
 
     if TRAINER not in TRAINER_REGISTRY:
-        import aepo.integrations.verl.plugin  # noqa: F401  (says why)
+        import aepo.integrations.verl.plugin  # noqa: F401  (raises the hidden error)
 
         wanted = "installed with pip, so that every process of verl finds the entry point verl.plugins"
         raise InvalidValue("aepo", "a package that verl does not see", wanted)
 
 
 def _quoted(argument: str) -> str:
-    """`aepo.x=v` as hydra reads it, whether v is written as in TOML, in Python or for hydra."""
+    """Return `aepo.x=v` as hydra reads it; v may be written as in TOML, as in Python or for hydra."""
     bare = argument.lstrip("+")
     if not bare.startswith("aepo."):
         return argument

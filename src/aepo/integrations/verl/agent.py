@@ -1,4 +1,4 @@
-"""verl's single-turn agent loop, at a temperature of each request's own."""
+"""`TemperedSingleTurn` is verl's single-turn agent loop with a temperature for each request."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ TEMPERATURE = "aepo_temperature"
 
 @register(AGENT_LOOP)
 class TemperedSingleTurn(SingleTurnAgentLoop):  # type: ignore[misc]
-    """Reads the field `aepo_temperature` of a prompt; prompts without it, those of validation, keep verl's."""
+    """`TemperedSingleTurn` draws a completion at the temperature in the prompt's field `aepo_temperature`.
+
+    Prompts of validation do not have the field, so they keep verl's temperature.
+    """
 
     async def run(self, sampling_params: dict[str, Any], priority: int = 0, **fields: Any) -> Any:
-        """One completion."""
+        """Draw one completion."""
         if TEMPERATURE in fields:
             sampling_params = {**sampling_params, "temperature": float(fields[TEMPERATURE])}
         return await super().run(sampling_params, priority, **fields)

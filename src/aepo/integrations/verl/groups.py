@@ -1,4 +1,7 @@
-"""The groups of a step: submitted to verl's rollout, round after round, and numbered in that order."""
+"""`Groups` submits the groups of a step to verl's rollout and numbers them.
+
+A step may submit several rounds; the numbers follow the order of submission.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,15 @@ from aepo.integrations.verl.settings import AGENT_LOOP
 
 
 class Groups:
-    """`numbers`: of each group, by verl's name for it. `completions`: asked for so far."""
+    """`Groups` keeps the groups of one step that were submitted to verl's rollout.
+
+    Args:
+        submit: The function that submits a batch of prompts to verl's rollout.
+
+    Attributes:
+        numbers: The number of each group, by verl's name (`uid`) of the group.
+        completions: The number of completions that were requested so far.
+    """
 
     def __init__(self, submit: Callable[[TensorDict], Any]) -> None:
         self._submit = submit
@@ -32,15 +43,15 @@ class Groups:
 
     @property
     def extra(self) -> frozenset[int]:
-        """The numbers of the groups that the control added to a prompt."""
+        """The numbers of the extra groups, which the control added to a prompt."""
         return frozenset(number for number in range(len(self)) if self.source(number) != number)
 
     def source(self, number: int) -> int:
-        """The ordinary group of the same prompt."""
+        """Return the number of the ordinary group with the same prompt."""
         return self._sources[number]
 
     def add(self, prompts: TensorDict, count: int) -> None:
-        """A group of `count` completions at temperature 1 of each of these new prompts."""
+        """Submit an ordinary group of `count` completions at temperature 1 for each of these new prompts."""
         first, rows = len(self), len(self._rows)
         numbers = range(first, first + len(prompts))
         self._prompts = prompts if self._prompts is None else tu.concat_tensordict([self._prompts, prompts])
@@ -48,12 +59,18 @@ class Groups:
         self._send(prompts, numbers, count, 1.0)
 
     def add_extra(self, planned: Sequence[ExtraGroup]) -> None:
-        """What the control plans beside them; a submission for each number of completions and temperature."""
+        """Submit the extra groups that the control planned.
+
+        Groups with the same number of completions and the same temperature go into one submission.
+
+        Raises:
+            InvalidValue: The data names another agent loop, which ignores the temperature.
+        """
         prompts = self._prompts
         if not planned or prompts is None:
             return
         if "agent_name" in prompts and set(prompts["agent_name"]) != {AGENT_LOOP}:
-            # Another loop would draw at temperature 1, and nobody would see it.
+            # Another loop would silently draw at temperature 1.
             raise InvalidValue("data", "a column agent_name", f"without it, or {AGENT_LOOP} in every row")
         for count, temperature in sorted({(extra.count, extra.temperature) for extra in planned}):
             sources = [e.prompt for e in planned if (e.count, e.temperature) == (count, temperature)]

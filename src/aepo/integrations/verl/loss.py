@@ -1,7 +1,7 @@
-"""The loss that verl's workers call in the place of `verl.workers.utils.losses.ppo_loss`: the core's, nothing else.
+"""`policy_loss` is the core's loss, which verl's workers call instead of `verl.workers.utils.losses.ppo_loss`.
 
-Weights of a token come with it, made over the whole minibatch by the driver, so the sum over all ranks and
-microbatches is the loss of the minibatch, however it was split.
+The driver computes the weight of each token over the whole minibatch and sends it with the token. So the sum over all
+ranks and microbatches is the loss of the minibatch, however the minibatch is split.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from aepo.loss.policy_loss import LossOutput, k3
 from aepo.types import BatchStatistics
 
 FIELDS = ("response_mask", "old_log_probs", "entropy", "advantages", "aepo_weights")
-# Sums that the workers return, as `aepo/NAME_total` and `aepo/NAME_count`.
+# Names of the sums that the workers return as `aepo/NAME_total` and `aepo/NAME_count`.
 SUMS = ("ratio", "clip_fraction", "approximate_kl", "mixed_sampled_entropy")
 
 
@@ -35,7 +35,20 @@ def policy_loss(
     algorithm: Algorithm,
     kl_coefficient: float = 0.0,
 ) -> tuple[Tensor, dict[str, Metric]]:
-    """A microbatch's share of the loss, times the number of data-parallel ranks, whose gradients verl averages."""
+    """Return the loss of a microbatch, and the sums for the log.
+
+    The loss is multiplied by the number of data-parallel ranks, because verl averages the gradients over the ranks.
+
+    Args:
+        model_output: verl's log-probabilities and, where it was asked for, the entropy; both without padding.
+        data: The microbatch of verl.
+        dp_group: verl passes it; it is not used.
+        algorithm: The algorithm whose loss is computed.
+        kl_coefficient: The weight of k3(pi, pi_ref) on every trained token.
+
+    Raises:
+        RuntimeError: The loss needs the reference model, and verl sent no `ref_log_prob`.
+    """
     state = json.loads(tu.get_non_tensor_data(data, "aepo_state", None))
     step = rows.step_from_json(tu.get_non_tensor_data(data, "aepo_step", None))
     fields = padded(data)
@@ -54,7 +67,7 @@ def policy_loss(
 
 
 def padded(data: Any) -> dict[str, Tensor]:
-    """verl's ragged fields as padded ones, by name."""
+    """Return verl's ragged fields as padded tensors, by name, with the `prompt_mask`."""
     optional = [name for name in set(data.keys()) if name.startswith(rows.MARK) or name == "ref_log_prob"]
     tensors = data.select("prompts", "responses", *FIELDS, "aepo_rows", *optional).to_padded_tensor()
     fields: dict[str, Tensor] = dict(tensors.items())
@@ -65,7 +78,10 @@ def padded(data: Any) -> dict[str, Tensor]:
 
 
 def _entropy(model_output: dict[str, Tensor], data: Any, part: Scored) -> Tensor:
-    """With its gradient where the update asked for it, else zeros that nothing reads."""
+    """Return the entropy with its gradient, [B, T], nats.
+
+    If the update did not ask for the entropy, return zeros that nothing reads.
+    """
     if "entropy" not in model_output:
         return torch.zeros_like(part.batch.mask)
     entropy: Tensor = no_padding_2_padding(model_output["entropy"], data).float()
@@ -73,7 +89,10 @@ def _entropy(model_output: dict[str, Tensor], data: Any, part: Scored) -> Tensor
 
 
 def _sums(output: LossOutput, new: BatchStatistics, trained: Tensor) -> dict[str, Metric]:
-    """Totals and counts, so that a mean over tokens stays one, whatever verl averages."""
+    """Return totals and counts as sums.
+
+    verl averages over microbatches; with sums the log still shows a mean over tokens.
+    """
     surprise = -new.logprobs.detach()[trained].double().sum().item()
     totals = {
         "ratio": (output.ratio.total, output.ratio.count),

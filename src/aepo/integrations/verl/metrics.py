@@ -1,4 +1,4 @@
-"""What verl logs of a step: under `aepo/`, by the names of docs/metrics.md."""
+"""This module prepares what verl logs about a step: numbers under `aepo/`, with the names of docs/metrics.md."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PREFIX = "aepo/"
 
 
 def take_sums(update: dict[str, Any]) -> dict[str, Metric]:
-    """Remove the workers' sums from verl's metrics of an update, and return them."""
+    """Remove the sums of the workers from verl's metrics of an update, and return them by name."""
     found = {}
     for name in SUMS:
         total, count = (update.pop(f"actor/{PREFIX}{name}_{part}") for part in ("total", "count"))
@@ -22,6 +22,6 @@ def take_sums(update: dict[str, Any]) -> dict[str, Metric]:
 
 
 def loggable(row: Mapping[str, Any]) -> dict[str, float]:
-    """Finite numbers, as trackers take them; the rest is left out."""
+    """Return the finite numbers of a row as floats, under `aepo/`; other values are left out."""
     numbers = {PREFIX + name: float(value) for name, value in row.items() if isinstance(value, int | float)}
     return {name: value for name, value in numbers.items() if math.isfinite(value)}

@@ -1,6 +1,7 @@
-"""What verl loads in each of its processes (entry point `verl.plugins`): registers the trainer and the agent loop.
+"""This module registers the trainer and the agent loop; verl loads it in each of its processes.
 
-verl swallows what fails here, so the launcher checks that both are there.
+verl finds it by the entry point `verl.plugins`. verl hides an error that happens here, so the launcher checks that the
+trainer is registered.
 """
 
 from aepo.integrations.verl.settings import check_version

@@ -1,4 +1,6 @@
-"""Rows of verl's batches without verl: to rollouts, into minibatches, and to a microbatch's `Scored`.
+"""This module works on the rows of verl's batches and does not import verl.
+
+It turns rows into rollouts, deals them into minibatches, and makes the `Scored` of a microbatch.
 
 Shapes: B rows, P prompt columns (left-padded), T response columns (right-padded).
 """
@@ -22,27 +24,37 @@ MARK = "aepo_mark_"
 
 @dataclass(frozen=True)
 class Row:
-    """One trajectory. key: verl's name for it. source: the ordinary group of its prompt. logprobs: the sampler's.
-
-    mask: 0 on tokens that a tool wrote.
-    """
+    """`Row` is one trajectory of verl."""
 
     key: str
+    """verl's name of the trajectory."""
     group: int
+    """The number of its group."""
     source: int
+    """The number of the ordinary group with the same prompt."""
     session: int
+    """The number of the trajectory in its group."""
     prompt: tuple[int, ...]
+    """The tokens of the prompt."""
     tokens: tuple[int, ...]
+    """The tokens of the response."""
     mask: tuple[int, ...]
+    """0 on tokens of the response that a tool wrote, else 1."""
     logprobs: tuple[float, ...]
+    """The sampler's log-probabilities of the response's tokens, nats; zeros if verl does not return them."""
     reward: float
+    """The reward of the trajectory: the sum of verl's `rm_scores`."""
     temperature: float
+    """The temperature that the response was drawn at."""
 
 
 def rollouts(rows: Sequence[Row], ends: frozenset[int], max_tokens: int) -> list[Rollout]:
-    """In their order; groups of one prompt share it.
+    """Return the rollouts of the rows, in the same order; the groups of one prompt share its `Prompt`.
 
-    ends: tokens that end a completion; without one, and as long as allowed, it was cut.
+    Args:
+        rows: The trajectories.
+        ends: The tokens that end a completion.
+        max_tokens: The length limit of a completion. A completion of this length without an end token was truncated.
     """
     prompts = {row.source: Prompt(id=f"group {row.source}", tokens=row.prompt, problem={}) for row in rows}
     made = []
@@ -55,22 +67,31 @@ def rollouts(rows: Sequence[Row], ends: frozenset[int], max_tokens: int) -> list
 
 
 def to_batch(samples: Sequence[Sample], masks: Sequence[Sequence[int]], pad_token_id: int) -> Batch:
-    """Samples as tensors; tokens with mask 0 are not the policy's, so they are neither measured nor trained."""
+    """Return the samples as a batch.
+
+    The policy did not write the tokens with mask 0, so they are neither measured nor trained on.
+    """
     batch = collate(samples, pad_token_id)
     mask = batch.mask * pad([torch.tensor(mask, dtype=torch.float32) for mask in masks])
     return replace(batch, mask=mask, advantages=batch.advantages * mask)
 
 
 def pad(rows: Sequence[Tensor]) -> Tensor:
-    """Rows of different lengths -> [B, T], zeros on the right."""
+    """Return rows of different lengths as one tensor [B, T], with zeros on the right."""
     return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
 
 
 def deal(trained: Sequence[int], extra: Sequence[int], count: int, shuffle: torch.Generator | None) -> list[list[int]]:
-    """Rows in `count` minibatches of sizes that differ by one at most; ordinary and extra ones spread evenly.
+    """Deal rows into minibatches whose sizes differ by at most one, with ordinary and extra rows spread evenly.
 
-    The loop's may differ by two, but verl's are all filled up to the largest. Without `shuffle` the rows stay in their
-    order, minibatch after minibatch.
+    In this package's own loop the sizes may differ by two. verl needs closer sizes, because all its minibatches are
+    filled up to the largest.
+
+    Args:
+        trained: The rows that are trained on.
+        extra: Those of them that are extra rows.
+        count: The number of minibatches.
+        shuffle: The source of the random order. With None the rows keep their order, one minibatch after the other.
     """
     if shuffle is None:
         return [part.tolist() for part in torch.tensor(list(trained)).tensor_split(count)]
@@ -81,7 +102,7 @@ def deal(trained: Sequence[int], extra: Sequence[int], count: int, shuffle: torc
 
 
 def fill(minibatches: Sequence[Sequence[int]], spare: Sequence[int], multiple: int) -> list[list[int]]:
-    """All minibatches to one size, the smallest multiple of `multiple` that holds them, with `spare` rows."""
+    """Fill all minibatches with `spare` rows to one size: the smallest multiple of `multiple` that holds each."""
     longest = max(1, *(len(rows) for rows in minibatches))
     size = -(-longest // multiple) * multiple
     left = list(spare)
@@ -94,7 +115,7 @@ def fill(minibatches: Sequence[Sequence[int]], spare: Sequence[int], multiple: i
 
 
 def token_weights(mask: Tensor, minibatches: Sequence[Sequence[int]], aggregate: str) -> Tensor:
-    """[B, T]: each token's weight in the loss of its minibatch; 0 for rows in none."""
+    """Return the weight of each token in the loss of its minibatch, [B, T]; 0 for rows that are in no minibatch."""
     weights = torch.zeros_like(mask)
     for rows in minibatches:
         if rows:
@@ -102,20 +123,23 @@ def token_weights(mask: Tensor, minibatches: Sequence[Sequence[int]], aggregate:
     return weights
 
 
-# --- what travels with a row to the worker that trains it -------------------------------------------------------
+# --- data that a row carries to the worker that trains on it ----------------------------------------------------
 
 
 def facts(batch: Batch) -> Tensor:
-    """[B, 4], float64: reward, group, extra, trained."""
+    """Return reward, group, extra and trained of each row, [B, 4] in float64."""
     columns = (batch.rewards, batch.groups, batch.extra, batch.trained)
     return torch.stack([column.double() for column in columns], dim=1)
 
 
 def microbatch(fields: Mapping[str, Tensor], step: Step) -> Scored:
-    """Padded fields of some rows -> what a control's hooks see of them.
+    """Return what a control's hooks see of some rows.
 
-    prompts [B, P] (right-padded, `prompt_mask` 1 on tokens), responses, response_mask, advantages, old_log_probs,
-    entropy and the marks [B, T], aepo_rows [B, 4]; ref_log_prob [B, T] where there is a reference model.
+    Args:
+        fields: The padded fields of the rows: `prompts` [B, P] (right-padded) and `prompt_mask`, 1 on their tokens;
+            `responses`, `response_mask`, `advantages`, `old_log_probs`, `entropy` and the marks, [B, T]; `aepo_rows`
+            [B, 4], see `facts`; `ref_log_prob` [B, T] where there is a reference model.
+        step: The place of the step in the run.
     """
     mask = fields["response_mask"].float()
     rewards, groups, extra, trained = fields["aepo_rows"].unbind(1)
@@ -137,10 +161,10 @@ def microbatch(fields: Mapping[str, Tensor], step: Step) -> Scored:
 
 
 def step_to_json(step: Step) -> str:
-    """For a field that is no tensor."""
+    """Return the step as JSON, for a field that is not a tensor."""
     return json.dumps(asdict(step))
 
 
 def step_from_json(text: str) -> Step:
-    """The inverse."""
+    """Return the step that `step_to_json` wrote."""
     return Step(**json.loads(text))

@@ -1,4 +1,7 @@
-"""From verl's configuration to an algorithm. What verl cannot do for it is refused in one line, before Ray starts."""
+"""`read` turns verl's configuration into an algorithm.
+
+It refuses a setting that does not work with the algorithm in one line, before Ray starts.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,14 @@ from aepo.engines.capabilities import VERL
 from aepo.engines.preflight import Setup, preflight
 from aepo.errors import InvalidValue, require
 
-# The trainer's interface changed with every version so far.
+# The tested versions of verl. The trainer's interface has changed with every version so far.
 TESTED = ("0.9.1",)
 TRAINER, AGENT_LOOP = "aepo", "aepo_single_turn"
-# Of `aepo.NAME`: not settings of the algorithm, or shorter names for one.
+# Short names under `aepo.` for settings of the control.
 _SHORT = {"target": "control.target", "law": "control.law"}
 
 _ROLLOUT, _ACTOR = "actor_rollout_ref.rollout", "actor_rollout_ref.actor"
-# verl's settings that the method decides or that would undo it: the values that may stand, and why.
+# verl's settings that the method chooses or that would undo it: the allowed values, and the reason.
 _UNTOUCHED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "trainer.use_v1": ((True,), "true: only the V1 trainer is supported"),
     "trainer.v1.trainer_mode": ((TRAINER,), f"{TRAINER}: this trainer, which is synchronous"),
@@ -49,26 +52,35 @@ _UNTOUCHED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     f"{_ACTOR}.kl_loss_type": (("low_var_kl", "k3"), "low_var_kl or k3"),
     f"{_ACTOR}.shuffle": ((False,), "false: rows are spread over the minibatches before they are sent"),
 }
+# Settings that cut the sampling distribution, each with the value that leaves it whole.
 _CUTS: Mapping[str, float] = {f"{_ROLLOUT}.top_p": 1, f"{_ROLLOUT}.top_k": -1}
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """What `aepo.*` and verl's settings say together.
-
-    seed: of the control's own choices. kl_coefficient: of k3(pi, pi_ref) on every trained token, from verl's
-    `use_kl_loss` and `kl_loss_coef`. new_state: a checkpoint without a control's state may be gone on from.
-    """
+    """`Chosen` holds the choices of the settings `aepo.*` and of verl's own settings."""
 
     method: str
+    """The method's name, as `aepo.method` gives it."""
     algorithm: Algorithm
+    """The method with its settings."""
     seed: int
+    """The seed of the control's own random choices."""
     kl_coefficient: float
+    """The weight of k3(pi, pi_ref) on every trained token, from verl's `use_kl_loss` and `kl_loss_coef`."""
     new_state: bool = False
+    """Whether a run that resumes begins with a new control state, so the checkpoint needs none."""
 
 
 def read(config: Any) -> Chosen:
-    """verl's whole configuration (nested mappings) -> `Chosen`; `InvalidValue` for the first thing that cannot work."""
+    """Return what verl's configuration chooses.
+
+    Args:
+        config: verl's whole configuration, as nested mappings.
+
+    Raises:
+        InvalidValue: A setting does not work; the message names the first one that was found.
+    """
     given = _plain(get(config, "aepo") or {})
     method, seed = str(given.pop("method", "aepo")), given.pop("seed", 0)
     new_state = given.pop("new_state", False)
@@ -84,7 +96,7 @@ def read(config: Any) -> Chosen:
 
 
 def check_version(found: str | None = None) -> None:
-    """Refuse a verl that was not tested; `found` stands in for the installed one."""
+    """Refuse a version of verl that was not tested; `found` replaces the installed version."""
     wanted = f"one of {', '.join(TESTED)}: its trainer changes with every version"
     try:
         found = found or version("verl")
@@ -94,7 +106,7 @@ def check_version(found: str | None = None) -> None:
 
 
 def remarks(config: Any) -> list[str]:
-    """What will work, and may not be meant."""
+    """Return a sentence for each setting that verl accepts and that may not be intended."""
     updates = get(config, "data.train_batch_size") // get(config, f"{_ACTOR}.ppo_mini_batch_size")
     setup = Setup(
         engine=VERL,
@@ -110,7 +122,10 @@ def remarks(config: Any) -> list[str]:
 
 
 def _entropy_is_rounded(config: Any) -> str:
-    """verl takes the entropy of bfloat16 logits in bfloat16, unless by its chunks."""
+    """Return a sentence if verl rounds the measured entropy, else an empty string.
+
+    verl computes the entropy of bfloat16 logits in bfloat16, unless it computes the entropy in chunks.
+    """
     fsdp, model = f"{_ACTOR}.fsdp_config", "actor_rollout_ref.model"
     dtype = get(config, f"{fsdp}.mixed_precision.param_dtype") or get(config, f"{fsdp}.dtype")
     needed = (f"{fsdp}.entropy_from_logits_with_chunking", f"{model}.use_remove_padding")
@@ -121,7 +136,7 @@ def _entropy_is_rounded(config: Any) -> str:
 
 
 def get(config: Any, name: str) -> Any:
-    """config[a][b]... for a.b; None where there is no such key."""
+    """Return the value of a dotted name, config[a][b] for a.b; None where there is no such key."""
     for part in name.split("."):
         if config is None or part not in config:
             return None
@@ -156,7 +171,10 @@ def _check(config: Any, algorithm: Algorithm) -> None:
 
 
 def _check_rounds(config: Any, control: Control) -> None:
-    """Further rounds of a step are judged while the rollout engine is awake, and read the data in whole fetches."""
+    """Refuse settings with which a step cannot have further rounds of sampling.
+
+    The rewards must be available while the rollout engine is awake, and verl reads prompts in fetches of a fixed size.
+    """
     model = get(config, "reward.reward_model")
     streamed = not get(model, "enable") or get(model, "enable_resource_pool")
     name = "reward.reward_model.enable_resource_pool"
@@ -170,13 +188,16 @@ def _check_rounds(config: Any, control: Control) -> None:
 
 
 def _named(given: Mapping[str, Any]) -> dict[str, Any]:
-    """`target` and `law` under the control, after the table of the control's other settings."""
+    """Return the settings with the full names of `target` and `law`.
+
+    These two come last, after a table of the control's other settings.
+    """
     long = {name: value for name, value in given.items() if name not in _SHORT}
     return {**long, **{_SHORT[name]: value for name, value in given.items() if name in _SHORT}}
 
 
 def _plain(value: Any) -> Any:
-    """Mappings of any kind as dicts, sequences as lists."""
+    """Return the value with mappings of any kind as dicts and sequences as lists."""
     if hasattr(value, "items"):
         return {str(key): _plain(item) for key, item in value.items()}
     if hasattr(value, "__iter__") and not isinstance(value, str):

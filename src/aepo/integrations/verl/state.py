@@ -1,4 +1,4 @@
-"""The control's state beside verl's checkpoint."""
+"""This module saves and loads the control's state in the folder of verl's checkpoint."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STATE_FILE = "aepo.json"
 
 
 def save(folder: Path, chosen: Chosen, step: int, state: State) -> None:
-    """The whole file or what was there before."""
+    """Write the control's state to `folder`; if the write fails, the file that was there before stays."""
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".{STATE_FILE}.partial"
     partial.write_text(json.dumps({"control": _name(chosen), "step": step, "state": state}))
@@ -21,7 +21,11 @@ def save(folder: Path, chosen: Chosen, step: int, state: State) -> None:
 
 
 def load(folder: Path, chosen: Chosen) -> State:
-    """The state in `folder`, or with `new_state` a new one; `InvalidValue` if there is none, or another control's."""
+    """Return the control's state in `folder`, or a new state if `aepo.new_state` is set.
+
+    Raises:
+        InvalidValue: The folder has no state, or the state of another control.
+    """
     control = chosen.algorithm.control
     if chosen.new_state:
         return control.initial_state()
@@ -37,5 +41,5 @@ def load(folder: Path, chosen: Chosen) -> State:
 
 
 def _name(chosen: Chosen) -> str:
-    """Of all the controls that the state belongs to."""
+    """Return the names of the controls that the state belongs to, joined by `+`."""
     return "+".join(part.name for part in chosen.algorithm.control.parts)

@@ -1,8 +1,8 @@
-"""verl's synchronous V1 trainer with a control's hooks called at the driver.
+"""`EntropyControlTrainer` is verl's synchronous V1 trainer, with a control's hooks called in the driver.
 
-verl's own step stays as it is (`PPOTrainer._step_once`); overridden are its parts: what is submitted for sampling, the
-rows before they are scored, the advantages, the update of the actor, and the checkpoint. Which rows are trained on is
-decided here, over all of them, never on a rank.
+verl's own step does not change (`PPOTrainer._step_once`). The trainer overrides parts of it: the submission for
+sampling, the rows before they are scored, the advantages, the update of the actor, and the checkpoint. The driver
+chooses the rows to train on, over all rows; a rank never does.
 """
 
 from __future__ import annotations
@@ -46,7 +46,13 @@ SCORES = ("old_log_probs", "entropy", "response_mask")
 
 @register_trainer(TRAINER)
 class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
-    """`trainer.v1.trainer_mode=aepo`; its settings are `aepo.*`. `InvalidValue` for what cannot work."""
+    """`EntropyControlTrainer` trains with a method of this package; `trainer.v1.trainer_mode=aepo` selects it.
+
+    Its settings are `aepo.*`.
+
+    Raises:
+        InvalidValue: A setting does not work with the method or with verl.
+    """
 
     def __init__(self, config: Any) -> None:
         self._chosen = read(config)
@@ -56,7 +62,7 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
         super().__init__(config)
 
     def _build_replay_buffer(self) -> Any:
-        # By any other name verl takes this trainer for an asynchronous one.
+        # With any other name verl treats this trainer as an asynchronous one.
         self.trainer_mode = "sync"
         buffer = super()._build_replay_buffer()
         if "follow_up" in hooks(self._control):
@@ -64,7 +70,7 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
         return buffer
 
     def on_init_end(self) -> None:
-        """The workers get the core's loss in the place of verl's."""
+        """Give the workers the core's loss instead of verl's."""
         loss = partial(policy_loss, algorithm=self._algorithm, kl_coefficient=self._chosen.kl_coefficient)
         self.actor_rollout_wg.set_loss_fn(loss)
         super().on_init_end()
@@ -72,7 +78,7 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
     # --- sampling ---------------------------------------------------------------------------------------------------
 
     def prepare_step(self) -> dict[str, Any]:
-        """Submit the step's prompts, and in the same round what the control plans beside them."""
+        """Submit the prompts of the step, and in the same round the extra groups that the control plans."""
         self._step = self._place()
         self._groups = Groups(self._submit_batch_to_rollout)
         self._groups.add(self._next_train_batch(), self._step.group_size)
@@ -91,13 +97,13 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
         )
 
     def _step_once(self, metrics: dict[str, Any], timing_raw: dict[str, float], sample_batch_size: int) -> Any:
-        """verl's step, which waits for the extra groups, too."""
+        """Run verl's step, which waits for the extra groups too."""
         return super()._step_once(metrics, timing_raw, len(self._groups))
 
     def _sample_rounds(
         self, sample: Callable[..., tuple[Any, dict[str, Any]]], global_steps: int, partition_id: str, batch_size: int
     ) -> tuple[Any, dict[str, Any]]:
-        """verl's sampling of a step, and again for as long as the control wants more beside it."""
+        """Run verl's sampling of a step, and repeat it as long as the control wants further groups."""
         place = {"global_steps": global_steps, "partition_id": partition_id}
         batch, metrics = sample(**place, batch_size=batch_size)
         newest, judged = batch, list[Rollout]()
@@ -108,11 +114,15 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
         return batch, metrics
 
     def _follow_up(self, newest: Any, judged: list[Rollout]) -> int:
-        """Add the newest round to `judged`, and submit what the control wants to see beside it: so many groups."""
+        """Add the rollouts of the newest round to `judged`, and submit the further groups that the control wants.
+
+        Returns:
+            The number of groups that were submitted.
+        """
         before = len(self._groups)
         verdicts = stages.rewarded(self._rollouts(self._rows(newest)))
         judged += verdicts
-        if verdicts:  # else a round without one would be asked for again for ever
+        if verdicts:  # Without a verdict the control would ask for the same round forever.
             wanted = self._control.follow_up(judged, self.control_state, self._step)
             if wanted.prompts:
                 self._groups.add(self._next_train_batch(wanted.prompts), self._step.group_size)
@@ -122,7 +132,7 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
     # --- what is trained on -----------------------------------------------------------------------------------------
 
     def _balance_batch(self, batch: Any, metrics: dict[str, Any], *rest: Any, **named: Any) -> Any:
-        """Before the rows are scored: compare, mix, and forget the rows that nobody needs."""
+        """Make the mixed batch before the rows are scored, and free the rows that are not in it."""
         read_rows = self._rows(batch)
         kept = self._mixed(read_rows, self._rollouts(read_rows))
         _forget(batch, set(batch.keys) - set(kept))
@@ -132,7 +142,7 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
         return table.rollouts(read_rows, frozenset({self.tokenizer.eos_token_id}), self._step.max_tokens)
 
     def _rows(self, batch: Any) -> list[Row]:
-        """All trajectories, ordered by group and by number in the group, whenever they were finished."""
+        """Return all trajectories, ordered by group and by number in the group, not by the time they were finished."""
         names = ["prompts", "responses", "response_mask", "rm_scores", TEMPERATURE]
         with_logprobs = self._sampler_logprobs
         data = tq.kv_batch_get(
@@ -169,7 +179,7 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
         return bool(get(self.config, "actor_rollout_ref.rollout.calculate_log_probs"))
 
     def _mixed(self, read_rows: Sequence[Row], made: Sequence[Rollout]) -> list[str]:
-        """The keys of the mixed batch's rows, in its order; rows without a finite reward are left out."""
+        """Return the keys of the mixed batch's rows, in its order; rows without a finite reward are left out."""
         finite = stages.rewarded(made)
         state, step = self.control_state, self._step
         ordinary, self._extra = stages.with_advantages(self._algorithm, finite, self._groups.extra, state, step)
@@ -182,7 +192,10 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
         return [row.key for row in chosen]
 
     def _get_required_batch_multiple(self, dp_size: int) -> int:
-        """Equal minibatches for every rank, and whole microbatches where their size is fixed."""
+        """Return the number of which the number of rows of a batch is a multiple.
+
+        With it all minibatches have one size on every rank, and microbatches of a fixed size are full.
+        """
         self._ranks = dp_size
         return self._minibatches * self._rank_multiple
 
@@ -193,7 +206,7 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
 
     @property
     def _rank_multiple(self) -> int:
-        """A minibatch has a multiple of this many rows."""
+        """The number of which the number of rows of a minibatch is a multiple."""
         actor, rollout = self.config.actor_rollout_ref.actor, self.config.actor_rollout_ref.rollout
         update = 1 if actor.use_dynamic_bsz else actor.ppo_micro_batch_size_per_gpu or 1
         scores = [rollout, *([self.config.actor_rollout_ref.ref] if self.use_reference_policy else [])]
@@ -203,7 +216,10 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
     # --- advantages -------------------------------------------------------------------------------------------------
 
     def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
-        """After scoring, over the whole batch at once: mark, shape, and each token's weight in its minibatch."""
+        """Compute what the workers need of each token, over the whole scored batch at once.
+
+        This calls the hooks `mark` and `shape`, and gives each token its weight in its minibatch.
+        """
         there = set(batch.keys)
         real = [key for key in self._samples if key in there]
         scored = self._scored(batch, real)
@@ -223,13 +239,16 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
         if padding:
             empty = {name: torch.zeros(len(padding), 1) for name in fields}
             self._put(batch, padding, empty, torch.zeros(len(padding), 4, dtype=torch.float64))
-        if batch.fields is not None:  # else the workers would be sent what was there after the first scoring
+        if batch.fields is not None:  # Workers get only the listed fields; the list dates from the first scoring.
             later = [*fields, "aepo_rows", *(["ref_log_prob"] if self.use_reference_policy else [])]
             batch.fields = list(dict.fromkeys([*batch.fields, *later]))
         return batch
 
     def _scored(self, batch: Any, keys: Sequence[str]) -> Scored:
-        """The mixed batch under the policy that sampled it, at temperature 1."""
+        """Return the mixed batch with its statistics under the policy that sampled it.
+
+        The statistics are at temperature 1, except those at the temperatures that the control needs.
+        """
         needs = self._control.needs(self.control_state)
         tempered = {t: self._logprobs_at(batch, t, keys) for t in needs.temperatures}
         wanted = [*SCORES, *(["ref_log_prob"] if self.use_reference_policy else [])]
@@ -243,9 +262,9 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
         return Scored(made, old, self._step, ref_logprobs=values.get("ref_log_prob"))
 
     def _logprobs_at(self, batch: Any, temperature: float, keys: Sequence[str]) -> Tensor:
-        """log pi^T of the tokens, [B, T]: one more forward pass."""
+        """Return log pi^T of the tokens, nats, [B, T], from one more forward pass."""
         asked = {"calculate_entropy": False, "compute_loss": False, "temperature": temperature}
-        # A reference model that is the actor without its adapter leaves this behind.
+        # verl leaves `no_lora_adapter` set if its reference model is the actor without its adapter.
         batch.extra_info.update({**asked, "no_lora_adapter": False})
         self.actor_rollout_wg.compute_log_prob(batch)
         batch.extra_info["temperature"] = 1.0
@@ -256,7 +275,10 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
         return table.pad([row.float() for row in responses.unbind()])
 
     def _arrange(self, batch: Any, real: Sequence[str], padding: Sequence[str], scored: Scored) -> list[list[int]]:
-        """Minibatches as rows of `scored`, and `self._order`, the keys as verl splits them: rank by rank."""
+        """Return the minibatches as lists of rows of `scored`, and set `self._order`.
+
+        `self._order` holds the keys in the order in which verl splits them: rank by rank.
+        """
         trained = scored.batch.trained.nonzero()[:, 0].tolist()
         extra = (scored.batch.extra & scored.batch.trained).nonzero()[:, 0].tolist()
         shuffle = self._step.generator("minibatches 0") if self._control.shuffle else None
@@ -274,7 +296,7 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
         return minibatches
 
     def _put(self, batch: Any, keys: Sequence[str], fields: dict[str, Tensor], row_facts: Tensor) -> None:
-        """Padded fields [B, T] and facts [B, 4] of these rows to verl's store."""
+        """Write padded fields [B, T] and facts [B, 4] (`rows.facts`) of these rows to verl's store."""
         data = tq.kv_batch_get(keys=list(keys), partition_id=batch.partition_id, select_fields=["response_mask"])
         ragged = {name: response_to_nested(value, data["response_mask"]) for name, value in fields.items()}
         stored = TensorDict({**ragged, "aepo_rows": row_facts}, batch_size=len(keys))
@@ -283,7 +305,10 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
     # --- update and measure -----------------------------------------------------------------------------------------
 
     def _update_actor(self, batch: Any, metrics: dict[str, Any]) -> Any:
-        """One pass over the arranged rows; then the control measures. Extra rows leave verl's store here."""
+        """Update the actor with the arranged rows, then update the control.
+
+        At the end the extra rows are removed from verl's store.
+        """
         actor = self.config.actor_rollout_ref.actor
         part = _select(batch, self._order)
         part.extra_info.update(
@@ -312,7 +337,7 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
         return _select(batch, ordinary)
 
     def _measure(self, sums: dict[str, Metric]) -> dict[str, float]:
-        """The control's next state, and the step's row."""
+        """Set the control's next state, and return the numbers of the step for the log."""
         scored, samples = self._scored_batch, list(self._samples.values())
         ordinary = [sample for sample in samples if not sample.extra]
         measured = stages.measure(ordinary, self._extra, scored, sums.pop("mixed_sampled_entropy"))
@@ -329,7 +354,10 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
     # --- checkpoint -------------------------------------------------------------------------------------------------
 
     def _save_checkpoint(self) -> None:
-        """The control's state first: verl names a checkpoint the latest when all of it is there."""
+        """Save the control's state, then verl's checkpoint.
+
+        verl marks a checkpoint as the latest when it is complete, so the state must be there first.
+        """
         folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
         saved.save(folder, self._chosen, self.global_steps, self.control_state)
         super()._save_checkpoint()
@@ -340,7 +368,7 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
             self.control_state = saved.load(self._resumed_folder(), self._chosen)
 
     def _resumed_folder(self) -> Path:
-        """Where verl just resumed from."""
+        """Return the folder that verl has just resumed from."""
         trainer = self.config.trainer
         if trainer.resume_mode == "resume_path":
             return Path(trainer.resume_from_path).absolute()
@@ -348,13 +376,16 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
 
 
 def _select(batch: Any, keys: Sequence[str]) -> Any:
-    """These rows of verl's batch, in this order; `select_keys` shares what it should not."""
+    """Return these rows of verl's batch, in this order.
+
+    The result has its own `extra_info`; `select_keys` alone would share it with the batch.
+    """
     selected = batch.select_keys(list(keys))
     selected.extra_info = dict(batch.extra_info)
     return selected
 
 
 def _forget(batch: Any, keys: set[str]) -> None:
-    """Free them in verl's store, which otherwise keeps them for ever."""
+    """Free these rows in verl's store, which otherwise keeps them forever."""
     if keys:
         tq.kv_clear(keys=sorted(keys), partition_id=batch.partition_id)

@@ -1,0 +1,251 @@
+"""Make docs/settings.md, the page of every setting: `python docs/make_settings.py > docs/settings.md`.
+
+Everything on the page comes from the dataclasses: names, types and defaults from the fields, meanings from the docstrings
+under the fields, and the methods from the table of presets.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import re
+import textwrap
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal
+
+from aepo.config import RUN_SETTINGS, Config
+from aepo.control import schedules
+from aepo.control.base import Control
+from aepo.control.both import Both
+from aepo.control.distributions import TargetDistribution
+from aepo.control.laws import Law
+from aepo.control.schedules import Schedule, Target
+from aepo.grading.base import Grader
+from aepo.loss.advantages import Advantage
+from aepo.loss.aggregates import AGGREGATES
+from aepo.loss.surrogates import Surrogate
+from aepo.methods import METHODS
+from aepo.tasks import Task
+from aepo.tasks.rewards import Verifier
+
+# Each open choice: the setting that makes it, and what it decides.
+CHOICES: Mapping[type, tuple[str, str]] = {
+    Advantage: ("advantage", "How the reward of a completion compares with its group's rewards."),
+    Surrogate: ("surrogate", "The objective that is maximised at each token."),
+    Control: ("control", "What acts on the entropy."),
+    Law: ("control.law", "How the error of a closed loop becomes its command."),
+    TargetDistribution: ("control.distribution", "Where AEPO's positives come from."),
+    Task: ("task", "Where problems come from, and what checks the answers."),
+    Verifier: ("task.verifier", "What judges the answers of the task `data`."),
+    Grader: ("task.verifier.grader", "How the verifier `graded` compares an answer with the known one."),
+}
+
+HEADER = """# Settings
+
+A run is determined by its settings. `aepo train` takes them in this order, and later ones win: the preset of the method,
+the TOML file, the options of the command line, and `--set NAME=VALUE`. The run folder keeps all of them in `config.toml`.
+
+```
+aepo train study.toml --set optimizer.lr=1e-4 --set control.law=switch --set control.law.tie=high
+```
+
+- `none` stands for "no value".
+- An open choice (such as `control`) is a name, or a table whose `name` says which one. Its other settings belong to that
+  choice: `control.threshold` exists only while the chosen control has it.
+- A control that consists of two (`--method aepo+dynamic-sampling`) passes a setting on to the part that has it.
+- A file may name another one as `extends`; its own tables are laid over those of the other file.
+
+`python docs/make_settings.py > docs/settings.md` makes this page from the docstrings of the fields. "Methods" are the
+presets (`aepo methods`) that read a setting.
+
+"""
+
+
+def page() -> str:
+    """Return the whole page."""
+    return HEADER + "\n\n".join([*_run(), _aggregates(), *_choices(), _schedules()]) + "\n"
+
+
+def meanings(cls: type) -> dict[str, str]:
+    """Return the docstring under each field of a dataclass, by the field's name; its own before those of its bases."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if dataclasses.is_dataclass(base):
+            found |= _own_meanings(base)
+    return found
+
+
+def _own_meanings(cls: type) -> Iterator[tuple[str, str]]:
+    """Yield the name and the docstring of each field that the class itself documents."""
+    definition = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+    assert isinstance(definition, ast.ClassDef)
+    for field, after in zip(definition.body, definition.body[1:], strict=False):
+        literal = after.value if isinstance(after, ast.Expr) else None
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+            if isinstance(literal, ast.Constant) and isinstance(literal.value, str):
+                yield field.target.id, " ".join(literal.value.split())
+
+
+def fields(cls: type) -> list[dataclasses.Field[Any]]:
+    """Return the fields of a dataclass that a configuration can set."""
+    return [field for field in dataclasses.fields(cls) if field.init]
+
+
+# --- sections -----------------------------------------------------------------------------------------------
+
+
+def _run() -> Iterator[str]:
+    """Yield the tables that every method reads: the run's own settings, and its nested tables."""
+    hints = typing.get_type_hints(Config)
+    nested = [field.name for field in fields(Config) if dataclasses.is_dataclass(hints[field.name])]
+    nested = [name for name in nested if hints[name] not in RUN_SETTINGS.tables]
+    yield "## The run\n\nEvery method reads these settings.\n\n" + _table(Config, "", skip=nested)
+    for name in nested:
+        cls = hints[name]
+        yield f"## {name}\n\n{_summary(cls)} Every method reads these settings.\n\n{_table(cls, name + '.')}"
+
+
+def _aggregates() -> str:
+    rows = []
+    for name, function in AGGREGATES.items():
+        users = [method for method, row in METHODS.items() if row.algorithm.aggregate == name]
+        rows.append((f"`{name}`", _text(_first_sentence(function)), _linked(users)))
+    what = "How the tokens of a minibatch are averaged. m is 1 where a token counts, else 0."
+    return f"## aggregate\n\n{what}\n\n" + _rows(("aggregate", "meaning", "methods"), rows)
+
+
+def _choices() -> Iterator[str]:
+    for kind, (place, what) in CHOICES.items():
+        classes = RUN_SETTINGS.tables[kind]
+        listed = ", ".join(f"[{name}](#{_anchor(place, name)})" for name in classes)
+        yield f"## {place}\n\n{what} One of {listed}."
+        yield from (_choice(kind, place, name, cls) for name, cls in classes.items())
+
+
+def _choice(kind: type, place: str, name: str, cls: type) -> str:
+    parts = [f"### {place}: {name}", _summary(cls)]
+    if kind not in (Task, Verifier, Grader):
+        users = _linked(method for method, row in METHODS.items() if _uses(row.algorithm, cls))
+        parts.append(f"Methods: {users}." if users else "No preset has it.")
+    parts.append(_table(cls, f"{place}.") if fields(cls) else "It has no settings.")
+    return "\n\n".join(parts)
+
+
+def _schedules() -> str:
+    syntax = inspect.getdoc(schedules)
+    assert syntax is not None
+    formulas = "\n".join(line.strip() for line in syntax.splitlines() if line.startswith("    "))
+    relative = syntax.split("\n\n")[-1].replace("linear(1x,0.5x,100)", "`linear(1x,0.5x,100)`")
+    return f"## Schedules and targets\n\nA schedule is a number or one of these texts:\n\n```\n{formulas}\n```\n\n{relative}"
+
+
+# --- who reads what -----------------------------------------------------------------------------------------
+
+
+def _uses(value: Any, cls: type) -> bool:
+    """Return whether a value is of this class, or has a field that is, at any depth."""
+    if type(value) is cls:
+        return True
+    return dataclasses.is_dataclass(value) and any(
+        _uses(getattr(value, f.name), cls) for f in dataclasses.fields(value)
+    )
+
+
+def _linked(methods: Iterable[str]) -> str:
+    return ", ".join(f"[{method}](methods/{METHODS[method].page}.md)" for method in methods)
+
+
+# --- tables -------------------------------------------------------------------------------------------------
+
+
+def _table(cls: type, prefix: str, skip: Iterable[str] = ()) -> str:
+    hints, texts = typing.get_type_hints(cls), meanings(cls)
+    rows = [
+        (f"`{prefix}{field.name}`", _kind(hints[field.name]), _default(field), _text(texts[field.name]))
+        for field in fields(cls)
+        if field.name not in skip
+    ]
+    return _rows(("setting", "type", "default", "meaning"), rows)
+
+
+def _rows(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = list(head)
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _kind(hint: Any) -> str:
+    """Return a type in words."""
+    if hint in CHOICES:
+        place, _ = CHOICES[hint]
+        return f"[{place}](#{place.replace('.', '')})"
+    if hint in (Target, Schedule):
+        return f"[{'target' if hint is Target else 'schedule'}](#schedules-and-targets)"
+    if isinstance(hint, types.UnionType):
+        return " or ".join(map(_kind, typing.get_args(hint)))
+    if typing.get_origin(hint) is Literal:
+        return ", ".join(f"`{value}`" for value in typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        return _list(typing.get_args(hint))
+    return {int: "integer", float: "number", str: "text", bool: "true or false", types.NoneType: "none"}[hint]
+
+
+def _list(items: tuple[Any, ...]) -> str:
+    plural = {int: "integers", float: "numbers", str: "texts"}
+    kind = items[0]
+    what = plural.get(kind) or f"lists of {len(typing.get_args(kind))} {plural[typing.get_args(kind)[0]]}"
+    return f"list of {what}" if items[-1] is Ellipsis else f"list of {len(items)} {what}"
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
+    if field.default is dataclasses.MISSING:
+        return "the method's" if field.name in ("advantage", "surrogate", "control") else "`paths`"
+    return f"`{_plain(field.default)}`"
+
+
+def _plain(value: Any) -> str:
+    """Return a value as a configuration spells it."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Schedule):
+        return value.spec
+    if dataclasses.is_dataclass(value):
+        return str(getattr(value, "name"))
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_plain, value))}]"
+    return str(value) if value != "" else '""'
+
+
+# --- words --------------------------------------------------------------------------------------------------
+
+
+def _first_sentence(thing: Any) -> str:
+    text = " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split())
+    return re.split(r"(?<=\.) (?=[A-Z`])", text)[0]
+
+
+def _summary(cls: type) -> str:
+    return _text(_first_sentence(cls))
+
+
+def _text(text: str) -> str:
+    """Return plain text as Markdown for a table's cell; what stands in backticks is code, and pages are links."""
+    parts = re.split(r"(`[^`]+`)", text)
+    for place, part in enumerate(parts):
+        if place % 2 == 0:
+            part = re.sub(r"([*<\[\]])", r"\\\1", part)
+            part = re.sub(r"docs/([\w/-]+\.md)", r"[\1](\1)", part)
+        parts[place] = part.replace("|", r"\|")
+    return "".join(parts)
+
+
+def _anchor(place: str, name: str) -> str:
+    """Return GitHub's anchor of the heading of a choice."""
+    return f"{place}: {name}".replace(".", "").replace(":", "").replace(" ", "-")
+
+
+if __name__ == "__main__":
+    print(page(), end="")
