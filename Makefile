@@ -3,15 +3,57 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: setup demo test test-report test-triton test-vllm test-trl test-verl check wheel clean
+.PHONY: help setup lock demo test test-range test-report test-triton test-vllm test-trl test-verl check wheel clean
+
+help:
+	@sed -n 's/^\([a-z-]*\):.*/\1/p' $(MAKEFILE_LIST) | sort -u
 
 setup: .venv/.ready
 
-.venv/.ready: pyproject.toml
+# requirements.lock pins what is installed here, so that a new release of a dependency cannot break the first command.
+.venv/.ready: pyproject.toml requirements.lock
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet "$(TORCH)"
-	$(BIN)/pip install --quiet --editable ".[dev]"
+	$(BIN)/pip install --quiet --constraint requirements.lock --editable ".[dev]"
+	touch $@
+
+# Renew requirements.lock with today's releases, for Python 3.11 and newer on all platforms. torch and its CUDA packages
+# are left out: TORCH pins torch.
+UV ?= uv==0.13.9
+WITHOUT := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti nvidia-cuda-nvrtc \
+	nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver nvidia-cusparse \
+	nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx
+
+lock: setup
+	$(BIN)/pip install --quiet "$(UV)"
+	echo "$(TORCH)" > .venv/torch.txt
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --constraint .venv/torch.txt \
+		--upgrade --quiet --no-annotate --custom-compile-command "make lock" $(WITHOUT:%=--no-emit-package %) \
+		--output-file requirements.lock
+
+# Both ends of the ranges in pyproject.toml: the oldest versions that it allows, and today's newest. torch stays at TORCH.
+RANGE := .venv-oldest .venv-newest
+
+test-range: $(RANGE:%=%/.ready)
+	for end in $(RANGE); do $$end/bin/pytest --numprocesses=auto || exit 1; done
+
+.venv-oldest/.ready: pyproject.toml
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install --quiet --upgrade pip "$(UV)"
+	.venv-oldest/bin/pip install --quiet "$(TORCH)"
+	echo "$(TORCH)" > .venv-oldest/torch.txt
+	.venv-oldest/bin/uv pip compile pyproject.toml --extra dev --resolution lowest-direct --python-version 3.11 --quiet \
+		--constraint .venv-oldest/torch.txt $(WITHOUT:%=--no-emit-package %) --output-file .venv-oldest/requirements.txt
+	.venv-oldest/bin/pip install --quiet --requirement .venv-oldest/requirements.txt
+	.venv-oldest/bin/pip install --quiet --no-deps --editable .
+	touch $@
+
+.venv-newest/.ready: pyproject.toml
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/pip install --quiet --upgrade pip
+	.venv-newest/bin/pip install --quiet "$(TORCH)"
+	.venv-newest/bin/pip install --quiet --editable ".[dev]"
 	touch $@
 
 # GRPO and AEPO at three targets on the built-in model: the picture of the README.
@@ -108,4 +150,4 @@ wheel: setup
 	$(BIN)/python -m build --wheel --outdir dist .
 
 clean:
-	rm -rf .venv $(VLLM) $(TRITON) $(VERL) .venv-trl-* dist build
+	rm -rf .venv $(RANGE) $(VLLM) $(TRITON) $(VERL) .venv-trl-* dist build

@@ -1,7 +1,7 @@
 """Make docs/settings.md, the page of every setting: `python docs/make_settings.py > docs/settings.md`.
 
-Everything on the page comes from the dataclasses: names, types and defaults from the fields, meanings from the docstrings
-under the fields, and the methods from the table of presets.
+Everything on the page comes from the dataclasses: names, types and defaults from the fields, meanings from the
+docstrings under the fields, and the methods from the table of presets.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from typing import Any, Literal
 from aepo.config import RUN_SETTINGS, Config
 from aepo.control import schedules
 from aepo.control.base import Control
-from aepo.control.both import Both
 from aepo.control.distributions import TargetDistribution
 from aepo.control.laws import Law
 from aepo.control.schedules import Schedule, Target
@@ -45,21 +44,21 @@ CHOICES: Mapping[type, tuple[str, str]] = {
 
 HEADER = """# Settings
 
-A run is determined by its settings. `aepo train` takes them in this order, and later ones win: the preset of the method,
-the TOML file, the options of the command line, and `--set NAME=VALUE`. The run folder keeps all of them in `config.toml`.
+The settings of a run come from four places, and later ones win: the preset of the method, the TOML file, the options of
+`aepo train`, and `--set NAME=VALUE`. The run folder keeps all of them in `config.toml`.
 
 ```
 aepo train study.toml --set optimizer.lr=1e-4 --set control.law=switch --set control.law.tie=high
 ```
 
 - `none` stands for "no value".
-- An open choice (such as `control`) is a name, or a table whose `name` says which one. Its other settings belong to that
-  choice: `control.threshold` exists only while the chosen control has it.
+- An open choice (such as `control`) is a name, or a table whose `name` says which one. Its other settings belong to
+  that choice: `control.threshold` exists only while the chosen control has it.
 - A control that consists of two (`--method aepo+dynamic-sampling`) passes a setting on to the part that has it.
 - A file may name another one as `extends`; its own tables are laid over those of the other file.
 
 `python docs/make_settings.py > docs/settings.md` makes this page from the docstrings of the fields. "Methods" are the
-presets (`aepo methods`) that read a setting.
+presets (`aepo methods`) that read a setting; "presets" lists the values of those that depart from the default.
 
 """
 
@@ -84,9 +83,10 @@ def _own_meanings(cls: type) -> Iterator[tuple[str, str]]:
     assert isinstance(definition, ast.ClassDef)
     for field, after in zip(definition.body, definition.body[1:], strict=False):
         literal = after.value if isinstance(after, ast.Expr) else None
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-            if isinstance(literal, ast.Constant) and isinstance(literal.value, str):
-                yield field.target.id, " ".join(literal.value.split())
+        if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
+            continue
+        if isinstance(literal, ast.Constant) and isinstance(literal.value, str):
+            yield field.target.id, " ".join(literal.value.split())
 
 
 def fields(cls: type) -> list[dataclasses.Field[Any]]:
@@ -112,8 +112,9 @@ def _aggregates() -> str:
     rows = []
     for name, function in AGGREGATES.items():
         users = [method for method, row in METHODS.items() if row.algorithm.aggregate == name]
-        rows.append((f"`{name}`", _text(_first_sentence(function)), _linked(users)))
-    what = "How the tokens of a minibatch are averaged. m is 1 where a token counts, else 0."
+        meaning = _first_sentence(function).removeprefix("Return ")
+        rows.append((f"`{name}`", _text(meaning), _methods(users) or "-"))
+    what = "How the tokens of a minibatch are averaged. m is 1 where a token counts; B is the number of completions."
     return f"## aggregate\n\n{what}\n\n" + _rows(("aggregate", "meaning", "methods"), rows)
 
 
@@ -121,16 +122,19 @@ def _choices() -> Iterator[str]:
     for kind, (place, what) in CHOICES.items():
         classes = RUN_SETTINGS.tables[kind]
         listed = ", ".join(f"[{name}](#{_anchor(place, name)})" for name in classes)
-        yield f"## {place}\n\n{what} One of {listed}."
+        everyone = "" if _of_the_algorithm(kind) else " Every method reads these settings."
+        yield f"## {place}\n\n{what}{everyone} One of {listed}."
         yield from (_choice(kind, place, name, cls) for name, cls in classes.items())
 
 
 def _choice(kind: type, place: str, name: str, cls: type) -> str:
     parts = [f"### {place}: {name}", _summary(cls)]
-    if kind not in (Task, Verifier, Grader):
-        users = _linked(method for method, row in METHODS.items() if _uses(row.algorithm, cls))
-        parts.append(f"Methods: {users}." if users else "No preset has it.")
-    parts.append(_table(cls, f"{place}.") if fields(cls) else "It has no settings.")
+    users: Mapping[str, Any] = {}
+    if _of_the_algorithm(kind):
+        found = {method: _part(row.algorithm, cls) for method, row in METHODS.items()}
+        users = {method: part for method, part in found.items() if part is not None}
+        parts.append(f"Methods: {_methods(users)}." if users else "No preset has it.")
+    parts.append(_table(cls, f"{place}.", users=users) if fields(cls) else "It has no settings.")
     return "\n\n".join(parts)
 
 
@@ -139,36 +143,65 @@ def _schedules() -> str:
     assert syntax is not None
     formulas = "\n".join(line.strip() for line in syntax.splitlines() if line.startswith("    "))
     relative = syntax.split("\n\n")[-1].replace("linear(1x,0.5x,100)", "`linear(1x,0.5x,100)`")
-    return f"## Schedules and targets\n\nA schedule is a number or one of these texts:\n\n```\n{formulas}\n```\n\n{relative}"
+    head = "## Schedules and targets\n\nA schedule is a number or one of these texts:"
+    return f"{head}\n\n```\n{formulas}\n```\n\n{relative}"
 
 
 # --- who reads what -----------------------------------------------------------------------------------------
 
 
-def _uses(value: Any, cls: type) -> bool:
-    """Return whether a value is of this class, or has a field that is, at any depth."""
+def _of_the_algorithm(kind: type) -> bool:
+    """Return whether a method makes this choice."""
+    return kind not in (Task, Verifier, Grader)
+
+
+def _part(value: Any, cls: type) -> Any:
+    """Return the value itself or the part of it, at any depth, that is of this class; None if there is none."""
     if type(value) is cls:
-        return True
-    return dataclasses.is_dataclass(value) and any(
-        _uses(getattr(value, f.name), cls) for f in dataclasses.fields(value)
-    )
+        return value
+    if not dataclasses.is_dataclass(value):
+        return None
+    parts = (_part(getattr(value, field.name), cls) for field in dataclasses.fields(value))
+    return next((part for part in parts if part is not None), None)
+
+
+def _methods(users: Iterable[str]) -> str:
+    """Return links to the methods' pages; where most methods are meant, to those of the others."""
+    users = list(users)
+    others = [method for method in METHODS if method not in users]
+    if len(others) < len(users):
+        return f"all except {_linked(others)}" if others else "all"
+    return _linked(users)
 
 
 def _linked(methods: Iterable[str]) -> str:
     return ", ".join(f"[{method}](methods/{METHODS[method].page}.md)" for method in methods)
 
 
+def _departures(field: dataclasses.Field[Any], users: Mapping[str, Any]) -> str:
+    """Return the values of the presets that do not have the default, each with its presets."""
+    values: dict[str, list[str]] = {}
+    for method, part in users.items():
+        value = _plain(getattr(part, field.name))
+        if value != _plain(field.default):
+            values.setdefault(value, []).append(method)
+    return "; ".join(f"`{value}` in {', '.join(methods)}" for value, methods in values.items())
+
+
 # --- tables -------------------------------------------------------------------------------------------------
 
 
-def _table(cls: type, prefix: str, skip: Iterable[str] = ()) -> str:
+def _table(cls: type, prefix: str, skip: Iterable[str] = (), users: Mapping[str, Any] = {}) -> str:
     hints, texts = typing.get_type_hints(cls), meanings(cls)
-    rows = [
-        (f"`{prefix}{field.name}`", _kind(hints[field.name]), _default(field), _text(texts[field.name]))
-        for field in fields(cls)
-        if field.name not in skip
-    ]
-    return _rows(("setting", "type", "default", "meaning"), rows)
+    head = ["setting", "type", "default", "meaning"]
+    rows = []
+    for field in fields(cls):
+        if field.name not in skip:
+            kind, text = _kind(hints[field.name]), _text(texts[field.name])
+            rows.append([f"`{prefix}{field.name}`", kind, _default(field), text, _departures(field, users)])
+    if any(row[-1] for row in rows):
+        return _rows([*head, "presets"], rows)
+    return _rows(head, [row[:-1] for row in rows])
 
 
 def _rows(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -213,7 +246,7 @@ def _plain(value: Any) -> str:
     if isinstance(value, Schedule):
         return value.spec
     if dataclasses.is_dataclass(value):
-        return str(getattr(value, "name"))
+        return str(vars(type(value))["name"])
     if isinstance(value, tuple):
         return f"[{', '.join(map(_plain, value))}]"
     return str(value) if value != "" else '""'
@@ -224,7 +257,8 @@ def _plain(value: Any) -> str:
 
 def _first_sentence(thing: Any) -> str:
     text = " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split())
-    return re.split(r"(?<=\.) (?=[A-Z`])", text)[0]
+    # "Dr. GRPO" goes on.
+    return re.split(r"(?<=\.)(?<!Dr\.) ", text)[0]
 
 
 def _summary(cls: type) -> str:
@@ -236,7 +270,7 @@ def _text(text: str) -> str:
     parts = re.split(r"(`[^`]+`)", text)
     for place, part in enumerate(parts):
         if place % 2 == 0:
-            part = re.sub(r"([*<\[\]])", r"\\\1", part)
+            part = re.sub(r"([*<~\[\]])", r"\\\1", part)
             part = re.sub(r"docs/([\w/-]+\.md)", r"[\1](\1)", part)
         parts[place] = part.replace("|", r"\|")
     return "".join(parts)

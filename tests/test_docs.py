@@ -1,11 +1,16 @@
-"""The documentation holds together: links, anchors, paths and the map of pages, without Sphinx."""
+"""The documentation holds together: links, anchors, paths, the map of pages and the settings, without Sphinx."""
 
+import dataclasses
 import re
+import runpy
+import typing
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from aepo.config import RUN_SETTINGS, Config
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -106,3 +111,37 @@ def test_every_module_of_the_core_has_its_api_page() -> None:
     modules = {".".join(f.relative_to(source.parent).with_suffix("").parts) for f in files if f.stem != "__init__"}
     # Importing it needs Triton, which is no dependency.
     assert modules - listed == {"aepo.entropy.triton"}
+
+
+# --- the settings -------------------------------------------------------------------------------------------
+
+SETTINGS = runpy.run_path(str(DOCS / "make_settings.py"))
+NESTED = [hint for hint in typing.get_type_hints(Config).values() if dataclasses.is_dataclass(hint)]
+CONFIGURED = [Config, *NESTED, *(cls for table in RUN_SETTINGS.tables.values() for cls in table.values())]
+
+
+def test_the_settings_page_is_what_its_command_makes() -> None:
+    page = (DOCS / "settings.md").read_text()
+    assert page == SETTINGS["page"](), "run: python docs/make_settings.py > docs/settings.md"
+
+
+@pytest.mark.parametrize("cls", CONFIGURED, ids=lambda cls: cls.__name__)
+def test_every_field_of_a_configuration_has_a_docstring(cls: type) -> None:
+    meanings = SETTINGS["meanings"](cls)
+    assert [field.name for field in SETTINGS["fields"](cls) if len(meanings.get(field.name, "")) < 8] == []
+
+
+def test_every_open_choice_has_its_section() -> None:
+    assert set(SETTINGS["CHOICES"]) == set(RUN_SETTINGS.tables)
+
+
+def test_a_field_without_a_docstring_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = (
+        "from dataclasses import dataclass\n@dataclass\nclass Base:\n    a: int = 1\n    'The first.'\n    b: int = 2\n"
+    )
+    source += "@dataclass\nclass Sub(Base):\n    a: int = 3\n    c: int = 4\n    'The third\\n    of them.'\n"
+    (tmp_path / "undocumented.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    import undocumented
+
+    assert SETTINGS["meanings"](undocumented.Sub) == {"a": "The first.", "c": "The third of them."}

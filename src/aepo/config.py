@@ -69,7 +69,7 @@ class OptimizerConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     """AdamW's decay rates of the running means of the gradient and of its square."""
     eps: float = 1e-8
-    """AdamW's number in the denominator that keeps a division by 0 away."""
+    """AdamW's epsilon: a small number in the denominator that prevents a division by 0."""
     weight_decay: float = 0.0
     """AdamW's weight decay."""
     max_grad_norm: float = 1.0

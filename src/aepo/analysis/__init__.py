@@ -1,1 +1,1 @@
-"""This package analyses the logs of runs: reports, comparisons, fits of control laws, and the watch."""
+"""This package analyses the logs of runs: reports, comparisons, tracking of the target, the law fit, and the watch."""

@@ -1,4 +1,4 @@
-"""The base of the controls whose entropy bonus has a coefficient that follows the error."""
+"""This module holds the base class of controls with an entropy bonus whose coefficient follows the error."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from aepo.types import BatchStatistics, asked_for
 
 @dataclass(frozen=True, kw_only=True)
 class Adapted(Control):
-    """`Adapted` is L - coefficient * H with the exact entropy's gradient; the coefficient moves once after each step.
+    """`Adapted` makes the loss L - coefficient * H, with the gradient of the exact entropy H.
 
+    The coefficient changes once after each step.
     State: `first_entropy` (the first reading, None before there is one), `target_entropy`, `error` (both in the unit of
     `reading`) and `coefficient`.
     """
@@ -35,14 +36,19 @@ class Adapted(Control):
 
     @abstractmethod
     def aimed(self, step: int, first: float) -> float:
-        """Return the reading to hold at this step, given the first one."""
+        """Return the target in the unit of `reading`.
+
+        Args:
+            step: The number of the step.
+            first: The first reading of the run.
+        """
 
     @abstractmethod
     def adapted(self, state: State, error: float) -> Mapping[str, Any]:
         """Return what changes in the state after a step, at least `coefficient`.
 
         Args:
-            state: The state before.
+            state: The state that the step acted on.
             error: Target minus reading, in the unit of `reading`.
         """
 
@@ -55,7 +61,7 @@ class Adapted(Control):
         return {"coefficient": self.start, "first_entropy": None}
 
     def needs(self, state: State) -> Needs:
-        """Ask for the entropy with its gradient."""
+        """Return that the entropy is needed with its gradient."""
         return Needs(entropy_gradient=True)
 
     def penalty(self, scored: Scored, new: BatchStatistics, state: State) -> Tensor | None:
@@ -63,7 +69,7 @@ class Adapted(Control):
         return -state["coefficient"] * asked_for(new.entropy) if state["coefficient"] else None
 
     def update(self, state: State, measured: Measured) -> State:
-        """Compare the reading with the target and adapt. A step that measured nothing (NaN) changes nothing."""
+        """Return the state with the next coefficient. A step that measured nothing (NaN) changes nothing."""
         entropy = self.reading(measured)
         if math.isnan(entropy):
             return state

@@ -86,7 +86,9 @@ class AEPO(ClosedLoop):
     ones, or the first with choose=first.
     """
     shuffle: bool = True
-    """Spread the extra rows over all minibatches; the code does not."""
+    """Spread ordinary and extra rows each over all minibatches. False keeps the rows in the order of `mix` (the code): the
+    extra rows lie in front with join=replace, and behind the ordinary rows with join=append.
+    """
     start: Literal["measure", "hot"] = "measure"
     """`measure`: the first step adds nothing. `hot`: it acts as if entropy were 0 (the code)."""
     sensor: Literal["exact", "mixed-sampled"] = "exact"

@@ -1,20 +1,34 @@
-"""The hooks at which a control may act. Each has the identity as its default.
+"""This module defines the base class of entropy controls, `Control`, and what its methods are given.
 
-    plan        before sampling: extra completions, how many, of which prompts, at which temperature
-    token_temperature  before sampling: a temperature for each token of the ordinary completions
-    follow_up   after the first rewards: draw more where it pays
-    reward      rewards -> rewards that the completions are compared by
-    mix         after rewards and advantages: what is trained on
-    mark        after scoring: what later hooks need to know of each token, once over the whole batch
-    shape       after scoring: advantages [B, T] -> [B, T], once over the whole batch, no gradient
-    reshape     in every pass: the same for methods that look at the current policy
-    bounds      in every pass: clip bounds
-    penalty     in every pass: a per-token term with gradient, added to the loss
-    replay      after the update: rows of earlier steps to train on once more
-    update      at the end of the step: what was measured -> the next state
+A "hook" is a method of `Control` that the engine calls at a fixed point of each step. The default of every hook changes
+nothing, and a control overrides the hooks that it needs. The hooks in the order of a step, in four groups:
 
-A control is a frozen dataclass: its fields are settings. What must be remembered is the state, plain JSON data
-that goes in and out, so it is checkpointed by construction. Every hook is a pure function.
+    hook                 type                                               what it returns
+    -------------------  -------------------------------------------------  ------------------------------------------
+    sampling: which completions are drawn
+      plan               (state, step) -> tuple[ExtraGroup, ...]            extra groups for the first sampling call
+      token_temperature  (state) -> TokenTemperature | None                 a temperature for each ordinary token
+      follow_up          (rollouts, state, step) -> FollowUp                what to draw next, given the first rewards
+    the batch: once for all rows, without gradient
+      reward             (rollouts, state, step) -> list[float]             the rewards that advantages come from
+      mix                (ordinary, extra, state, step) -> list[Sample]     the rows to measure and to train on
+      mark               (scored, state) -> Mapping[str, Tensor]            facts on each token for later hooks
+      shape              (advantages, scored, state) -> Tensor              the advantages of the update
+    every pass: for each microbatch of the update
+      reshape            (advantages, scored, new, state) -> Tensor         advantages, given the current policy
+      bounds             (scored, state) -> Bounds | None                   clip bounds instead of the surrogate's
+      penalty            (scored, new, state) -> Tensor | None              a term with gradient for the loss
+    afterwards: when the update is done
+      replay             (state, step) -> tuple[Sample, ...]                rows of earlier steps to train on again
+      update             (state, measured) -> State                         the state of the next step
+
+The types of the arguments are state: `State`, step: `Step`, rollouts: `Sequence[Rollout]`, ordinary and extra:
+`Sequence[Sample]`, scored: `Scored`, new: `BatchStatistics`, measured: `Measured`. Advantages and every `Tensor` in the
+table are [B, T], one value for each token.
+
+A control is a frozen dataclass, and its fields are its settings. What it must remember from step to step is its state:
+plain JSON data that goes into the hooks and comes out of `update`. The state is saved in every checkpoint. Every hook
+is a pure function.
 """
 
 from __future__ import annotations
@@ -38,53 +52,62 @@ from aepo.loss.surrogates import Bounds
 from aepo.types import Batch, BatchStatistics, Metric, Rollout, Sample, TokenTemperature, asked_for, is_right
 
 State = Mapping[str, Any]
+"""What a control remembers from step to step: plain JSON data by name."""
 
-# Steps in a row that a command may be at its limit, the error not shrinking, before the run says so.
 ALARM_AFTER = 20
-# Nats; an error below it is no reason for an alarm.
+"""Steps in a row with the command at its limit after which the run raises an alarm, unless the error shrank."""
 ALARM_ERROR = 0.1
+"""Smallest error that raises an alarm, nats per token."""
 
 
 def generator(seed: int, step: int, purpose: str) -> torch.Generator:
-    """Randomness as a function of (seed, step, purpose): nothing to save, nothing to restore."""
+    """Return a random generator that depends on (seed, step, purpose) alone, so no checkpoint needs to save it."""
     digest = hashlib.sha256(f"{seed}/{step}/{purpose}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
 @dataclass(frozen=True)
 class Step:
-    """Where in the run a hook happens: step `number` (from 0) of `steps`, `prompts` groups of `group_size`.
-
-    max_tokens: the longest completion that is sampled.
-    """
+    """`Step` tells a hook at which step of the run it is called, and how large the step is."""
 
     number: int
+    """The number of the step, from 0."""
     steps: int
+    """The number of steps of the run."""
     prompts: int
+    """The number of prompts of the step, each with one ordinary group."""
     group_size: int
+    """The number of completions of an ordinary group."""
     max_tokens: int
+    """The length limit of a completion, tokens."""
     seed: int
+    """The seed of the run."""
 
     def generator(self, purpose: str) -> torch.Generator:
-        """A generator of its own for each purpose within the step."""
+        """Return the random generator for one purpose in this step. Each purpose has a generator of its own."""
         return generator(self.seed, self.number, purpose)
 
 
 @dataclass(frozen=True)
 class ExtraGroup:
-    """Draw `count` more completions at `temperature` of the prompt whose ordinary group has the number `prompt`."""
+    """`ExtraGroup` asks for more completions of a prompt that the step draws anyway."""
 
     prompt: int
+    """The number of the prompt's ordinary group."""
     count: int
+    """How many completions are drawn."""
     temperature: float
+    """The temperature at which they are drawn."""
 
 
 @dataclass(frozen=True)
 class FollowUp:
-    """What to draw in a further round: `extra` groups, and ordinary groups of `prompts` new prompts."""
+    """`FollowUp` asks for a further round of sampling. It is false if there is nothing to draw."""
 
     extra: tuple[ExtraGroup, ...] = ()
+    """Extra groups to draw."""
     prompts: int = 0
+    """The number of new prompts, each of which gets an ordinary group."""
 
     def __bool__(self) -> bool:
         return bool(self.extra) or self.prompts > 0
@@ -92,20 +115,21 @@ class FollowUp:
 
 @dataclass(frozen=True)
 class Scored:
-    """A batch with its statistics under the policy that sampled it; no gradient.
-
-    ref_logprobs: [B, T], log pi_ref(y_t) of the frozen base model, when `Needs.reference` asked for it.
-    marks: what the control's `mark` returned, each [B, T].
-    """
+    """`Scored` is a batch with its statistics under the policy that sampled it. Nothing in it has a gradient."""
 
     batch: Batch
+    """The batch."""
     old: BatchStatistics
+    """The statistics of its tokens under the policy that sampled them."""
     step: Step
+    """The step that drew the batch."""
     ref_logprobs: Tensor | None = None
+    """[B, T], log pi_ref(y_t) of the frozen base model, nats; None unless `Needs.reference` asked for it."""
     marks: Mapping[str, Tensor] = field(default_factory=dict)
+    """What the control's hook `mark` returned, each [B, T]."""
 
     def select(self, rows: Tensor) -> Scored:
-        """These rows (an index or a bool mask, [B])."""
+        """Return the same for these rows (an index, or a bool mask [B])."""
         return replace(
             self,
             batch=self.batch.select(rows),
@@ -116,45 +140,48 @@ class Scored:
 
     @property
     def entropy(self) -> Tensor:
-        """The exact entropies under the policy that sampled, nats, [B, T]; every step measures them."""
+        """Return the exact entropies under the policy that sampled, nats, [B, T]. Every step measures them."""
         return asked_for(self.old.entropy)
 
     @property
     def trained(self) -> Tensor:
-        """The mask of the tokens that are trained on, [B, T]."""
+        """Return the mask of the tokens that are trained on, [B, T]."""
         return self.batch.mask * self.batch.trained[:, None]
 
     @property
     def ordinary(self) -> Tensor:
-        """The mask of the ordinary rows' tokens, trained on or not, [B, T]: what a sensor reads."""
+        """Return the mask of the ordinary rows' tokens, trained on or not, [B, T]. A sensor reads these tokens."""
         return self.batch.mask * ~self.batch.extra[:, None]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a step measured, for `update`.
-
-    entropy: the sensor (docs/entropy.md), exact, nats per token, over all ordinary completions under the policy
-    that sampled them. mixed_sampled_entropy: -log pi of the trained tokens, extra rows included, recorded while
-    the weights move: the authors' sensor. reward: the verifier's. extra: the extra completions drawn. scored: the
-    whole batch, with advantages as they were before `shape`, for sensors of other kinds.
-    """
+    """`Measured` holds what a step measured. The hook `update` receives it."""
 
     entropy: Metric
+    """The sensor (docs/entropy.md): the exact entropy over all ordinary completions under the policy that sampled them,
+    nats per token.
+    """
     mixed_sampled_entropy: Metric
+    """The authors' sensor: -log pi of the trained tokens, extra rows included, recorded while the weights move, nats per
+    token.
+    """
     reward: Metric
+    """The verifier's reward."""
     extra: Sequence[Sample]
+    """The extra completions that were drawn."""
     scored: Scored
+    """The whole batch, with the advantages from before `shape`, for other kinds of sensors."""
 
     @property
     def step(self) -> int:
-        """The step's number."""
+        """Return the number of the step."""
         return self.scored.step.number
 
 
 @dataclass(frozen=True)
 class Needs:
-    """`Needs` lists what a control asks of the engine in a step. What is not asked for costs nothing."""
+    """`Needs` lists what a control asks the engine to compute in a step. What is not asked for costs nothing."""
 
     temperatures: tuple[float, ...] = ()
     """Temperatures T at which log pi^T(y) of each token is measured."""
@@ -169,11 +196,11 @@ class Needs:
 
     @property
     def in_update(self) -> Needs:
-        """The part of the needs that the forward passes of the update must serve."""
+        """Return the needs that concern the forward passes of the update."""
         return Needs(entropy_gradient=self.entropy_gradient, kept=self.kept)
 
     def __or__(self, other: Needs) -> Needs:
-        """Return what either asks for; where both keep a part of the vocabulary, the first one's part."""
+        """Return all that the two ask for. If both keep a part of the vocabulary, the result has the first one's."""
         return Needs(
             temperatures=tuple(dict.fromkeys(self.temperatures + other.temperatures)),
             entropy_gradient=self.entropy_gradient or other.entropy_gradient,
@@ -183,76 +210,86 @@ class Needs:
         )
 
 
-# What a state may hold for the log, with what stands for nothing: measured in the step, or acted on by it.
+# The keys of a state that are logged, each with the value that means "not reported". The first ones are what the step
+# measured, the others what the step acted on.
 _MEASURED: Mapping[str, Any] = {"target_entropy": None, "error": None, "alarm": False}
 _ACTED_ON: Mapping[str, Any] = {"command": None, "saturated": 0.0, "coefficient": None}
 NOT_REPORTED: Mapping[str, Any] = {**_MEASURED, **_ACTED_ON}
+"""The keys of `Control.report`, each with the value that means "not reported"."""
 
 
 class Control(ABC):
-    """Entropy control: sensor, law and actuator. A subclass overrides the hooks it needs."""
+    """`Control` is the base class of entropy controls. A subclass overrides the hooks that it needs."""
 
     name: ClassVar[str]
-    # True for what acts only where pi has moved away from the policy that sampled: a second update per rollout.
+    """The name in the settings and in the table of methods."""
     acts_off_policy: bool = False
-    # False keeps the rows in the order that `mix` gives them instead of spreading them over the minibatches.
+    """Whether the control acts only where pi has moved away from the policy that sampled, that is, from the second update
+    of a rollout on.
+    """
     shuffle: bool = True
-    # Completions of each extra group; None for the step's group size.
+    """Whether ordinary and extra rows are each spread at random over all minibatches. False keeps the rows in the order
+    that `mix` returns.
+    """
     per_prompt: int | None = None
-    # New prompts of each further round of `follow_up`; None for as many as the step has.
+    """Completions of each extra group; None for the step's group size."""
     prompts_per_round: int | None = None
+    """New prompts of each further round of `follow_up`; None for as many as the step has."""
 
     @property
     def parts(self) -> tuple[Control, ...]:
-        """The single controls that this one is made of."""
+        """Return the single controls that this one is made of."""
         return (self,)
 
     @property
     def adds_rows(self) -> bool:
-        """Whether a batch may hold more rows than the step has ordinary completions."""
+        """Return whether a batch may hold more rows than the step has ordinary completions."""
         return False
 
     def in_place(self) -> Control:
-        """Return the nearest control whose extra rows take the places of ordinary ones; itself if it adds none."""
+        """Return the nearest control whose extra rows replace ordinary rows, or this control if it adds no rows."""
         return self
 
     @property
     def idle_at_ratio_one(self) -> bool:
-        """Whether the control does nothing while the ratio pi / pi_old is 1, that is, with one update for a rollout."""
+        """Return whether the control does nothing while the ratio pi / pi_old is 1, as with one update per rollout."""
         return self.acts_off_policy or "bounds" in hooks(self)
 
     def initial_state(self) -> State:
-        """The state before the first step."""
+        """Return the state before the first step."""
         return {}
 
     def state_at(self, command: float, extra_accuracy: float = 1.0) -> State:
-        """Return a state in the middle of a run, to ask the control what it would do.
+        """Return a state from the middle of a run. Planning uses it to ask the control what it would do.
 
         Args:
-            command: The command that the state holds, from -1 to 1; only for a control that commands.
+            command: The command that the state holds, from -1 to 1. A control without a command ignores it.
             extra_accuracy: The share of the extra completions that are right.
         """
         state = self.initial_state()
         return {**state, "command": command} if "command" in state else state
 
     def needs(self, state: State) -> Needs:
-        """What `shape` and `penalty` will read in this step."""
+        """Return what the later hooks of this step will read."""
         return Needs()
 
     def plan(self, state: State, step: Step) -> tuple[ExtraGroup, ...]:
-        """Extra groups to draw in the step's first sampling call."""
+        """Return the extra groups to draw in the step's first sampling call."""
         return ()
 
     def token_temperature(self, state: State) -> TokenTemperature | None:
-        """The temperature of each token of the ordinary completions, from its entropy; None for 1."""
+        """Return a function from the entropy of a token to its temperature, for ordinary completions; None for 1."""
         return None
 
     def follow_up(self, rollouts: Sequence[Rollout], state: State, step: Step) -> FollowUp:
-        """What to draw next, given all that was drawn so far in the step; asked again until it is nothing."""
+        """Return what to draw in a further round, given all rollouts of the step so far.
+
+        The engine calls it after each round, until there is nothing to draw.
+        """
         return FollowUp()
 
     def reward(self, rollouts: Sequence[Rollout], state: State, step: Step) -> list[float]:
-        """The rewards that advantages are taken from; logs and positives keep the verifier's."""
+        """Return the rewards that advantages are computed from. Logs and positives keep the verifier's rewards."""
         return [rollout.reward for rollout in rollouts]
 
     def mix(
@@ -262,96 +299,116 @@ class Control(ABC):
         state: State,
         step: Step,
     ) -> list[Sample]:
-        """The rows of the batch: every ordinary sample (perhaps with trained=False) and the extra ones used.
+        """Return the rows of the batch: every ordinary sample and the extra samples that are used.
 
-        `extra` comes with advantages taken within the extra groups themselves.
+        An ordinary sample that is not to be trained on gets trained=False.
+
+        Args:
+            ordinary: The ordinary samples.
+            extra: The extra samples, each with its advantage within its own extra group.
+            state: The state of this step.
+            step: The step.
         """
         return [*ordinary, *extra]
 
     def mark(self, scored: Scored, state: State) -> Mapping[str, Tensor]:
-        """Per-token facts [B, T] by name, over the whole batch at once; later hooks find them in `scored.marks`."""
+        """Return facts on each token by name, each [B, T], over the whole batch. Later hooks read `scored.marks`."""
         return {}
 
     def shape(self, advantages: Tensor, scored: Scored, state: State) -> Tensor:
-        """Advantages [B, T] -> [B, T] over the whole batch at once."""
+        """Return the advantages of the update, [B, T], from those of the whole batch, [B, T]."""
         return advantages
 
     def reshape(self, advantages: Tensor, scored: Scored, new: BatchStatistics, state: State) -> Tensor:
-        """Advantages [B, T] -> [B, T] of a microbatch, given the current policy's `new`; no gradient."""
+        """Return the advantages of a microbatch, [B, T], given the statistics `new` of the current policy.
+
+        Nothing here has a gradient.
+        """
         return advantages
 
     def bounds(self, scored: Scored, state: State) -> Bounds | None:
-        """Clip bounds for a microbatch in place of the surrogate's own."""
+        """Return clip bounds for a microbatch that replace the surrogate's own; None to keep those."""
         return None
 
     def penalty(self, scored: Scored, new: BatchStatistics, state: State) -> Tensor | None:
-        """A per-token term [B, T] added to the loss of a microbatch; `new` is the current policy's, with gradient."""
+        """Return a term for each token, [B, T], that is added to the loss of a microbatch; None for no term.
+
+        The statistics `new` are those of the current policy, with gradient.
+        """
         return None
 
     def replay(self, state: State, step: Step) -> tuple[Sample, ...]:
-        """Rows to train on once more after the step's own; their completions' logprobs are the old ones, at T = 1."""
+        """Return rows of earlier steps to train on again after the update.
+
+        The logprobs of their completions are those of the policy that sampled them, at T = 1.
+        """
         return ()
 
     def update(self, state: State, measured: Measured) -> State:
-        """The next step's state."""
+        """Return the state of the next step."""
         return state
 
     def report(self, before: State, after: State) -> dict[str, Any]:
-        """For the log: what was measured in the step, and what the step acted on."""
+        """Return what the log records of the control.
+
+        Args:
+            before: The state that the step acted on; the command and the coefficient come from it.
+            after: The state of the next step; the measurement of this step comes from it.
+        """
         measured = {key: after.get(key, nothing) for key, nothing in _MEASURED.items()}
         return {**measured, **{key: before.get(key, nothing) for key, nothing in _ACTED_ON.items()}}
 
 
-# In the order of a step.
 HOOKS = (
     *("plan", "token_temperature", "follow_up", "reward", "mix", "mark", "shape"),
     *("reshape", "bounds", "penalty", "replay", "update"),
 )
+"""The names of all hooks, in the order of a step."""
 
 
 def hooks(control: Control) -> tuple[str, ...]:
-    """The hooks at which this control, or a part of it, acts, in the order of a step."""
+    """Return the hooks that this control, or a part of it, overrides, in the order of a step."""
     kinds = [type(part) for part in control.parts]
     return tuple(name for name in HOOKS if any(getattr(kind, name) is not getattr(Control, name) for kind in kinds))
 
 
 def most_needed(control: Control) -> Needs:
-    """Return all that the control may ask for in any step: before its first command, and at full command either way."""
+    """Return all that the control may ask for in any step: before a command, and at the commands 1 and -1."""
     states = (control.initial_state(), control.state_at(1.0), control.state_at(-1.0))
     return reduce(or_, map(control.needs, states))
 
 
 @dataclass(frozen=True)
 class NoControl(Control):
-    """Plain GRPO and its kin: entropy goes where it goes."""
+    """`NoControl` does nothing: the entropy is not controlled."""
 
     name: ClassVar[str] = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClosedLoop(Control):
-    """A control that measures, compares with a target and commands.
+    """`ClosedLoop` is the base class of controls that measure the entropy, compare it with a target and set a command.
 
-    The first step measures and commands nothing. The command that step k acts on comes from the entropy of
-    step k - 1. State: `first_entropy`, `integral`, `command` (None before there is one), and, for the log,
-    `target_entropy`, `error`, `saturated` (1.0 when the command is at its limit and the error asks for more), `alarm`.
+    The first step measures and has no command. The command that step k acts on comes from the entropy of step k - 1.
+    State: `first_entropy`, `integral`, `command` (None before there is one), and, for the log, `target_entropy`, `error`,
+    `saturated` (1.0 when the command is at its limit and the error asks for more), `alarm`.
     """
 
     target: Target = Target("0.5")
     """Entropy to hold: nats per token, a multiple of the first measured entropy such as 0.6x, or a schedule."""
     law: Law = PI()
-    """How the error becomes a command."""
+    """How the error becomes a command from -1 to 1."""
 
     def initial_state(self) -> State:
-        """Nothing measured yet, so no command."""
+        """Return a state without a measurement and without a command."""
         return {"command": None, "integral": 0.0, "first_entropy": None}
 
     def reading(self, measured: Measured) -> float:
-        """The entropy that the loop controls, nats per token."""
+        """Return the entropy that the loop controls, nats per token."""
         return measured.entropy.mean
 
     def update(self, state: State, measured: Measured) -> State:
-        """Measure, compare, command. A step that measured nothing (NaN) leaves the state as it was."""
+        """Return the state with the command for the next step. A step that measured nothing (NaN) changes nothing."""
         known = compared(state, self.target, self.reading(measured), measured.step)
         if known is None:
             return state
@@ -369,7 +426,14 @@ class ClosedLoop(Control):
 
 
 def compared(state: State, target: Target, entropy: float, step: int) -> dict[str, Any] | None:
-    """`first_entropy`, `target_entropy` and `error` of a step that measured `entropy`; None if that is NaN."""
+    """Return `first_entropy`, `target_entropy` and `error` of a step that measured `entropy`; None if that is NaN.
+
+    Args:
+        state: The state that holds `first_entropy`, None before the first measurement.
+        target: The target.
+        entropy: The measured entropy, nats per token.
+        step: The number of the step.
+    """
     if entropy != entropy:
         return None
     first = entropy if state["first_entropy"] is None else state["first_entropy"]
@@ -378,7 +442,11 @@ def compared(state: State, target: Target, entropy: float, step: int) -> dict[st
 
 
 def _watch(state: State, error: float, saturated: bool) -> dict[str, Any]:
-    """Count saturated steps on one side of the target; every `ALARM_AFTER` of them, ask whether the error shrank."""
+    """Return what changes in the state of the saturation alarm.
+
+    It counts saturated steps in a row on one side of the target. After every `ALARM_AFTER` of them, it raises the alarm
+    if the error did not shrink.
+    """
     count, error_then = state.get("saturated_steps", 0), state.get("saturated_error", 0.0)
     if not saturated:
         return {"saturated_steps": 0, "saturated_error": 0.0, "alarm": False}
@@ -391,16 +459,23 @@ def _watch(state: State, error: float, saturated: bool) -> dict[str, Any]:
 
 
 def is_correct(rollout: Rollout) -> bool:
-    """A positive: the verifier gave more than half of the full reward, 1."""
+    """Return whether a rollout is a positive: the verifier gave more than half of the full reward, 1."""
     return is_right(rollout.reward)
 
 
 def require_rows(field: str, value: int | float) -> None:
-    """A number of completions (integer) or a share of the step's ordinary ones (fraction up to 1.0)."""
+    """Raise `InvalidValue` unless the value is a number of completions (integer) or a share of the step's ordinary
+    completions (0.0 to 1.0).
+    """
     ok = value >= 0 if isinstance(value, int) else 0.0 <= value <= 1.0
     require(ok, field, value, "a number of completions (integer, 0 or more) or a share of the batch (0.0 to 1.0)")
 
 
 def rows(value: int | float, ordinary: int) -> int:
-    """`value` as a number of completions in a step of `ordinary` ones."""
+    """Return a value as a number of completions.
+
+    Args:
+        value: A number of completions (integer), or a share of the ordinary ones (fraction).
+        ordinary: The number of ordinary completions of the step.
+    """
     return value if isinstance(value, int) else round(value * ordinary)

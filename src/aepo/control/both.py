@@ -1,4 +1,4 @@
-"""Two controls in one run, such as AEPO with dynamic sampling. `--method aepo+dynamic-sampling` makes such a pair."""
+"""`Both` runs two controls in one run, such as AEPO with dynamic sampling: `--method aepo+dynamic-sampling`."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from aepo.errors import InvalidValue
 from aepo.loss.surrogates import Bounds
 from aepo.types import BatchStatistics, Rollout, Sample, TokenTemperature
 
-# At these hooks there is one answer, so at most one of the two may give it.
 EXCLUSIVE = ("plan", "token_temperature", "reward", "bounds", "replay")
+"""The hooks that only one of the two controls may override, because two results cannot be joined."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Both(Control):
-    """`Both` applies `first`, then `second` to what the first made. Each keeps its own state."""
+    """`Both` applies the control `first`, then the control `second` to the result of the first. Each has its own state."""
 
     name: ClassVar[str] = "both"
     first: Control = NoControl()
     """The control that acts first."""
     second: Control = NoControl()
-    """The control that acts on what the first made."""
+    """The control that acts on the result of the first."""
 
     def __post_init__(self) -> None:
         names = f"{self.first.name} and {self.second.name}"
@@ -49,7 +49,7 @@ class Both(Control):
 
     @property
     def parts(self) -> tuple[Control, ...]:
-        """The single controls of both."""
+        """Return the single controls of both."""
         return self.first.parts + self.second.parts
 
     @property
@@ -61,25 +61,25 @@ class Both(Control):
 
     @property
     def shuffle(self) -> bool:  # type: ignore[override]
-        """Whether the rows are spread over the minibatches; false if one of the two keeps them in place."""
+        """Return whether the rows are spread over the minibatches; false if one of the two keeps their order."""
         return self.first.shuffle and self.second.shuffle
 
     @property
     def acts_off_policy(self) -> bool:  # type: ignore[override]
-        """Whether one of the two acts only off policy."""
+        """Return whether one of the two acts only off policy."""
         return self.first.acts_off_policy or self.second.acts_off_policy
 
     @property
     def adds_rows(self) -> bool:
-        """Whether one of the two adds rows."""
+        """Return whether one of the two adds rows."""
         return self.first.adds_rows or self.second.adds_rows
 
     def in_place(self) -> Both:
-        """Return the pair of both controls in place."""
+        """Return the pair with `in_place` applied to both."""
         return replace(self, first=self.first.in_place(), second=self.second.in_place())
 
     def initial_state(self) -> State:
-        """Return the initial states of both."""
+        """Return the initial states of both, as `first` and `second`."""
         return {"first": self.first.initial_state(), "second": self.second.initial_state()}
 
     def state_at(self, command: float, extra_accuracy: float = 1.0) -> State:
@@ -88,35 +88,35 @@ class Both(Control):
         return {name: part.state_at(command, extra_accuracy) for name, part in parts.items()}
 
     def needs(self, state: State) -> Needs:
-        """Ask for what either of the two needs."""
+        """Return all that the two need."""
         first, second = self._of(state)
         return self.first.needs(first) | self.second.needs(second)
 
     def plan(self, state: State, step: Step) -> tuple[ExtraGroup, ...]:
-        """Return the extra groups of the one that plans."""
+        """Return the extra groups of the control that overrides the hook."""
         first, second = self._of(state)
         return self.first.plan(first, step) + self.second.plan(second, step)
 
     def token_temperature(self, state: State) -> TokenTemperature | None:
-        """Return the token temperatures of the one that has them."""
+        """Return the token temperatures of the control that has them."""
         first, second = self._of(state)
         return self.first.token_temperature(first) or self.second.token_temperature(second)
 
     def follow_up(self, rollouts: Sequence[Rollout], state: State, step: Step) -> FollowUp:
-        """Return the extra groups of both, and as many new prompts as the one that wants more of them."""
+        """Return the extra groups of both, and the larger of the two numbers of new prompts."""
         first, second = self._of(state)
         a, b = self.first.follow_up(rollouts, first, step), self.second.follow_up(rollouts, second, step)
         return FollowUp(a.extra + b.extra, max(a.prompts, b.prompts))
 
     def reward(self, rollouts: Sequence[Rollout], state: State, step: Step) -> list[float]:
-        """Return the rewards of the one that changes them."""
+        """Return the rewards of the control that changes them."""
         first, second = self._of(state)
         if "reward" in hooks(self.first):
             return self.first.reward(rollouts, first, step)
         return self.second.reward(rollouts, second, step)
 
     def mix(self, ordinary: Sequence[Sample], extra: Sequence[Sample], state: State, step: Step) -> list[Sample]:
-        """Return the second's choice from the rows that the first left."""
+        """Return the rows that the second control makes of the first one's rows."""
         first, second = self._of(state)
         rows = self.first.mix(ordinary, extra, first, step)
         kept = [sample for sample in rows if not sample.extra], [sample for sample in rows if sample.extra]
@@ -128,38 +128,38 @@ class Both(Control):
         return {**self.first.mark(scored, first), **self.second.mark(scored, second)}
 
     def shape(self, advantages: Tensor, scored: Scored, state: State) -> Tensor:
-        """Return the first's advantages, shaped by the second."""
+        """Return the advantages of the first control, shaped by the second."""
         first, second = self._of(state)
         return self.second.shape(self.first.shape(advantages, scored, first), scored, second)
 
     def reshape(self, advantages: Tensor, scored: Scored, new: BatchStatistics, state: State) -> Tensor:
-        """Return the first's advantages, reshaped by the second."""
+        """Return the advantages of the first control, reshaped by the second."""
         first, second = self._of(state)
         return self.second.reshape(self.first.reshape(advantages, scored, new, first), scored, new, second)
 
     def bounds(self, scored: Scored, state: State) -> Bounds | None:
-        """Return the bounds of the one that has them."""
+        """Return the bounds of the control that has them."""
         first, second = self._of(state)
         return self.first.bounds(scored, first) or self.second.bounds(scored, second)
 
     def penalty(self, scored: Scored, new: BatchStatistics, state: State) -> Tensor | None:
-        """Return the sum of the penalties."""
+        """Return the sum of the penalties; None if there is none."""
         parts = [part.penalty(scored, new, own) for part, own in zip(self._pair, self._of(state), strict=True)]
         given = [penalty for penalty in parts if penalty is not None]
         return sum(given[1:], given[0]) if given else None
 
     def replay(self, state: State, step: Step) -> tuple[Sample, ...]:
-        """Return the rows of the one that replays."""
+        """Return the rows of the control that replays."""
         first, second = self._of(state)
         return self.first.replay(first, step) + self.second.replay(second, step)
 
     def update(self, state: State, measured: Measured) -> State:
-        """Return the next states of both."""
+        """Return the next states of both, as `first` and `second`."""
         first, second = self._of(state)
         return {"first": self.first.update(first, measured), "second": self.second.update(second, measured)}
 
     def report(self, before: State, after: State) -> dict[str, Any]:
-        """Return the first's report, with the second's values where the first has none."""
+        """Return the report of the first control, with the second's values where the first reports nothing."""
         pairs = zip(self._pair, self._of(before), self._of(after), strict=True)
         a, b = (part.report(old, new) for part, old, new in pairs)
         return {key: b[key] if value == NOT_REPORTED[key] else value for key, value in a.items()}

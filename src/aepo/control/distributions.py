@@ -84,7 +84,7 @@ class Shorter(TargetDistribution):
 
     name: ClassVar[str] = "shorter"
     scale: float = 2.0
-    """Length in tokens by which a completion may be longer until its weight falls by a factor of e."""
+    """Number of tokens: a completion that is longer by this number weighs less by a factor of e."""
 
     def __post_init__(self) -> None:
         require(self.scale > 0, "distribution.scale", self.scale, "a positive number of tokens")

@@ -1,4 +1,7 @@
-"""Statistics over the tokens of a batch that controls share. Masks and values are [B, T], and nothing has a gradient."""
+"""This module holds the token statistics that controls share. Masks and values are [B, T]; nothing has a gradient.
+
+A token is "masked" here if its mask is 1: it counts.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from aepo.types import Batch, is_right
 def quantile(values: Tensor, mask: Tensor, q: float, interpolation: Literal["nearest", "linear"] = "linear") -> Tensor:
     """Return the q-quantile of the masked values, a scalar; NaN when nothing is masked.
 
-    It sorts all of them, because `torch.quantile` refuses more than 16 million values.
+    It sorts all masked values, because `torch.quantile` refuses more than 16 million values.
     """
     ordered = values[mask.bool()].sort().values
     if not len(ordered):
@@ -42,7 +45,14 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def top_share(values: Tensor, mask: Tensor, share: float, least: int = 0) -> Tensor:
-    """Return which tokens are the floor(share * N) largest of the N masked ones, at least `least`; bool [B, T]."""
+    """Return which of the N masked tokens have the floor(share * N) largest values, bool [B, T].
+
+    Args:
+        values: The values, [B, T].
+        mask: The mask, [B, T].
+        share: The share of the masked tokens, from 0 to 1.
+        least: The smallest number of tokens to return, if there are so many.
+    """
     return largest(values, mask, max(share_of(mask, share), least))
 
 
@@ -55,7 +65,7 @@ def share_of(mask: Tensor, share: float) -> int:
 
 
 def largest(values: Tensor, mask: Tensor, count: int) -> Tensor:
-    """Return which tokens are the `count` largest of the masked ones, or all of these if fewer; bool [B, T]."""
+    """Return which masked tokens have the `count` largest values, bool [B, T]; all of them if there are fewer."""
     flat, kept = values.flatten(), mask.flatten().bool()
     chosen = torch.zeros_like(kept)
     chosen[flat.masked_fill(~kept, -math.inf).topk(min(count, int(kept.sum()))).indices] = True
@@ -63,7 +73,10 @@ def largest(values: Tensor, mask: Tensor, count: int) -> Tensor:
 
 
 def covariance(logprobs: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
-    """Return (log pi - mean log pi)(A - mean A) of each masked token, means over all of them (2505.22617, Eq. 10)."""
+    """Return (log pi - mean log pi)(A - mean A) of each masked token, [B, T]; 0 elsewhere (2505.22617, Eq. 10).
+
+    The means are taken over all masked tokens.
+    """
     centred = [(x - masked_mean(x, mask)) * mask for x in (logprobs, advantages)]
     return centred[0] * centred[1]
 
@@ -82,7 +95,7 @@ def group_accuracy(batch: Batch) -> Tensor:
 
 
 def entropy_to_go(entropy: Tensor, mask: Tensor, gamma: float) -> Tensor:
-    """Return sum_{l > t} gamma^(l - t) H_l along each completion: the entropy that is still to come after token t."""
+    """Return sum_{l > t} gamma^(l - t) H_l at each token t, [B, T]: the discounted entropy of the tokens after it."""
     values = entropy * mask
     to_go = torch.zeros_like(values)
     for t in range(values.shape[1] - 2, -1, -1):
