@@ -146,12 +146,19 @@ def test_other_versions_are_refused_with_the_list():
 
 
 def test_what_may_not_be_meant_is_said():
-    assert remarks(config()) == []
-    assert "rounds the entropy" in remarks(config("actor_rollout_ref.model.use_remove_padding=false"))[0]
-    exact = ["actor_rollout_ref.model.use_remove_padding=false", "actor_rollout_ref.actor.fsdp_config.dtype=float32"]
+    (small,) = remarks(config())
+    assert small.startswith("actor_rollout_ref.rollout.n = 4: even at an accuracy of one half 12% of the groups")
+    eight = "actor_rollout_ref.rollout.n=8"
+    assert remarks(config(eight)) == []
+    assert "rounds the entropy" in remarks(config(eight, "actor_rollout_ref.model.use_remove_padding=false"))[0]
+    exact = [
+        eight,
+        "actor_rollout_ref.model.use_remove_padding=false",
+        "actor_rollout_ref.actor.fsdp_config.dtype=float32",
+    ]
     assert remarks(config(*exact)) == []
-    assert "top_p" in remarks(config("actor_rollout_ref.rollout.top_p=0.9"))[0]
-    assert "the ratio is always 1" in remarks(config("aepo.method=moving-bound"))[0]
+    assert "top_p" in remarks(config(eight, "actor_rollout_ref.rollout.top_p=0.9"))[0]
+    assert "the ratio is always 1" in remarks(config(eight, "aepo.method=moving-bound"))[0]
 
 
 def test_the_launcher_refuses_before_ray_starts(tmp_path):

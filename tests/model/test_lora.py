@@ -32,6 +32,13 @@ def test_a_new_adapter_is_a_function_of_the_seed_and_leaves_other_randomness_alo
     assert torch.equal(a, b) and not torch.equal(a, c)
 
 
+@pytest.mark.filterwarnings("error::FutureWarning")
+def test_an_adapter_and_checkpointing_warn_of_nothing(llama, tmp_path):
+    settings = replace(LORA, gradient_checkpointing=True)
+    Policy.load(llama, settings=settings).save(tmp_path)
+    Policy.load(tmp_path, settings=settings)
+
+
 def test_an_adapter_is_saved_and_loaded_exactly(llama, tmp_path):
     policy = stir(Policy.load(llama, settings=LORA))
     policy.save(tmp_path)

@@ -86,7 +86,7 @@ class AEPO(ClosedLoop):
     ones, or the first with choose=first.
     """
     shuffle: bool = True
-    """Spread ordinary and extra rows each over all minibatches. False keeps the rows in the order of `mix` (the code): the
+    """Spread ordinary and extra rows each over all minibatches. False keeps the rows in the order of `mix` (the code);
     extra rows lie in front with join=replace, and behind the ordinary rows with join=append.
     """
     start: Literal["measure", "hot"] = "measure"

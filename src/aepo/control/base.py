@@ -163,8 +163,8 @@ class Measured:
     nats per token.
     """
     mixed_sampled_entropy: Metric
-    """The authors' sensor: -log pi of the trained tokens, extra rows included, recorded while the weights move, nats per
-    token.
+    """The authors' sensor: -log pi of the trained tokens, extra rows included, recorded while the weights move, in nats
+    per token.
     """
     reward: Metric
     """The verifier's reward."""
@@ -224,8 +224,8 @@ class Control(ABC):
     name: ClassVar[str]
     """The name in the settings and in the table of methods."""
     acts_off_policy: bool = False
-    """Whether the control acts only where pi has moved away from the policy that sampled, that is, from the second update
-    of a rollout on.
+    """Whether the control acts only where pi has moved away from the policy that sampled, that is, from the second
+    update of a rollout on.
     """
     shuffle: bool = True
     """Whether ordinary and extra rows are each spread at random over all minibatches. False keeps the rows in the order
@@ -390,8 +390,9 @@ class ClosedLoop(Control):
     """`ClosedLoop` is the base class of controls that measure the entropy, compare it with a target and set a command.
 
     The first step measures and has no command. The command that step k acts on comes from the entropy of step k - 1.
-    State: `first_entropy`, `integral`, `command` (None before there is one), and, for the log, `target_entropy`, `error`,
-    `saturated` (1.0 when the command is at its limit and the error asks for more), `alarm`.
+
+    State: `first_entropy`, `integral`, `command` (None before there is one), and, for the log, `target_entropy`,
+    `error`, `saturated` (1.0 when the command is at its limit and the error asks for more), `alarm`.
     """
 
     target: Target = Target("0.5")

@@ -31,7 +31,7 @@ EXCLUSIVE = ("plan", "token_temperature", "reward", "bounds", "replay")
 
 @dataclass(frozen=True, kw_only=True)
 class Both(Control):
-    """`Both` applies the control `first`, then the control `second` to the result of the first. Each has its own state."""
+    """`Both` applies the control `first`, then the control `second` to the result. Each has its own state."""
 
     name: ClassVar[str] = "both"
     first: Control = NoControl()

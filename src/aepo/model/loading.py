@@ -7,6 +7,9 @@ away; `policy.dtype` is the dtype of the forward pass. Weights are read only fro
 from __future__ import annotations
 
 import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,9 +148,20 @@ def _new_adapter(model: Any, settings: PolicyConfig, seed: int) -> Any:
         target_modules=targets if isinstance(targets, str) else list(targets),
         revision=settings.revision,
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _peft_reads_old_names():
         torch.manual_seed(seed)
         return peft.get_peft_model(model, lora)
+
+
+@contextmanager
+def _peft_reads_old_names() -> Iterator[None]:
+    """Silence one warning, of which only peft can remove the cause.
+
+    peft 0.21 reads the model's `is_gradient_checkpointing`, which transformers 5.24 renamed.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        yield
 
 
 def _check_targets(model: Any, targets: str | tuple[str, ...]) -> None:
@@ -176,7 +190,8 @@ def _with_saved_adapter(folder: str, settings: PolicyConfig) -> Loaded:
     tokenizer = _load_tokenizer(folder, settings, None)
     _check_vocabulary(model, tokenizer)
     try:
-        adapter = peft.PeftModel.from_pretrained(model, folder, is_trainable=True)
+        with _peft_reads_old_names():
+            adapter = peft.PeftModel.from_pretrained(model, folder, is_trainable=True)
     except _UNREADABLE as error:
         raise _not_a_model(folder, error) from None
     return Loaded(model, tokenizer, adapter)
