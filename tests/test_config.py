@@ -96,7 +96,7 @@ def test_values_are_toml_or_text():
         ("control.law=bang", "control.law.name: got 'bang'; must be one of pi, switch"),
         ("control.law=3", "control.law: got 3; must be a name"),
         ("control.join=insert", "control.join: got 'insert'; must be one of append, replace"),
-        ("control.name=aepoo", "control.name: got 'aepoo'; must be one of none, aepo"),
+        ("control.name=aepoo", "control.name: got 'aepoo'; must be one of .*, aepo, .*, none, "),
         ("advantage=mean", "advantage.name: got 'mean'; must be one of group-mean-std"),
         ("aggregate=mean", "aggregate: got 'mean'; must be one of token-mean"),
         ("no-equals-sign", "--set: got 'no-equals-sign'"),
@@ -139,7 +139,7 @@ def test_joined_methods_take_each_axis_from_the_one_that_chooses_it():
     ("method", "words"),
     [
         ("dr-grpo+rloo", "only one chooses the advantage"),
-        ("aepo+aepo-v6", "only one has the moment plan"),
+        ("aepo+aepo-v6", "only one has the hook plan"),
         ("aepo+", "method: got ''"),
     ],
 )

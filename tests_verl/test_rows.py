@@ -13,7 +13,7 @@ from aepo.types import Rollout, Sample
 STEP = Step(number=2, steps=9, prompts=3, group_size=2, max_tokens=4, seed=7)
 
 
-def row(**changes) -> rows.Row:
+def row(**changes) -> rows.RolloutRow:
     plain = {
         "key": "a_0_0",
         "group": 1,
@@ -23,7 +23,7 @@ def row(**changes) -> rows.Row:
         "tokens": (7, 8, 9),
         "mask": (1, 1, 1),
     }
-    return rows.Row(**{**plain, "logprobs": (-1.0, -2.0, -3.0), "reward": 1.0, "temperature": 1.2, **changes})
+    return rows.RolloutRow(**{**plain, "logprobs": (-1.0, -2.0, -3.0), "reward": 1.0, "temperature": 1.2, **changes})
 
 
 def rollout(ends: frozenset[int], max_tokens: int) -> Rollout:

@@ -105,3 +105,63 @@ def test_a_data_set_that_cannot_be_reached(monkeypatch):
         InvalidValue, match="^data: got 'nobody/nothing:train'; must be a file that exists, or a data set"
     ):
         load_rows("nobody/nothing:train")
+
+
+# --- chat messages and what is no text ----------------------------------------------------------------------
+
+
+def from_record(tmp_path, record):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(record) + "\n")
+    return load_rows(str(file))[0]
+
+
+def test_a_content_of_text_parts_is_their_text(tmp_path):
+    parts = [{"type": "text", "text": "1 + "}, {"type": "text", "text": "1"}]
+    row = from_record(
+        tmp_path, {"prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": parts}], "answer": 2}
+    )
+    assert row.messages == (("system", "s"), ("user", "1 + 1"))
+
+
+@pytest.mark.parametrize(
+    ("turns", "words"),
+    [
+        ([{"role": "user", "content": None}], "row 1, prompt, user: got None; must be a message whose content is text"),
+        ([{"role": "user", "content": [{"type": "image"}]}], "got 'a part of type image'; must be parts of text"),
+        ([{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}], "a part of type image_url"),
+        ([{"role": "user", "content": ["text"]}], "must be parts of text"),
+        ([{"role": "user", "content": {"text": "x"}}], "must be a message whose content is text"),
+        (
+            [{"role": "user", "content": "x"}, {"role": "assistant", "content": "I"}],
+            "a last turn of the assistant, 'I'",
+        ),
+        ([{"role": 1, "content": "x"}], "a list of messages with role and content"),
+        (["x"], "a list of messages with role and content"),
+    ],
+)
+def test_messages_that_would_become_another_prompt_are_refused_by_row(tmp_path, turns, words):
+    with pytest.raises(InvalidValue) as refused:
+        from_record(tmp_path, {"prompt": turns, "answer": "1"})
+    assert words in str(refused.value) and "row 1" in str(refused.value)
+
+
+@pytest.mark.parametrize("column", ["image", "images", "videos"])
+def test_a_row_with_an_image_is_refused_and_an_empty_column_is_not(tmp_path, column):
+    with pytest.raises(InvalidValue, match=f"row 1: got 'a value in the column {column}'.*images, audio and video"):
+        from_record(tmp_path, {"prompt": "<image> How many?", "answer": "1", column: ["a.png"]})
+    assert from_record(tmp_path, {"prompt": "How many?", "answer": "1", column: []}).text == "How many?"
+    assert from_record(tmp_path, {"prompt": "How many?", "answer": "1", column: None}).text == "How many?"
+
+
+def test_half_a_surrogate_pair_is_refused_by_row(tmp_path):
+    with pytest.raises(InvalidValue, match="row 1, prompt: got .*surrogate"):
+        from_record(tmp_path, {"prompt": "a \ud800 b", "answer": "1"})
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "csv"])
+def test_a_byte_order_mark_changes_nothing(tmp_path, suffix):
+    text = "prompt,answer\n1+1,2\n" if suffix == "csv" else '{"prompt": "1+1", "answer": "2"}\n'
+    file = tmp_path / f"rows.{suffix}"
+    file.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert [row.text for row in load_rows(str(file))] == ["1+1"]

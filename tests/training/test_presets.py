@@ -54,8 +54,14 @@ def verdict(self, problem, text, truncated) -> float:
 
 @dataclass(frozen=True)
 class Pass:
-    """What one call of `policy_loss` got, at the trained tokens. penalty: 0 where there is none."""
+    """What one call of `policy_loss` got, at the trained tokens. penalty: 0 where there is none.
 
+    rows: the place of each token's completion in the pass. entropy, logprobs: of the policy that sampled.
+    """
+
+    rows: Tensor
+    entropy: Tensor
+    logprobs: Tensor
     advantages: Tensor
     penalty: Tensor
     weights: Tensor
@@ -101,20 +107,27 @@ class Recorded:
 
 def recorded(run: Run, steps: int) -> list[Recorded]:
     """Run the steps and record them."""
-    state, made = TrainState(control=run.algorithm.control.initial_state()), []
-    policy_loss, signature = stages.policy_loss, inspect.signature(stages.policy_loss)
+    state, made, parts = TrainState(control=run.algorithm.control.initial_state()), [], []
+    loss, policy_loss, signature = stages.loss, stages.policy_loss, inspect.signature(stages.policy_loss)
 
-    def spy(*args, **more):
+    def outer(algorithm, part, *args, **more):
+        parts.append(part)
+        return loss(algorithm, part, *args, **more)
+
+    def inner(*args, **more):
         bound = signature.bind(*args, **more)
         bound.apply_defaults()
-        given = bound.arguments
-        mask = given["weights"] > 0
-        penalty = torch.zeros(mask.shape) if given["penalty"] is None else given["penalty"].detach().clone()
-        passes.append(Pass(given["advantages"][mask], penalty[mask], given["weights"][mask], given["bounds"]))
+        given, old = bound.arguments, parts[-1].old
+        mask, nothing = given["weights"] > 0, torch.zeros(given["weights"].shape)
+        penalty = nothing if given["penalty"] is None else given["penalty"].detach().clone()
+        entropy = nothing if old.entropy is None else old.entropy
+        tokens = [values[mask] for values in (entropy, old.logprobs, given["advantages"], penalty, given["weights"])]
+        passes.append(Pass(mask.nonzero()[:, 0], *tokens, bounds=given["bounds"]))
         return policy_loss(*args, **more)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages, "policy_loss", spy)
+        patch.setattr(stages, "loss", outer)
+        patch.setattr(stages, "policy_loss", inner)
         patch.setattr(Paths, "reward", verdict)
         for _ in range(steps):
             passes: list[Pass] = []
@@ -265,55 +278,60 @@ def weights_positives(*coefficients: float) -> Evidence:
     return check
 
 
-def reshapes(check_step: Callable[[Tensor, Tensor], bool | Tensor], step: int = 0) -> Evidence:
-    """The advantages at the tokens of this step, with the control and without it, fulfil `check_step`.
+def reshapes(check_step: Callable[[Pass, Tensor], bool | Tensor], step: int = 0) -> Evidence:
+    """The single pass of this step and the advantages without the control fulfil `check_step`.
 
     The two runs have the same batch and the same order of tokens in the step in which the control first acts.
     """
 
     def check(run, other):
-        assert run[step].advantages.shape == other[step].advantages.shape
-        assert check_step(run[step].advantages, other[step].advantages)
+        (mine,), (plain,) = run[step].passes, other[step].passes
+        assert torch.equal(mine.logprobs, plain.logprobs)
+        assert check_step(mine, plain.advantages)
 
     return check
 
 
-def left_out(share: float | None) -> Callable[[Tensor, Tensor], bool]:
-    """Some advantages are 0, the others unchanged: all but this share of tokens (None: a single one is 0)."""
+def raised(mine: Pass, plain: Tensor) -> bool:
+    """Entropy-Adv: A rises by 0.4 times the entropy, or by |A| / 2 if that is less."""
+    return torch.allclose(mine.advantages, plain + torch.minimum(0.4 * mine.entropy, plain.abs() / 2))
 
-    def check(shaped: Tensor, plain: Tensor) -> bool:
-        unchanged = bool(((shaped == 0) | (shaped == plain)).all())
-        kept, before = int((shaped != 0).sum()), int((plain != 0).sum())
-        return unchanged and (kept == before - 1 if share is None else 0 < kept <= share * len(shaped) + 1)
+
+def forking(mine: Pass, plain: Tensor) -> bool:
+    """The fifth of the tokens with the largest entropy has its advantages, the others have 0."""
+    top = mine.entropy >= mine.entropy.topk(int(0.2 * len(plain))).values.min()
+    return torch.equal(mine.advantages != 0, top & (plain != 0)) and torch.equal(mine.advantages[top], plain[top])
+
+
+def one_left_out(mine: Pass, plain: Tensor) -> bool:
+    """A single token's advantage becomes 0; its covariance of log-probability and advantage is above 1."""
+    (changed,) = (mine.advantages != plain).nonzero()[:, 0].tolist()
+    covariance = (mine.logprobs - mine.logprobs.mean()) * (plain - plain.mean())
+    return mine.advantages[changed] == 0 and 1 < covariance[changed] < 5
+
+
+def steered(mine: Pass, plain: Tensor) -> bool:
+    """The factors span 0.8 to 1.2, and 0.8 is where the estimated change of the entropy is largest."""
+    change = (plain * (1 - mine.logprobs.exp()) * (mine.logprobs + mine.entropy)).abs()
+    span = change.max() - change.min()
+    return torch.allclose(mine.advantages, plain * (1.2 - 0.4 * (change - change.min()) / span), atol=1e-5)
+
+
+def confident_first(mine: Pass, plain: Tensor) -> bool:
+    """EDGE: the factor of a completion is the mean entropy of all completions over its own, at most 10."""
+    sums, counts = (torch.zeros(PROMPTS * GROUP).index_add_(0, mine.rows, x) for x in (mine.entropy, plain * 0 + 1))
+    own = sums / counts
+    return torch.allclose(mine.advantages, plain * (own.mean() / own).clamp(max=10)[mine.rows], atol=1e-5)
+
+
+def moved_by(sign: int) -> Callable[[Pass, Tensor], bool]:
+    """EntroPIC at full command: A becomes A + |A| (sign +1) or A - |A| (sign -1) at tokens of probability above 0.3."""
+
+    def check(mine: Pass, plain: Tensor) -> bool:
+        confident = mine.logprobs > math.log(0.3)
+        return torch.allclose(mine.advantages, plain + sign * plain.abs() * confident) and (plain[confident] != 0).any()
 
     return check
-
-
-def moved_by(sign: int) -> Callable[[Tensor, Tensor], bool]:
-    """EntroPIC at full command: at confident tokens A becomes A + |A| (sign +1) or A - |A| (sign -1)."""
-
-    def check(shaped: Tensor, plain: Tensor) -> bool:
-        moved = shaped != plain
-        exact = torch.allclose(shaped[moved], plain[moved] + sign * plain[moved].abs())
-        return exact and 0 < int(moved.sum()) < int((plain != 0).sum())
-
-    return check
-
-
-def scaled(low: float, high: float) -> Callable[[Tensor, Tensor], bool]:
-    """A keeps its sign; its factors lie in this range and on both sides of 1."""
-
-    def check(shaped: Tensor, plain: Tensor) -> bool:
-        factors = shaped[plain != 0] / plain[plain != 0]
-        return low - 1e-4 <= factors.min() < 0.99 and 1.01 < factors.max() <= high + 1e-4
-
-    return check
-
-
-def raised(shaped: Tensor, plain: Tensor) -> bool:
-    """Entropy-Adv: A rises by at most |A| / 2, and reaches that at uncertain tokens."""
-    rise, room = shaped - plain, plain.abs() / 2
-    return bool((rise >= 0).all() and (rise <= room + 1e-6).all()) and torch.isclose(rise, room)[plain != 0].any()
 
 
 def bounded_at(*highs: float) -> Evidence:
@@ -347,11 +365,26 @@ def archer(run, other) -> None:
 
 
 def hapo(run, other) -> None:
-    """Bounds differ from token to token; tokens are heated one by one from step 1 on; groups have mean 0 by token."""
+    """Bounds differ from token to token, and so do advantages within a completion; from step 1 on tokens are heated.
+
+    Uncertain tokens keep the advantage over all tokens of their group, before the policy has moved.
+    """
+    first = run[0].passes[0]
     highs = torch.cat([each.bounds.high.flatten() for each in run[0].passes])
     assert highs.min().item() == pytest.approx(0.28) and highs.max().item() == pytest.approx(0.56, rel=0.01)
     assert [step.row["mismatch"] is None for step in run] == [False, True]
-    assert len(run[0].advantages.unique()) > len(other[0].advantages.unique())
+    assert any(len(first.advantages[first.rows == row].unique()) > 1 for row in first.rows.unique())
+    wanted = torch.tensor([over_tokens(group)[i] for group in run[0].groups.values() for i in range(GROUP)])
+    wanted = wanted[wanted != 0]
+    assert torch.isclose(first.advantages[:, None], wanted[None].float(), rtol=1e-4).any()
+
+
+def over_tokens(group: Sequence[Sample]) -> list[float]:
+    """(R - mean) / (std + 1e-6) of each completion, over all tokens of the group."""
+    lengths = [len(sample.rollout.completion.tokens) for sample in group]
+    rewards = torch.tensor([sample.rollout.reward for sample in group], dtype=torch.float64)
+    tokens = rewards.repeat_interleave(torch.tensor(lengths))
+    return ((rewards - tokens.mean()) / (tokens.std(correction=0) + 1e-6)).tolist()
 
 
 def clamped_bonus(run, other) -> None:
@@ -495,11 +528,11 @@ CASES = (
     ),
     # Advantages reshaped.
     Case("entropy-adv", 0, [reshapes(raised)]),
-    Case("forking-tokens", 0, [reshapes(left_out(0.2))]),
-    Case("clip-cov", 0, [reshapes(left_out(None))]),
+    Case("forking-tokens", 0, [reshapes(forking)]),
+    Case("clip-cov", 0, [reshapes(one_left_out)]),
     Case("kl-cov", 0, [kl_cov], (*OFF_POLICY, "control.share=0.2"), on_policy=False),
-    Case("steer", 0, [reshapes(scaled(0.8, 1.2))]),
-    Case("edge-grpo", 0, [reshapes(scaled(0.0, 10.0))]),
+    Case("steer", 0, [reshapes(steered)]),
+    Case("edge-grpo", 0, [reshapes(confident_first)]),
     Case("pos-adv-reweight", 0, [weights_positives(0.0, 0.05, 0.1)], steps=3),
     Case("pos-adv-reweight", 0, [weights_positives(0.0, 0.0)], ("control.threshold=9",)),
     Case("pos-adv-stage", 0, [weights_positives(0.0, 0.0, 0.5, 1.0)], steps=4),

@@ -22,6 +22,8 @@ from aepo.grading.text import last_boxed
 PROMPT_COLUMNS = ("prompt", "problem", "question")
 ANSWER_COLUMNS = ("answer", "final_answer", "ground_truth", "reward_model.ground_truth")
 SOLUTION_COLUMN = "solution"
+# Columns in which TRL, EasyR1 and verl keep what is no text.
+MEDIA_COLUMNS = ("image", "images", "video", "videos", "audio", "audios")
 FILE_TYPES = (".jsonl", ".json", ".parquet", ".csv")
 
 Message = tuple[str, str]
@@ -100,7 +102,7 @@ def _records(path: Path, where: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _jsonl(path: Path, where: str) -> Iterator[Mapping[str, Any]]:
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
                 yield _object(line, f"{where} {path}, line {number}")
@@ -108,7 +110,7 @@ def _jsonl(path: Path, where: str) -> Iterator[Mapping[str, Any]]:
 
 def _json(path: Path, where: str) -> Iterator[Mapping[str, Any]]:
     """Yield the objects of a list. A file that holds JSON lines in spite of its name is read as such."""
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8-sig")
     try:
         parsed = json.loads(text)
     except json.JSONDecodeError:
@@ -142,7 +144,7 @@ def _parquet(path: Path, where: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _csv(path: Path, where: str) -> Iterator[Mapping[str, Any]]:
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True)
         try:
             for record in reader:
@@ -174,11 +176,13 @@ def _hub(source: str, where: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _row(record: Mapping[str, Any], number: int, columns: Columns, where: str) -> Row:
+    _check_media(record, where)
     prompt = _column(record, columns.prompt, PROMPT_COLUMNS, f"{where}, prompt")
     messages = _messages(prompt, f"{where}, prompt")
     text = "\n".join(content for _, content in messages) if messages else str(prompt)
     if not text.strip():
         raise InvalidValue(f"{where}, prompt", text, "text that is not empty")
+    _check_encodable(text, f"{where}, prompt")
     solution = record.get(columns.solution or SOLUTION_COLUMN)
     return Row(
         id=str(_identity(record, number)),
@@ -218,10 +222,48 @@ def _messages(prompt: Any, where: str) -> tuple[Message, ...]:
         return ()
     if not isinstance(prompt, list | tuple):
         raise InvalidValue(where, prompt, "text, or a list of messages")
+    turns = tuple(_turn(turn, where) for turn in prompt)
+    if turns and turns[-1][0] == "assistant":
+        wanted = "messages that end with a user's turn: the model writes the next one"
+        raise InvalidValue(where, f"a last turn of the assistant, {_short(turns[-1][1])!r}", wanted)
+    return turns
+
+
+def _turn(turn: Any, where: str) -> Message:
+    """Return (role, content) of one message; a content of text parts becomes one text."""
+    if not isinstance(turn, Mapping) or not isinstance(turn.get("role"), str) or "content" not in turn:
+        raise InvalidValue(where, _short(str(turn)), "a list of messages with role and content")
+    content = turn["content"]
+    if isinstance(content, list | tuple):
+        content = "".join(_text_part(part, where) for part in content)
+    if not isinstance(content, str):
+        raise InvalidValue(f"{where}, {turn['role']}", content, "a message whose content is text")
+    return turn["role"], content
+
+
+def _text_part(part: Any, where: str) -> str:
+    if not isinstance(part, Mapping) or not isinstance(part.get("text"), str):
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        got = f"a part of type {kind}" if kind else _short(str(part))
+        raise InvalidValue(where, got, "parts of text: images, audio and video are not supported yet")
+    return str(part["text"])
+
+
+def _check_media(record: Mapping[str, Any], where: str) -> None:
+    """Refuse a row that brings more than text; without its image the problem would be another one."""
+    for name in MEDIA_COLUMNS:
+        value = record.get(name)
+        if value is not None and (not hasattr(value, "__len__") or len(value)):
+            wanted = "a row of text: images, audio and video are not supported yet"
+            raise InvalidValue(where, f"a value in the column {name}", wanted)
+
+
+def _check_encodable(text: str, where: str) -> None:
     try:
-        return tuple((str(turn["role"]), str(turn["content"])) for turn in prompt)
-    except (TypeError, KeyError):
-        raise InvalidValue(where, _short(str(prompt)), "a list of messages with role and content") from None
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        got = f"half of a surrogate pair, {text[error.start]!a}, at character {error.start}"
+        raise InvalidValue(where, got, "text that can be written as UTF-8") from None
 
 
 def _answer(record: Mapping[str, Any], columns: Columns, solution: Any, where: str) -> str:

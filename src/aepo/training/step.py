@@ -29,8 +29,6 @@ from aepo.tasks import Task
 from aepo.training.checkpoint import TrainState
 from aepo.types import Batch, BatchStatistics, Completion, Metric, Prompt, Request, Rollout, Sample, asked_for
 
-Row = dict[str, Any]
-
 
 @dataclass(frozen=True)
 class Run:
@@ -52,7 +50,7 @@ class Run:
     """The frozen base model; None if neither the settings nor the control need it."""
 
 
-def train_step(run: Run, state: TrainState) -> tuple[TrainState, Row, list[Sample]]:
+def train_step(run: Run, state: TrainState) -> tuple[TrainState, dict[str, Any], list[Sample]]:
     """Do one step: sample, reward, compare, mix, score, shape, update, measure.
 
     Args:
@@ -219,7 +217,7 @@ class Updated:
     gradient_norms: Sequence[float]
     """The gradient norm of each optimizer step, before clipping."""
 
-    def row(self) -> Row:
+    def row(self) -> dict[str, Any]:
         """Return the values for the log: means over all passes."""
         total = Metric(0.0, 0)
         return {
@@ -361,7 +359,7 @@ class Clock:
         self._laps[f"seconds_{name}"] = now - self._last
         self._last = now
 
-    def row(self) -> Row:
+    def row(self) -> dict[str, Any]:
         """Return the values for the log: seconds of each part, CPU seconds, and seconds in all up to now."""
         own = time.process_time() - self._process
         return {**self._laps, "seconds_cpu": own, "seconds": time.perf_counter() - self._start}

@@ -27,8 +27,8 @@ from aepo.types import BatchStatistics, Rollout
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """`Drawn` holds the result of one call of TRL's sampling."""
+class SampledRows:
+    """`SampledRows` holds the result of one call of TRL's sampling."""
 
     rows: Rows
     """The rows of this rank; for extra groups, the rows of all ranks."""
@@ -49,7 +49,7 @@ class SamplingTrainer(GRPOTrainer):  # type: ignore[misc]
         super().__init__(*given, **named)
         self._ranks = Ranks(self.accelerator, self._tokenizer.pad_token_id)
 
-    def _draw(self, inputs: list[dict[str, Any]], groups: Sequence[int], temperature: float = 1.0) -> Drawn:
+    def _draw(self, inputs: list[dict[str, Any]], groups: Sequence[int], temperature: float = 1.0) -> SampledRows:
         """Sample the prompts and score the rows.
 
         Args:
@@ -69,9 +69,9 @@ class SamplingTrainer(GRPOTrainer):  # type: ignore[misc]
         texts = self._ranks.objects(list(zip(prompts, completions, strict=True)))
         numbers = [group for group in groups for _ in range(self.num_generations)]
         rollouts = table.rollouts(texts, self._total(rewards), numbers, temperature, self._ends)
-        return Drawn(table.rowwise(drawn), rollouts, _kept(drawn, scores))
+        return SampledRows(table.rowwise(drawn), rollouts, _kept(drawn, scores))
 
-    def _draw_extra(self, inputs: list[dict[str, Any]], plan: Sequence[ExtraGroup], groups: int) -> Drawn:
+    def _draw_extra(self, inputs: list[dict[str, Any]], plan: Sequence[ExtraGroup], groups: int) -> SampledRows:
         """Sample the planned groups, and repeat some of them so that every rank has the same number of rows.
 
         Args:
@@ -86,7 +86,7 @@ class SamplingTrainer(GRPOTrainer):  # type: ignore[misc]
             InvalidValue: The groups differ in size or temperature, or their size is not the ordinary group size.
         """
         if not plan:
-            return Drawn({}, [])
+            return SampledRows({}, [])
         size, temperature, ranks = self.num_generations, plan[0].temperature, self._ranks.number
         if any((group.count, group.temperature) != (size, temperature) for group in plan):
             raise InvalidValue("control", list(plan), f"extra groups of {size} completions at one temperature")
@@ -97,7 +97,7 @@ class SamplingTrainer(GRPOTrainer):  # type: ignore[misc]
         own = self._ranks.part(wanted, len(wanted) // ranks)
         with self._sampling_at(temperature):
             drawn = self._draw([dict(row) for row in own], range(groups, groups + count), temperature)
-        return Drawn(table.without_correction(self._ranks.rows(drawn.rows)), drawn.rollouts)
+        return SampledRows(table.without_correction(self._ranks.rows(drawn.rows)), drawn.rollouts)
 
     @contextmanager
     def _sampling_at(self, temperature: float) -> Iterator[None]:

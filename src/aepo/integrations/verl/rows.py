@@ -23,8 +23,8 @@ MARK = "aepo_mark_"
 
 
 @dataclass(frozen=True)
-class Row:
-    """`Row` is one trajectory of verl."""
+class RolloutRow:
+    """`RolloutRow` is one trajectory of verl."""
 
     key: str
     """verl's name of the trajectory."""
@@ -48,7 +48,7 @@ class Row:
     """The temperature that the response was drawn at."""
 
 
-def rollouts(rows: Sequence[Row], ends: frozenset[int], max_tokens: int) -> list[Rollout]:
+def rollouts(rows: Sequence[RolloutRow], ends: frozenset[int], max_tokens: int) -> list[Rollout]:
     """Return the rollouts of the rows, in the same order; the groups of one prompt share its `Prompt`.
 
     Args:

@@ -37,7 +37,7 @@ from aepo.integrations.verl import state as saved
 from aepo.integrations.verl.agent import TEMPERATURE
 from aepo.integrations.verl.groups import Groups
 from aepo.integrations.verl.loss import policy_loss
-from aepo.integrations.verl.rows import Row
+from aepo.integrations.verl.rows import RolloutRow
 from aepo.integrations.verl.settings import TRAINER, get, read
 from aepo.types import BatchStatistics, Metric, Rollout, Sample
 
@@ -138,10 +138,10 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
         _forget(batch, set(batch.keys) - set(kept))
         return super()._balance_batch(_select(batch, kept), metrics, *rest, **named)
 
-    def _rollouts(self, read_rows: Sequence[Row]) -> list[Rollout]:
+    def _rollouts(self, read_rows: Sequence[RolloutRow]) -> list[Rollout]:
         return table.rollouts(read_rows, frozenset({self.tokenizer.eos_token_id}), self._step.max_tokens)
 
-    def _rows(self, batch: Any) -> list[Row]:
+    def _rows(self, batch: Any) -> list[RolloutRow]:
         """Return all trajectories, ordered by group and by number in the group, not by the time they were finished."""
         names = ["prompts", "responses", "response_mask", "rm_scores", TEMPERATURE]
         with_logprobs = self._sampler_logprobs
@@ -158,7 +158,7 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
             tokens = columns["responses"][place].tolist()
             logprobs = columns["rollout_log_probs"][place].tolist() if with_logprobs else [0.0] * len(tokens)
             made.append(
-                Row(
+                RolloutRow(
                     key=key,
                     group=self._groups.numbers[uid],
                     source=self._groups.source(self._groups.numbers[uid]),
@@ -178,7 +178,7 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
         """Whether the rollout engine returns its own log-probabilities."""
         return bool(get(self.config, "actor_rollout_ref.rollout.calculate_log_probs"))
 
-    def _mixed(self, read_rows: Sequence[Row], made: Sequence[Rollout]) -> list[str]:
+    def _mixed(self, read_rows: Sequence[RolloutRow], made: Sequence[Rollout]) -> list[str]:
         """Return the keys of the mixed batch's rows, in its order; rows without a finite reward are left out."""
         finite = stages.rewarded(made)
         state, step = self.control_state, self._step
