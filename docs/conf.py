@@ -7,12 +7,14 @@ Docstrings are Google style with Markdown's backticks.
 from __future__ import annotations
 
 import os
+import pkgutil
 import posixpath
 import re
 from collections.abc import Iterator
 
 from sphinx.application import Sphinx
 
+import aepo.control
 from aepo import __version__
 
 # The address under which the repository's files are shown, such as https://github.com/OWNER/NAME/blob/main. Links that
@@ -71,11 +73,22 @@ _NAME = re.compile(r"`[A-Za-z_][\w.]*(\(\))?`")
 def adapt_page(app: Sphinx, docname: str, source: list[str]) -> None:
     """Add the navigation to a page, and turn its links that leave docs/."""
     text = _LINK.sub(lambda match: _outside(docname, match), source[0])
+    if docname == "api/control":
+        text = with_controls(text)
     for caption, pages in NAVIGATION.get(docname, {}).items():
         text += "\n```{toctree}\n:hidden:\n:glob:\n"
         text += f":caption: {caption}\n\n" if caption else "\n"
         text += "\n".join(pages) + "\n```\n"
     source[0] = text
+
+
+def with_controls(text: str) -> str:
+    """Return the page with a section for each module of `aepo.control` that it does not name."""
+    names = (f"aepo.control.{module.name}" for module in pkgutil.iter_modules(aepo.control.__path__))
+    for name in names:
+        if f":: {name}\n" not in text:
+            text += f"\n### {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n```\n"
+    return text
 
 
 def _outside(docname: str, match: re.Match[str]) -> str:

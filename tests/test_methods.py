@@ -3,7 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from aepo.catalogue import as_json, as_markdown, rows
+from aepo.catalogue import LEFT_OUT, as_json, as_markdown, rows
 from aepo.engines.capabilities import ENGINES
 from aepo.methods import METHODS
 
@@ -27,3 +27,7 @@ def test_the_page_in_the_docs_is_the_present_table():
 def test_the_table_prints():
     shown = subprocess.run([sys.executable, "-m", "aepo", "methods"], capture_output=True, text=True, check=True)
     assert all(name in shown.stdout for name in METHODS)
+
+
+def test_no_method_is_built_and_called_left_out():
+    assert not {method.paper for method in METHODS.values()} & (set(LEFT_OUT.values()) - {"-"})

@@ -23,17 +23,35 @@ COLUMNS = ("method", "paper", "sensor", "law", "actuator", "hooks", "cost", "eng
 ARXIV = "https://arxiv.org/abs/"
 """What stands before an arXiv id in a link."""
 
+# Named by the papers around AEPO and not built: name and arXiv id.
+LEFT_OUT = {
+    "PKPO": "2505.15201",
+    "CURE": "-",
+    "CE-GPPO": "2509.20712",
+    "entropy ratio clipping": "2512.05591",
+    "BAPO": "2510.18927",
+    "EPO": "2509.22576",
+    "ERA": "2510.08549",
+    "ProRL": "2505.24864",
+    "W-REINFORCE / NSR": "2506.01347",
+    "the unlikeliness reward": "2506.02355",
+    "SEED-GRPO": "2505.12346",
+    "SENT": "2512.04359",
+    "Lp-Reg": "2510.03222",
+    "flexible entropy control": "2602.09782",
+    "GTPO / GRPO-S": "2508.04349",
+    "EMPG": "2509.09265",
+}
+
 _HEADER = """# Every method
 
 `aepo methods --markdown > docs/methods/README.md` makes this page; `aepo methods NAME` shows one method with its
 settings. A method is a point on four axes, advantage x surrogate x aggregate x control; `--method a+b` joins two.
 "Cost" is what the method costs more than GRPO; "engines" are those that can run it.
 
-These methods are named by the papers around AEPO and left out: PKPO (2505.15201), CURE, CE-GPPO (2509.20712), entropy
-ratio clipping (2512.05591), BAPO (2510.18927), EPO (2509.22576), ERA (2510.08549), ProRL (2505.24864), W-REINFORCE /
-NSR (2506.01347), the unlikeliness reward (2506.02355), SEED-GRPO (2505.12346), SENT (2512.04359), Lp-Reg (2510.03222),
-flexible entropy control (2602.09782), GTPO / GRPO-S (2508.04349), EMPG (2509.09265). Of EDGE-GRPO only the entropy
-scaling is built, not the guided error correction.
+These methods are named by the papers around AEPO and left out: {left_out}.
+
+Of EDGE-GRPO only the entropy scaling is built, not the guided error correction.
 
 """
 
@@ -113,7 +131,11 @@ def _value(value: Any) -> str:
 def as_markdown() -> str:
     """Return the text of the page docs/methods/README.md."""
     lines = [" | ".join(COLUMNS), " | ".join(["---"] * len(COLUMNS)), *map(_markdown_row, rows())]
-    return _HEADER + "".join(f"| {line} |\n" for line in lines)
+    return _HEADER.format(left_out=_left_out()) + "".join(f"| {line} |\n" for line in lines)
+
+
+def _left_out() -> str:
+    return ", ".join(name if paper == "-" else f"{name} ({paper})" for name, paper in LEFT_OUT.items())
 
 
 def _markdown_row(row: Mapping[str, Any]) -> str:

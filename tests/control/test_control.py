@@ -143,14 +143,23 @@ def test_closed_loops_push_up_below_the_target_and_down_above_it(name):
 # --- the table ----------------------------------------------------------------------------------------------
 
 
+def _file(name):
+    return name.replace("-", "_")
+
+
 @pytest.mark.parametrize("name", CONTROLS)
 def test_every_control_has_a_name_a_docstring_a_method_a_page_and_golden_values(name):
     assert CONTROLS[name].name == name
     assert CONTROLS[name].__doc__
     if name not in ("none", "both"):
-        assert any(isinstance(part, CONTROLS[name]) for m in METHODS.values() for part in m.algorithm.control.parts)
-        assert (ROOT / "docs" / "methods" / f"{name}.md").exists()
-        assert "\ndef test_golden_" in (ROOT / "tests" / "control" / f"test_{name.replace('-', '_')}.py").read_text()
+        parts = [part for method in METHODS.values() for part in method.algorithm.control.parts]
+        page, tests = ROOT / "docs" / "methods" / f"{name}.md", ROOT / "tests" / "control" / f"test_{_file(name)}.py"
+        missing = {
+            "a row in METHODS (src/aepo/methods.py)": not any(isinstance(part, CONTROLS[name]) for part in parts),
+            f"the page {page}": not page.exists(),
+            f"a test_golden_... in {tests}": not tests.exists() or "\ndef test_golden_" not in tests.read_text(),
+        }
+        assert not [what for what, gone in missing.items() if gone]
 
 
 @pytest.mark.parametrize("name", METHODS)
