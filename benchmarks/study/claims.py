@@ -22,9 +22,9 @@ from pathlib import Path
 import numpy as np
 
 from aepo.analysis.compare.results import Result, measured
-from aepo.analysis.compare.statistics import Interval, interval
 from aepo.analysis.compare.study import read_study
 from aepo.analysis.tracking import SETTLED, tracking
+from aepo.evaluation.statistics import Interval, crossed_interval
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not decidable here"
 HERE = Path(__file__).parent
@@ -71,7 +71,7 @@ class Runs:
         return np.stack([result.pass_at(k) for result in self.of(label)])
 
     def difference(self, label: str, other: str, k: int) -> Interval:
-        return interval(self.passes(label, k) - self.passes(other, k))
+        return crossed_interval(self.passes(label, k) - self.passes(other, k))
 
 
 # --- figures ------------------------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ def beside(named: Mapping[str, Runs], ks: Sequence[int]) -> Iterator[str]:
     runs = named[BEST]
     for other in BESIDE:
         theirs = named.get(other, runs)
-        found = [interval(runs.passes(BEST, k) - theirs.passes(other, k)) for k in ks]
+        found = [crossed_interval(runs.passes(BEST, k) - theirs.passes(other, k)) for k in ks]
         yield f"| {other} | {' | '.join(map(spread, found))} |"
 
 

@@ -15,11 +15,11 @@ import pytest
 from aepo.analysis.compare.results import Result, compared, measured
 from aepo.analysis.compare.run import _print as print_tables
 from aepo.analysis.compare.run import compare, most_tokens
-from aepo.analysis.compare.statistics import interval, most_covered
 from aepo.analysis.compare.study import read_study
 from aepo.analysis.compare.table import caption, markdown
 from aepo.config import make_config
 from aepo.errors import InvalidValue
+from aepo.evaluation.statistics import crossed_interval, most_covered
 from aepo.planning.dry_run import most_extra
 from aepo.training import runner
 from aepo.training.checkpoint import steps_saved
@@ -33,15 +33,15 @@ from tests.training.test_step import metrics, small
 
 def test_golden_an_interval_of_two_problems():
     """Means of two draws from 0 and 1 are 0, 1/2 and 1 with chances 1/4, 1/2 and 1/4."""
-    found = interval(np.array([[0.0, 1.0]]))
+    found = crossed_interval(np.array([[0.0, 1.0]]))
     assert (found.mean, found.low, found.high) == (0.5, 0.0, 1.0)
-    assert interval(np.array([[0.3]])).low is None
+    assert crossed_interval(np.array([[0.3]])).low is None
 
 
 def test_golden_the_spread_of_a_crossed_draw():
     """Values s + p: the variance of the drawn mean is var(s)/S + var(p)/P, variances as of the whole population."""
     seeds, problems = np.array([0.0, 0.3, 0.1, 0.7]), np.linspace(-1, 1, 40)
-    found = interval(seeds[:, None] + problems[None, :])
+    found = crossed_interval(seeds[:, None] + problems[None, :])
     width = 2 * 1.96 * math.sqrt(seeds.var() / 4 + problems.var() / 40)
     assert found.high - found.low == pytest.approx(width, rel=0.05)
 
@@ -49,8 +49,8 @@ def test_golden_the_spread_of_a_crossed_draw():
 def test_pairing_takes_out_what_both_share():
     draw = np.random.default_rng(0)
     mine = draw.random((3, 50))
-    assert interval(mine).high - interval(mine).low > 0.05
-    found = interval(mine - (mine - 0.1))
+    assert crossed_interval(mine).high - crossed_interval(mine).low > 0.05
+    found = crossed_interval(mine - (mine - 0.1))
     assert found.low == pytest.approx(0.1) and found.high == pytest.approx(0.1)
 
 
@@ -59,7 +59,7 @@ def test_coverage_with_few_and_many_seeds(seeds, low, high):
     """Where all the spread is between seeds, three of them cover three quarters at most."""
     draw, covered = np.random.default_rng(1), 0
     for _ in range(150):
-        found = interval(np.broadcast_to(draw.standard_normal((seeds, 1)), (seeds, 5)))
+        found = crossed_interval(np.broadcast_to(draw.standard_normal((seeds, 1)), (seeds, 5)))
         covered += found.low <= 0 <= found.high
     assert low <= covered / 150 <= high
     assert most_covered(3) == 0.75 and most_covered(2) == 0.5

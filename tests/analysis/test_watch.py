@@ -9,7 +9,7 @@ import time
 import pytest
 from rich.console import Console
 
-from aepo.analysis.report.runs import Run
+from aepo.analysis.report.runs import RunRecord
 from aepo.analysis.watch import Picture, frame, look, watch
 from aepo.cli import Watch
 from aepo.errors import InvalidValue
@@ -31,7 +31,7 @@ class Terminal:
 
 
 def picture(name: str, rows: list[dict], steps: int | None, quiet: float = 0.0, **settings) -> Picture:
-    return Picture(Run(name, {} if steps is None else {"steps": steps, **settings}, rows, ()), quiet)
+    return Picture(RunRecord(name, {} if steps is None else {"steps": steps, **settings}, rows, ()), quiet)
 
 
 def shown(seen: Picture, width: int = 100, height: int = 30, encoding: str = "utf-8") -> str:
@@ -80,7 +80,7 @@ def test_a_budget_ends_a_run_before_its_planned_steps():
 @pytest.mark.parametrize("setting", [{"steps": 0}, {"steps": "many"}, {"steps": 5, "budget_tokens": 10**400}])
 def test_an_odd_setting_is_unknown(setting):
     rows = [row(0, 0.7, completions=None, tokens=None, reward_failures=float("nan")), row(1, 0.6)]
-    text = shown(Picture(Run("r", setting, rows, ())))
+    text = shown(Picture(RunRecord("r", setting, rows, ())))
     assert ("no steps in config.toml: the planned steps are unknown" in text) == (setting["steps"] != 5)
     assert "gradings" not in text
 

@@ -14,11 +14,11 @@ from aepo import cli
 from aepo.config import make_config
 from aepo.errors import InvalidValue
 from aepo.evaluation.benchmarks import BENCHMARKS, find
+from aepo.evaluation.evaluated_model import EvaluatedModel, weights_digest
 from aepo.evaluation.options import Options
 from aepo.evaluation.questions import Questions, from_rows
 from aepo.evaluation.run import _judged, _stop_at_chatml, run
 from aepo.evaluation.samples import UNIT_ROWS, UNIT_TOKENS, Unit, cut_to_whole_units, open_folder, units
-from aepo.evaluation.target import Target, weights_digest
 from aepo.model.policy import Policy
 from aepo.tasks.rewards import Verdict
 from aepo.training import runner
@@ -254,7 +254,7 @@ def test_a_run_is_evaluated_at_its_newest_checkpoint_on_its_own_task(quick_model
     assert made["settings"]["folder"] == str(tmp_path / "run" / "checkpoints" / "step-2")
     assert "max_moves=6" in made["settings"]["benchmarks"][0]["source"] and made["results"][0]["problems"] == 5
     assert (tmp_path / "run" / "evaluation-step-2-paths" / "evaluation.json").exists()
-    older = Target.find(str(tmp_path / "run" / "checkpoints" / "step-1"))
+    older = EvaluatedModel.find(str(tmp_path / "run" / "checkpoints" / "step-1"))
     assert older.run == (tmp_path / "run").resolve() and older.folder.endswith("step-1")
     assert older.config(None, (), 3).evaluation.prompts == 3
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aepo.errors import InvalidValue, require
+from aepo.evaluation.statistics import bounds
 
 Array = NDArray[np.float64]
 
@@ -132,12 +133,12 @@ def fit_law(runs: Sequence[Points], *, held_out: float = 0.3, seed: int = 0) -> 
     require(len(rest) >= LEAST_HELD_OUT, "held_out", f"{len(rest)} points", wanted)
 
     a, b = _least_squares(whole)
-    intervals = np.percentile(np.array(_bootstrap(runs, seed)), [2.5, 97.5], axis=0).T
+    low, high = bounds(np.array(_bootstrap(runs, seed)))
     return LawFit(
         a=a,
         b=b,
-        a_interval=(float(intervals[0, 0]), float(intervals[0, 1])),
-        b_interval=(float(intervals[1, 0]), float(intervals[1, 1])),
+        a_interval=(float(low[0]), float(high[0])),
+        b_interval=(float(low[1]), float(high[1])),
         rmse=_rms(whole.reward - predict(a, b, whole.entropy)),
         held_out_rmse=_rms(rest.reward - predict(*_least_squares(first), rest.entropy)),
         constant_rmse=_rms(np.concatenate([after.reward - before.reward[-KNOWN:].mean() for before, after in parts])),

@@ -17,7 +17,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from aepo.analysis.report.runs import Run, read_run, readable
+from aepo.analysis.report.runs import RunRecord, read_run, readable
 from aepo.errors import require
 from aepo.training.folder import METRICS, is_number
 
@@ -36,7 +36,7 @@ Series = Sequence[tuple[int, float]]
 class Picture:
     """A run at one moment. quiet: seconds since it last wrote a row."""
 
-    run: Run
+    run: RunRecord
     quiet: float = 0.0
 
 
@@ -88,7 +88,7 @@ def _text(name: str, rest: str, plain: bool, style: str) -> Text:
 # --- words and numbers --------------------------------------------------------------------------------------
 
 
-def _progress(run: Run) -> str:
+def _progress(run: RunRecord) -> str:
     done, seconds = len(run.rows), run.series("seconds")[1][-20:]
     if run.steps is None or run.steps_left is None:
         lacks = "steps in config.toml" if run.config else "config.toml"

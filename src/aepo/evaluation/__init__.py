@@ -1,1 +1,1 @@
-"""`aepo evaluate`: benchmarks, files and tasks, sampled to the end and summed up (docs/evaluation.md)."""
+"""This package is `aepo evaluate`: it samples benchmarks, files and tasks, and computes scores (docs/evaluation.md)."""

@@ -1,4 +1,7 @@
-"""The answer in a completion, for majority votes: two completions vote alike where these texts are equal."""
+"""This module extracts the answer of a completion for majority votes.
+
+Two completions vote alike if the texts of their answers are equal.
+"""
 
 from __future__ import annotations
 
@@ -8,30 +11,39 @@ from aepo.grading.qwen import extracted, normalised
 from aepo.grading.text import clean, exact_number, last_boxed, squeeze
 
 Extractor = Callable[[str], str | None]
+"""A function from the text of a completion to its answer; None if it has no answer."""
 
-# What is read of a completion (from its end), and of an answer; as the grading pool's limit, against hostile texts.
+# Characters that are read: of a completion (from its end), and of an answer. Like the limit of the grading pool, they
+# protect against hostile texts.
 _TEXT, _ANSWER = 100_000, 500
 
 
 def boxed(text: str) -> str | None:
-    """The last box; numbers by value (0.50 and 1/2 are one vote), all else by spelling. None without a box."""
+    """Return the content of the last box; None without a box.
+
+    A number is returned by its value, so 0.50 and 1/2 are the same answer. Any other content is returned as it is
+    spelled.
+    """
     box = last_boxed(text[-_TEXT:])
     return None if box is None else _by_value(box)
 
 
 def qwen(text: str) -> str | None:
-    """What Qwen2.5-Math's rules extract and normalise."""
+    """Return the answer that the rules of Qwen2.5-Math extract and normalise."""
     return normalised(extracted(text[-_TEXT:])[:_ANSWER]) or None
 
 
 def spelled(text: str) -> str | None:
-    """The last box, or the whole text without one, by spelling alone."""
+    """Return the last box, or the whole text if there is no box, as it is spelled and without spaces."""
     box = last_boxed(text[-_TEXT:])
     return squeeze(clean((text if box is None else box)[:_ANSWER])) or None
 
 
 def whole(text: str) -> str | None:
-    """The last box, or the whole text without one, with single spaces: for tasks whose answer is the text."""
+    """Return the last box, or the whole text if there is no box, with single spaces.
+
+    Tasks whose answer is the text of the completion use this function.
+    """
     box = last_boxed(text[-_TEXT:])
     return " ".join((text if box is None else box).split()) or None
 
@@ -43,3 +55,4 @@ def _by_value(box: str) -> str | None:
 
 
 EXTRACTORS: Mapping[str, Extractor] = {"math": boxed, "qwen": qwen, "exact": spelled}
+"""The extractor of each grader, by the grader's name."""

@@ -1,4 +1,4 @@
-"""The benchmarks by name, and where their rows come from."""
+"""This module lists the benchmarks by name and reads their rows from files or from the hub."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from aepo.tasks.rows import FILE_TYPES, Row, load_rows
 
 @dataclass(frozen=True)
 class Benchmark:
-    """title: as papers write it. hub: its data set, `name[@config]:split`. file: its name in a folder of files."""
+    """`Benchmark` describes one benchmark and where its rows are."""
 
     title: str
+    """The name as papers write it."""
     hub: str
+    """The data set on the hub, `name[@config]:split`."""
     file: str
+    """The name of its file in a folder of benchmark files."""
 
 
 BENCHMARKS: Mapping[str, Benchmark] = {
@@ -32,41 +35,50 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     ),
     "college_math": Benchmark("College Math", "di-zhang-fdu/College_Math_Test:test", "college_math.jsonl"),
 }
+"""The benchmarks by their keys."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """A benchmark's rows. source: the file or the data set that they were read from."""
+class BenchmarkRows:
+    """`BenchmarkRows` holds the rows of one benchmark or file."""
 
     name: str
+    """The key of the benchmark, or the name of the file without its suffix."""
     source: str
+    """The file or the data set that the rows were read from."""
     rows: tuple[Row, ...]
+    """The problems with their answers."""
 
 
-def find(names: tuple[str, ...], data: Path | None) -> list[Found]:
-    """The rows of each benchmark or file; `data` is a folder of files, or one file.
+def find(names: tuple[str, ...], data: Path | None) -> list[BenchmarkRows]:
+    """Return the rows of each benchmark or file.
 
-    Raises `InvalidValue` for an unknown name, and for data that is not there, cannot be read or is empty.
+    Args:
+        names: Benchmarks by name, or paths of files. Without names, `data` is one file, and its rows are returned.
+        data: A folder that holds the benchmarks' files, or one file. None reads the benchmarks from the hub.
+
+    Raises:
+        InvalidValue: A name is unknown or is given twice, or the data does not exist, cannot be read or is empty.
     """
     folder = data is None or data.is_dir()
     if not names and folder:
-        held = "no --data given" if data is None else _holds(data)
-        raise InvalidValue("--benchmark", "", f"a list of {', '.join(BENCHMARKS)}, or files ({held})")
+        reason = "no --data given" if data is None else _contents(data)
+        raise InvalidValue("--benchmark", "", f"a list of {', '.join(BENCHMARKS)}, or files ({reason})")
     if not names:
         return [_file(str(data))]
     known = [None if Path(name).suffix in FILE_TYPES else _known(name) for name in names]
     if not folder and len(names) > 1:
         raise InvalidValue("--data", str(data), f"a folder with the files of {', '.join(names)}")
     found = [_file(name) if key is None else _benchmark(key, data) for name, key in zip(names, known, strict=True)]
-    called = [item.name for item in found]
-    for name in called:
-        if called.count(name) > 1:
+    keys = [item.name for item in found]
+    for name in keys:
+        if keys.count(name) > 1:
             raise InvalidValue("--benchmark", name, "named once")
     return found
 
 
 def _known(name: str) -> str:
-    """The key for a name in any usual spelling: MATH-500, minerva_math, CollegeMath."""
+    """Return the key of a benchmark whose name is in any usual spelling: MATH-500, minerva_math, CollegeMath."""
     plain = _plain(name)
     for key, benchmark in BENCHMARKS.items():
         if plain in {_plain(key), _plain(benchmark.title), _plain(Path(benchmark.file).stem)}:
@@ -78,26 +90,26 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def _file(source: str) -> Found:
-    return Found(Path(source).stem, source, tuple(load_rows(source, where="--data")))
+def _file(source: str) -> BenchmarkRows:
+    return BenchmarkRows(Path(source).stem, source, tuple(load_rows(source, where="--data")))
 
 
-def _benchmark(key: str, data: Path | None) -> Found:
+def _benchmark(key: str, data: Path | None) -> BenchmarkRows:
     benchmark = BENCHMARKS[key]
     if data is not None:
         path = data / benchmark.file if data.is_dir() else data
         if not path.is_file():
-            wanted = f"a file or folder with {benchmark.file} for {benchmark.title} ({_holds(data)})"
+            wanted = f"a file or folder with {benchmark.file} for {benchmark.title} ({_contents(data)})"
             raise InvalidValue("--data", str(data), wanted)
-        return Found(key, str(path), tuple(load_rows(str(path), where="--data")))
+        return BenchmarkRows(key, str(path), tuple(load_rows(str(path), where="--data")))
     try:
-        return Found(key, benchmark.hub, tuple(load_rows(benchmark.hub, where=key)))
+        return BenchmarkRows(key, benchmark.hub, tuple(load_rows(benchmark.hub, where=key)))
     except InvalidValue as error:
         wanted = f"a data set that can be reached, or given as a file: --data FOLDER with {benchmark.file}"
         raise InvalidValue(f"--benchmark {key}", benchmark.hub, f"{wanted} ({error})") from None
 
 
-def _holds(data: Path) -> str:
+def _contents(data: Path) -> str:
     if not data.is_dir():
         return "it does not exist"
     files = sorted(path.name for path in data.iterdir() if path.suffix in FILE_TYPES)

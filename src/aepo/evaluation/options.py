@@ -1,4 +1,7 @@
-"""What an evaluation can be told, and the ways to sample that follow from it. Imports nothing heavy."""
+"""This module holds the settings of `aepo evaluate` and the passes that follow from them.
+
+It imports nothing heavy, because the command line needs it for its help.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,15 @@ from pathlib import Path
 
 from aepo.errors import require
 
+# The largest k that is reported by default.
 LARGEST_K = 1024
-# pass@1 at a low temperature needs no more samples than this to be steady.
+# Completions of each problem in the pass at a low temperature: pass@1 is steady with so many.
 COLD_SAMPLES = 32
 
 
 @dataclass(frozen=True)
 class Options:
-    """The settings of `aepo evaluate`; docs/evaluation.md has the defaults' sources."""
+    """`Options` holds the settings of `aepo evaluate`. docs/evaluation.md gives the sources of the defaults."""
 
     model: str
     """A folder in Hugging Face format, a name on the hub, a run folder or one of its checkpoints, or `builtin`."""
@@ -24,41 +28,46 @@ class Options:
     data: Path | None = None
     """A folder that holds the benchmarks' files (aime24.jsonl, ...), or one file of problems and answers."""
     task: str | None = None
-    """A task's evaluation problems instead: paths, countdown, gym, data (a run's own task is the default)."""
+    """The evaluation problems of a task instead: paths, countdown, gym or data (default: the run's own task)."""
     set: tuple[str, ...] = field(default=())
-    """Settings of --task, as often as needed: --set task.dataset=chain_sum."""
+    """Settings of --task, such as task.dataset=chain_sum."""
     n: int = 32
-    """Completions of each problem."""
+    """Number of completions of each problem."""
     k: tuple[int, ...] = ()
-    """Report pass@k and maj@k at these k, none above n (default: 1, 2, 4, ... up to n, at most 1024)."""
+    """Report pass@k and maj@k at these k, each at most n (default: 1, 2, 4, ... up to n, at most 1024)."""
     temperature: float | None = None
     """One pass at this temperature, instead of pass@1 at T = 0.1, top-p 0.95 and pass@k at T = 1, top-p 1."""
     top_p: float | None = None
-    """One pass with this top-p (and T = 1 unless --temperature says otherwise)."""
+    """One pass with this top-p (and at T = 1 without --temperature)."""
     prompt: str | None = None
-    """How a benchmark's problem becomes a prompt: qwen25-math-cot (default), qwen-boxed, think, boxed, chat, ..."""
+    """Prompt style of benchmarks and files: qwen25-math-cot (default), qwen-boxed, think, boxed, chat, ..."""
     max_tokens: int | None = None
-    """Longest completion (default: 8192; for a task its own limit)."""
+    """Longest completion, in tokens (default: 8192; for a task its own limit)."""
     grader: str | None = None
-    """math (default), qwen or exact, for benchmarks and files; a task has its own verifier."""
+    """Grader of benchmarks and files: math (default), qwen or exact. A task has its own verifier."""
     out: Path | None = None
-    """The folder for samples.jsonl and evaluation.json; one that was cut short is gone on with."""
+    """The folder for samples.jsonl and evaluation.json; an evaluation that was stopped continues there."""
     seed: int = 0
-    """Decides every draw."""
+    """Seed of every draw."""
     limit: int | None = None
-    """Only the first problems (of a task: how many; default 100, or what the run evaluates on)."""
+    """Number of problems: the first ones of each benchmark or file (default: all of them), or as many of a task
+    (default: 100, or as many as the run evaluates on)."""
     max_rows: int | None = None
-    """Completions decoded at once; bounds memory (default: all of a chunk)."""
+    """Largest number of completions that are decoded at once; it limits memory (default: no limit)."""
     device: str = "auto"
     """auto, cpu or cuda."""
 
     def check(self) -> None:
-        """Raise `InvalidValue` for the first value that cannot work."""
+        """Check the settings.
+
+        Raises:
+            InvalidValue: A value cannot work. The first such value is named.
+        """
         require(self.n >= 1, "--n", self.n, "at least 1")
         for k in self.k:
             require(1 <= k <= self.n, "--k", k, f"from 1 to n = {self.n} (pass@k needs at least k samples)")
-        heat = self.temperature
-        require(heat is None or 0 < heat < math.inf, "--temperature", heat, "positive (0.1 is nearly greedy)")
+        positive = self.temperature is None or 0 < self.temperature < math.inf
+        require(positive, "--temperature", self.temperature, "positive (0.1 is nearly greedy)")
         require(self.top_p is None or 0 < self.top_p <= 1, "--top-p", self.top_p, "in (0, 1]")
         require(self.max_tokens is None or self.max_tokens >= 1, "--max-tokens", self.max_tokens, "at least 1")
         require(self.limit is None or self.limit >= 1, "--limit", self.limit, "at least 1")
@@ -71,7 +80,7 @@ class Options:
         require(not both, "--task", self.task, "without --benchmark and --data: problems come from one of them")
 
     def passes(self) -> tuple[Pass, ...]:
-        """The paper's two, or the one that is asked for."""
+        """Return the two passes of the AEPO paper, or one pass if `temperature` or `top_p` is set."""
         ks = tuple(sorted(set(self.k))) or powers_of_two(min(self.n, LARGEST_K))
         if self.temperature is not None or self.top_p is not None:
             return (Pass(self.temperature or 1.0, self.top_p or 1.0, self.n, ks),)
@@ -80,19 +89,23 @@ class Options:
 
 @dataclass(frozen=True)
 class Pass:
-    """One way to sample: `n` completions of each problem, reported at each of `ks`."""
+    """`Pass` is one way to sample the problems."""
 
     temperature: float
+    """The sampling temperature."""
     top_p: float
+    """The probability mass that is kept; 1 keeps the whole vocabulary."""
     n: int
+    """Number of completions of each problem."""
     ks: tuple[int, ...]
+    """The k at which pass@k and maj@k are reported, in rising order."""
 
     @property
     def label(self) -> str:
-        """Its name in files and tables."""
+        """Return the name of the pass in files and tables."""
         return f"T={self.temperature:g}, top-p={self.top_p:g}"
 
 
 def powers_of_two(largest: int) -> tuple[int, ...]:
-    """1, 2, 4, ... up to `largest`."""
+    """Return 1, 2, 4, ... up to `largest`."""
     return tuple(2**i for i in range(largest.bit_length()))

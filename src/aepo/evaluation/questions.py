@@ -1,4 +1,4 @@
-"""What is asked: problems ready to be sampled, with their judge."""
+"""This module turns benchmarks, files and tasks into problems with their prompts and their judge."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from aepo.errors import InvalidValue
 from aepo.evaluation.answers import EXTRACTORS, Extractor, whole
-from aepo.evaluation.benchmarks import Found
+from aepo.evaluation.benchmarks import BenchmarkRows
 from aepo.grading.table import GRADERS
 from aepo.model.policy import Policy
 from aepo.sampling.prompts import prompt_tokens
@@ -19,33 +19,47 @@ from aepo.tasks.styles import Rendered, render
 from aepo.types import Prompt
 
 Judge = Callable[..., list[Verdict]]
+"""A function that judges completions, with the arguments of `aepo.tasks.Task.judge`."""
 
+# The defaults of benchmarks and files.
 STYLE, GRADER, MAX_TOKENS = "qwen25-math-cot", "math", 8192
 
 
 @dataclass(frozen=True)
 class Questions:
-    """One benchmark, file or task.
-
-    source: where its problems are from. judge: verdicts on completions, from `Problem.data`, texts and whether they
-    were cut. answer: what a completion votes for. max_tokens: its longest completion. style, grader: their names.
-    """
+    """`Questions` holds the problems of one benchmark, file or task, and how completions of them are judged."""
 
     name: str
+    """The name in files and tables."""
     source: str
+    """Where the problems are from: a file, a data set, or the settings of a task."""
     problems: tuple[Problem, ...]
+    """The problems."""
     judge: Judge
+    """Returns the verdicts on completions, from `Problem.data`, the texts, and whether each text was cut."""
     answer: Extractor
+    """Returns the answer that a completion votes for."""
     max_tokens: int
+    """The longest completion, in tokens."""
     style: str
+    """The name of the prompt style."""
     grader: str
+    """The name of the grader."""
 
     def prompts(self, policy: Policy) -> list[Prompt]:
-        """The problems as the model reads them; `InvalidValue` where it cannot."""
+        """Return the problems as tokens of this policy.
+
+        Raises:
+            InvalidValue: The prompts are chat turns and the tokenizer has no chat template.
+        """
         return [Prompt(p.id, prompt_tokens(policy, p), p.data) for p in self.problems]
 
     def settings(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
-        """All that decides what is sampled and how it is judged, as plain JSON data."""
+        """Return everything that decides what is sampled and how it is judged, as plain JSON data.
+
+        Args:
+            prompts: The problems as tokens; a digest of them is part of the result.
+        """
         digest = hashlib.sha256()
         for prompt in prompts:
             digest.update(repr((prompt.id, prompt.tokens, prompt.problem.get("answer"))).encode())
@@ -62,26 +76,44 @@ class Questions:
 
 
 def from_rows(
-    found: Found, style: str | None, grader: str | None, max_tokens: int | None, limit: int | None
+    source: BenchmarkRows, style: str | None, grader: str | None, max_tokens: int | None, limit: int | None
 ) -> Questions:
-    """A benchmark or a file, in this prompt style. Rows that hold chat messages keep them."""
+    """Return the problems of a benchmark or a file.
+
+    Args:
+        source: The rows. A row that holds chat messages keeps them; `style` does not apply to it.
+        style: The name of the prompt style; None takes `STYLE`.
+        grader: The name of the grader; None takes `GRADER`.
+        max_tokens: The longest completion, in tokens; None takes `MAX_TOKENS`.
+        limit: The number of rows that are used; None uses all of them.
+
+    Raises:
+        InvalidValue: There is no such style or grader.
+    """
     style, grader = style or STYLE, grader or GRADER
     render(style, "", "--prompt")
     if grader not in GRADERS:
         raise InvalidValue("--grader", grader, f"one of {', '.join(GRADERS)}")
     problems = []
-    for row in found.rows[:limit]:
+    for row in source.rows[:limit]:
         shown = Rendered(row.text, row.messages) if row.messages else render(style, row.text)
         data = {"prompt": row.text, "answer": row.answer, "columns": row.columns}
         problems.append(Problem(row.id, shown.text, data, shown.messages))
-    judge = _by(Graded(GRADERS[grader]()))
+    judge = _judge_of(Graded(GRADERS[grader]()))
     return Questions(
-        found.name, found.source, tuple(problems), judge, EXTRACTORS[grader], max_tokens or MAX_TOKENS, style, grader
+        source.name, source.source, tuple(problems), judge, EXTRACTORS[grader], max_tokens or MAX_TOKENS, style, grader
     )
 
 
 def from_task(name: str, task: Task, count: int, max_tokens: int | None) -> Questions:
-    """A task's own evaluation problems, prompts and verifier."""
+    """Return the evaluation problems of a task, with the task's own prompts and verifier.
+
+    Args:
+        name: The name in files and tables.
+        task: The task.
+        count: The number of problems.
+        max_tokens: The longest completion, in tokens; None takes the task's own limit.
+    """
     problems = tuple(task.eval_problems(count))
     verifier = task.verifier if isinstance(task, Data) else None
     grader = verifier.grader.name if isinstance(verifier, Graded) else None
@@ -91,7 +123,7 @@ def from_task(name: str, task: Task, count: int, max_tokens: int | None) -> Ques
     return Questions(name, repr(task), problems, task.judge, answer, limit, getattr(task, "style", own), grader or own)
 
 
-def _by(verifier: Verifier) -> Judge:
+def _judge_of(verifier: Verifier) -> Judge:
     def judge(
         problems: Sequence[Mapping[str, Any]],
         texts: Sequence[str],

@@ -1,4 +1,4 @@
-"""An evaluation's result for people: one table, and under it what made the numbers."""
+"""This module prints the progress and the result of an evaluation."""
 
 from __future__ import annotations
 
@@ -11,21 +11,31 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-# A line about the progress at most this often, seconds.
+# The shortest time between two lines about the progress, seconds.
 LINE_EVERY = 5.0
 
 
-class Progress:
-    """Says from time to time how far it is."""
+class ProgressPrinter:
+    """`ProgressPrinter` prints from time to time how many completions are written and how long the rest takes.
+
+    Args:
+        total: The number of completions of the whole evaluation.
+        done: The number of completions that are in the file at the start.
+    """
 
     def __init__(self, total: int, done: int) -> None:
         self._total, self._first, self._done = total, done, done
         self._begun = self._said = time.monotonic()
         if 0 < done < total:
-            print(f"going on behind {done} of {total} completions", flush=True)
+            print(f"continuing after {done} of {total} completions", flush=True)
 
     def add(self, count: int, where: str) -> None:
-        """So many more completions are on the disk."""
+        """Count completions that were written, and print a line if the last line is long ago.
+
+        Args:
+            count: The number of new completions.
+            where: What is sampled now, for the line.
+        """
         self._done += count
         now = time.monotonic()
         if now - self._said >= LINE_EVERY:
@@ -35,10 +45,14 @@ class Progress:
 
 
 def show(result: Mapping[str, Any]) -> None:
-    """Print the table."""
+    """Print the result of an evaluation: one table, and under it the settings that made the numbers.
+
+    Args:
+        result: The content of evaluation.json.
+    """
     console = Console()
     console.print(_table(result["results"]))
-    for line in _made_by(result):
+    for line in _settings_lines(result):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -54,7 +68,7 @@ def _table(results: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _about(part: Mapping[str, Any]) -> list[str]:
-    """Lines for the first column."""
+    """Return the lines of the first column."""
     return [
         f"{part['benchmark']}, {part['problems']} problems",
         f"T {part['temperature']:g}, top-p {part['top_p']:g}, n {part['n']}",
@@ -70,13 +84,15 @@ def _cell(score: Mapping[str, float | None] | None) -> str:
     return f"{score['mean']:.3f}{interval}"
 
 
-def _made_by(result: Mapping[str, Any]) -> list[str]:
-    made = result["settings"]
-    lines = [f"model {made['model']} ({made['folder']}, weights {made['weights']}), seed {made['seed']}"]
-    for asked in made["benchmarks"]:
-        source = asked["source"] if len(asked["source"]) <= 100 else f"{asked['source'][:97]}..."
-        parts = (source, f"prompt {asked['prompt']}", f"grader {asked['grader']}")
-        lines.append(f"{asked['name']}: {', '.join(parts)}, at most {asked['max_tokens']} tokens")
+def _settings_lines(result: Mapping[str, Any]) -> list[str]:
+    settings = result["settings"]
+    lines = [
+        f"model {settings['model']} ({settings['folder']}, weights {settings['weights']}), seed {settings['seed']}"
+    ]
+    for benchmark in settings["benchmarks"]:
+        source = benchmark["source"] if len(benchmark["source"]) <= 100 else f"{benchmark['source'][:97]}..."
+        parts = (source, f"prompt {benchmark['prompt']}", f"grader {benchmark['grader']}")
+        lines.append(f"{benchmark['name']}: {', '.join(parts)}, at most {benchmark['max_tokens']} tokens")
     lines.append(
         "pass@k unbiased; maj@k: ties shared; 95 % by bootstrap over problems; tokens: mean length; cut: share that "
         "reached the limit; failed: completions whose grading hung or crashed, counted as wrong"

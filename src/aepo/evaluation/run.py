@@ -1,4 +1,4 @@
-"""`aepo evaluate`, from options to evaluation.json."""
+"""`run` carries out `aepo evaluate`, from the options to evaluation.json."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from aepo.config import Config, default_config
 from aepo.control.base import generator
 from aepo.errors import InvalidValue, require
 from aepo.evaluation.benchmarks import find
+from aepo.evaluation.evaluated_model import EvaluatedModel, weights_digest
 from aepo.evaluation.options import Options, Pass
 from aepo.evaluation.questions import Questions, from_rows, from_task
-from aepo.evaluation.report import Progress, show
+from aepo.evaluation.report import ProgressPrinter, show
 from aepo.evaluation.samples import RESULT, SAMPLES, Unit, append, cut_to_whole_units, open_folder, read, units
 from aepo.evaluation.scores import Tally, scores
-from aepo.evaluation.target import Target, weights_digest
 from aepo.model.policy import Policy
 from aepo.sampling.base import Sampler
 from aepo.sampling.prompts import prompt_tokens
@@ -28,50 +28,58 @@ from aepo.training.folder import environment, write_atomically
 from aepo.training.runner import make_sampler
 from aepo.types import Prompt, Request, is_right
 
-# Qwen2.5-Math's evaluation ends a completion at these, also where a base model's own configuration does not.
+# Qwen2.5-Math's evaluation ends a completion at these tokens, even if a base model's own configuration does not.
 CHATML, STOPS = "<|im_start|>", ("<|im_end|>", "<|endoftext|>")
 
 
 @dataclass(frozen=True)
 class Part:
-    """One benchmark sampled in one way, with its prompts and units."""
+    """`Part` is one benchmark in one pass."""
 
     questions: Questions
+    """The problems of the benchmark."""
     prompts: Sequence[Prompt]
+    """The problems as tokens."""
     way: Pass
+    """The pass."""
     units: Sequence[Unit]
+    """The units in which the completions are drawn."""
 
     @property
     def key(self) -> tuple[str, str]:
-        """What its lines in samples.jsonl carry."""
+        """Return the names of the benchmark and the pass, which each row of samples.jsonl holds."""
         return self.questions.name, self.way.label
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Sample what is missing, sum up, write evaluation.json, print the table, and return what was written.
+    """Sample what is missing, compute the scores, write evaluation.json, and print the table.
 
-    Raises `InvalidValue` in one line, before any sampling, for what cannot work.
+    Returns:
+        The content of evaluation.json.
+
+    Raises:
+        InvalidValue: An option cannot work. This is checked before any sampling.
     """
     options.check()
-    target = Target.find(options.model)
-    questions, config, policy = _prepare(options, target)
+    model = EvaluatedModel.find(options.model)
+    questions, config, policy = _prepare(options, model)
     stops = _stop_at_chatml(policy, questions)
     parts = [_part(asked, way, policy) for asked in questions for way in options.passes()]
     settings = {
-        "model": target.name,
-        "folder": target.folder or "built in",
+        "model": model.name,
+        "folder": model.folder or "built in",
         "weights": weights_digest(policy),
         "seed": options.seed,
         "passes": [{"temperature": way.temperature, "top_p": way.top_p, "n": way.n} for way in options.passes()],
         "benchmarks": [part.questions.settings(part.prompts) for part in parts[:: len(options.passes())]],
         "stop_tokens": list(stops),
     }
-    folder = options.out or _default_folder(target, questions)
+    folder = options.out or _default_folder(model, questions)
     open_folder(folder, settings)
     _sample(parts, policy, _with_rows(config, options.max_rows), options.seed, folder / SAMPLES)
     result = {
         "settings": settings,
-        "results": _summed_up(parts, options.seed, folder / SAMPLES),
+        "results": _summaries(parts, options.seed, folder / SAMPLES),
         "notes": _notes(policy, parts),
         "environment": environment(policy.device),
     }
@@ -81,30 +89,33 @@ def run(options: Options) -> dict[str, Any]:
     return result
 
 
-# --- what is asked of which model ---------------------------------------------------------------------------
+# --- problems and model -------------------------------------------------------------------------------------
 
 
-def _prepare(options: Options, target: Target) -> tuple[list[Questions], Config, Policy]:
-    """The data first, then the model."""
+def _prepare(options: Options, model: EvaluatedModel) -> tuple[list[Questions], Config, Policy]:
+    """Read the data and load the model. The data comes first, because reading it is quicker."""
     if options.benchmark or options.data is not None:
-        found = find(options.benchmark, options.data)
-        asked = [from_rows(f, options.prompt, options.grader, options.max_tokens, options.limit) for f in found]
+        sources = find(options.benchmark, options.data)
+        questions = [from_rows(s, options.prompt, options.grader, options.max_tokens, options.limit) for s in sources]
         config = default_config()
-        return asked, config, target.load(config, options.device)
+        return questions, config, model.load(config, options.device)
     for name in ("prompt", "grader"):
         given = getattr(options, name)
         require(given is None, f"--{name}", given, "left out with a task, which has its own (or give --benchmark)")
-    if options.task is None and target.run is None and target.folder is not None:
+    if options.task is None and model.run is None and model.folder is not None:
         raise InvalidValue("--benchmark", "", "given for this model; or --data FILE, or --task NAME")
-    config = target.config(options.task, options.set, options.limit)
-    policy = target.load(config, options.device)
+    config = model.config(options.task, options.set, options.limit)
+    policy = model.load(config, options.device)
     task = config.task.fitted(lambda problem: len(prompt_tokens(policy, problem)))
     name = options.task or type(task).__name__.lower()
     return [from_task(name, task, config.evaluation.prompts, options.max_tokens)], config, policy
 
 
 def _stop_at_chatml(policy: Policy, questions: Sequence[Questions]) -> tuple[int, ...]:
-    """The tokens that end a completion; with prompts in Qwen's chat format, those of that format too."""
+    """Return the tokens that end a completion.
+
+    If prompts are in Qwen's chat format, the policy also ends a completion at the tokens of that format.
+    """
     if any(CHATML in asked.problems[0].text for asked in questions):
         known = policy.tokenizer.get_vocab()
         ids = [*policy.eos_token_ids, *(known[stop] for stop in STOPS if stop in known)]
@@ -120,28 +131,28 @@ def _with_rows(config: Config, max_rows: int | None) -> Config:
     return config if max_rows is None else replace(config, sampling=replace(config.sampling, max_rows=max_rows))
 
 
-def _default_folder(target: Target, questions: Sequence[Questions]) -> Path:
-    names = [Path(target.folder or target.name).resolve().name, *(asked.name for asked in questions)]
-    return (target.run or Path("runs")) / re.sub(r"[^\w.-]+", "-", "-".join(["evaluation", *names]))
+def _default_folder(model: EvaluatedModel, questions: Sequence[Questions]) -> Path:
+    names = [Path(model.folder or model.name).resolve().name, *(asked.name for asked in questions)]
+    return (model.run or Path("runs")) / re.sub(r"[^\w.-]+", "-", "-".join(["evaluation", *names]))
 
 
 def _notes(policy: Policy, parts: Sequence[Part]) -> list[str]:
-    """What a reader of the numbers should know."""
-    room = getattr(policy.model.config, "max_position_embeddings", None)
+    """Return sentences that a reader of the numbers should know."""
+    positions = getattr(policy.model.config, "max_position_embeddings", None)
     longest = max(max(len(p.tokens) for p in part.prompts) + part.questions.max_tokens for part in parts)
-    if room is None or longest <= room:
+    if positions is None or longest <= positions:
         return []
-    return [f"prompt and completion may take {longest} tokens; the model is made for {room} positions"]
+    return [f"prompt and completion may take {longest} tokens; the model is made for {positions} positions"]
 
 
 # --- sampling -----------------------------------------------------------------------------------------------
 
 
 def _sample(parts: Sequence[Part], policy: Policy, config: Config, seed: int, file: Path) -> None:
-    """Draw and write the units that are not in the file yet."""
+    """Draw the units that are not in the file yet, and append them to it."""
     sizes = [len(unit) for part in parts for unit in part.units]
     done = cut_to_whole_units(file, sizes)
-    progress = Progress(sum(sizes), sum(sizes[:done]))
+    progress = ProgressPrinter(sum(sizes), sum(sizes[:done]))
     drawn_by = make_sampler(policy, config)
     drawn_by.refresh(policy)
     for part in parts:
@@ -155,7 +166,7 @@ def _sample(parts: Sequence[Part], policy: Policy, config: Config, seed: int, fi
 
 
 def _rows(part: Part, unit: Unit, policy: Policy, sampler: Sampler, seed: int) -> Iterator[dict[str, Any]]:
-    """The lines of one unit, a function of the settings and of the unit alone."""
+    """Draw and judge one unit, and yield its rows. They depend only on the settings and the unit."""
     asked, way = part.questions, part.way
     prompts = [part.prompts[number] for number in unit.problems]
     purpose = f"evaluation/{asked.name}/{way.label}/{unit.samples.start}"
@@ -189,11 +200,11 @@ def _judged(verdict: Verdict) -> dict[str, Any]:
     return {"correct": right, "reward": reward, "reason": verdict.reason, "failed": verdict.failed}
 
 
-# --- summing up ---------------------------------------------------------------------------------------------
+# --- scores -------------------------------------------------------------------------------------------------
 
 
-def _summed_up(parts: Sequence[Part], seed: int, file: Path) -> list[dict[str, Any]]:
-    """Everything from the file, so that a resumed evaluation is summed up like any other."""
+def _summaries(parts: Sequence[Part], seed: int, file: Path) -> list[dict[str, Any]]:
+    """Return the summary of each part. All counts come from the file, so a continued evaluation has the same scores."""
     tallies = {part.key: [Tally(prompt.id) for prompt in part.prompts] for part in parts}
     for row in read(file):
         tallies[row["benchmark"], row["pass"]][row["number"]].add(row)
@@ -209,7 +220,7 @@ def _summary(part: Part, tallies: Sequence[Tally], seed: int) -> dict[str, Any]:
         "n": part.way.n,
         "problems": len(tallies),
         "completions": completions,
-        "scores": {name: asdict(score) for name, score in scores(tallies, part.way, seed).items()},
+        "scores": {name: asdict(interval) for name, interval in scores(tallies, part.way, seed).items()},
         "mean_tokens": sum(tally.tokens for tally in tallies) / completions,
         "truncated": sum(tally.truncated for tally in tallies) / completions,
         "failures": sum(tally.failed for tally in tallies),

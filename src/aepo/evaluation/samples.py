@@ -1,7 +1,7 @@
-"""The folder of an evaluation: settings.json, samples.jsonl as it grows, and evaluation.json at the end.
+"""The folder of an evaluation holds settings.json, samples.jsonl and, at the end, evaluation.json.
 
-Completions are drawn in units of fixed size, each from a generator of its own, and a unit's lines are written in one
-go. So what is missing after a kill is whole units, and drawing them again gives what would have been.
+Completions are drawn in units of fixed size. Each unit has its own generator, and its lines are written in one piece.
+After a kill only whole units are missing, and drawing them again gives the same completions.
 """
 
 from __future__ import annotations
@@ -19,23 +19,33 @@ from aepo.training.folder import write_atomically
 
 SETTINGS, SAMPLES, RESULT = "settings.json", "samples.jsonl", "evaluation.json"
 
-# Tokens that one unit may hold, and its most completions: often enough on the disk, and bounded in memory.
+# The most tokens and the most completions of one unit. They limit the memory, and what a kill can lose.
 UNIT_TOKENS, UNIT_ROWS = 2**19, 4096
 
 
 @dataclass(frozen=True)
 class Unit:
-    """Samples `samples` of problems `problems`, drawn in one call."""
+    """`Unit` is a block of completions that are drawn in one call."""
 
     problems: range
+    """The numbers of the problems."""
     samples: range
+    """The numbers of the samples; the same for each problem."""
 
     def __len__(self) -> int:
         return len(self.problems) * len(self.samples)
 
 
 def units(problems: int, n: int, max_tokens: int) -> list[Unit]:
-    """n samples of each problem: several problems at a time, or where n is large, some samples of one."""
+    """Divide n samples of each problem into units.
+
+    A unit holds all samples of several problems, or, if n is large, a part of the samples of one problem.
+
+    Args:
+        problems: The number of problems.
+        n: The number of samples of each problem.
+        max_tokens: The longest completion, in tokens.
+    """
     rows = max(1, min(UNIT_ROWS, UNIT_TOKENS // max_tokens))
     at_once = max(1, rows // n)
     return [
@@ -46,7 +56,11 @@ def units(problems: int, n: int, max_tokens: int) -> list[Unit]:
 
 
 def open_folder(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Make it, or check that the evaluation in it has these very settings; `InvalidValue` if not."""
+    """Create the folder, or check that the evaluation in it has the same settings.
+
+    Raises:
+        InvalidValue: The evaluation in the folder has other settings, or the folder cannot be written or read.
+    """
     file = folder / SETTINGS
     plain = json.loads(json.dumps(settings))
     try:
@@ -65,7 +79,7 @@ def open_folder(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def _differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """The settings that are not the same, by their dotted names."""
+    """Yield each setting that differs: its dotted name, the old value and the new value."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in {**old, **new}:
             yield from _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
@@ -82,7 +96,12 @@ def _short(value: Any) -> str:
 
 
 def cut_to_whole_units(path: Path, sizes: Sequence[int]) -> int:
-    """How many units the file holds from the start on; what is behind the last whole one is cut off."""
+    """Delete everything behind the last whole unit of a file, and return how many whole units it holds.
+
+    Args:
+        path: The file of completions, one per line. A file that does not exist holds no units.
+        sizes: The number of completions of each unit, in the order of the file.
+    """
     if not path.exists():
         return 0
     done = kept = 0
@@ -98,13 +117,17 @@ def cut_to_whole_units(path: Path, sizes: Sequence[int]) -> int:
 
 
 def append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Add lines."""
+    """Append rows to a JSONL file."""
     with path.open("a", encoding="utf-8") as file:
         file.write("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines, one at a time; `InvalidValue` for one that was changed since."""
+    """Yield the rows of a JSONL file, one at a time.
+
+    Raises:
+        InvalidValue: A line is not JSON; it was changed after it was written.
+    """
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             try:

@@ -1,4 +1,4 @@
-"""From completions to numbers: pass@k, maj@k, and intervals by bootstrap over problems."""
+"""This module computes the scores of an evaluation: pass@k and maj@k, with intervals over problems."""
 
 from __future__ import annotations
 
@@ -7,31 +7,38 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from aepo.evaluation.options import Pass
+from aepo.evaluation.statistics import Interval, column_intervals
 from aepo.training.evaluate import pass_at_k
 
-RESAMPLES = 2000
 # Draws of k completions behind one maj@k: a standard error of at most 0.016 for one problem.
 MAJORITY_DRAWS = 1000
 
 
 @dataclass
 class Tally:
-    """What stays of one problem's completions. votes: for each answer, how many gave it and how many were right."""
+    """`Tally` holds the counts of one problem's completions."""
 
     id: str
+    """The id of the problem."""
     samples: int = 0
+    """Number of completions."""
     correct: int = 0
+    """Number of correct completions."""
     silent: int = 0
+    """Number of completions without an answer."""
     tokens: int = 0
+    """Number of tokens of all completions."""
     truncated: int = 0
+    """Number of completions that reached the token limit."""
     failed: int = 0
+    """Number of completions whose grading hung or crashed."""
     votes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """For each answer, the number of completions that gave it and how many of these were correct."""
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Count one line of samples.jsonl."""
+        """Count one completion, a row of samples.jsonl."""
         self.samples += 1
         self.correct += row["correct"]
         self.tokens += row["tokens"]
@@ -44,22 +51,22 @@ class Tally:
             self.votes[row["answer"]] = (count + 1, right + row["correct"])
 
 
-@dataclass(frozen=True)
-class Score:
-    """A mean over problems and its 95 % interval; no interval for a single problem."""
-
-    mean: float
-    low: float | None
-    high: float | None
-
-
 def majority_at_k(votes: Sequence[tuple[int, int]], silent: int, k: int, seed: Sequence[int] = (0,)) -> float:
-    """Chance that the most frequent answer of k completions, drawn without replacement of all, is right.
+    """Return the chance that the most frequent answer of k completions is right.
 
-    votes: (completions, right ones) of each different answer; silent: completions without an answer, which do not
-    vote. Answers with equally many votes share the verdict equally, and where nobody votes it is wrong. An answer that
-    is right in some completions and wrong in others (the votes are finer or coarser than the grader) counts by its
-    share. Exact for k = n; else the mean of `MAJORITY_DRAWS` seeded draws. Raises ValueError unless 1 <= k <= n.
+    The k completions are drawn without replacement from all n. The value is exact for k = n; otherwise it is the mean
+    of `MAJORITY_DRAWS` seeded draws. Answers with the same number of votes share the verdict equally. If nobody votes,
+    the verdict is wrong. An answer that is right in some completions and wrong in others (because the votes are finer
+    or coarser than the grader) counts by its share.
+
+    Args:
+        votes: The number of completions and of right completions of each different answer.
+        silent: The number of completions without an answer; they do not vote.
+        k: The number of completions that are drawn.
+        seed: The seed of the draws.
+
+    Raises:
+        ValueError: Unless 1 <= k <= n.
     """
     counts = np.array([count for count, _ in votes] + [silent])
     if not 1 <= k <= counts.sum():
@@ -75,20 +82,17 @@ def majority_at_k(votes: Sequence[tuple[int, int]], silent: int, k: int, seed: S
     return float(((won * rights).sum(axis=1) / won.sum(axis=1).clip(min=1)).mean())
 
 
-def intervals(values: NDArray[np.float64], seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """95 % percentile intervals of the column means of `values` [problems, scores], problems drawn anew; both [scores].
+def scores(tallies: Sequence[Tally], way: Pass, seed: int) -> dict[str, Interval]:
+    """Return the scores of a pass by name: avg@n, and pass@k and maj@k at each k of the pass.
 
-    The same draws serve every column. Completions are not drawn anew: an interval says how far another choice of
-    problems of this kind might move the score.
+    There is no maj@1. An interval is over problems: it tells how far another choice of such problems might move the
+    score. Completions are not drawn anew.
+
+    Args:
+        tallies: The counts of each problem.
+        way: The pass.
+        seed: The seed of the bootstrap and of the draws of maj@k.
     """
-    problems = len(values)
-    weights = np.random.default_rng(seed).multinomial(problems, np.full(problems, 1 / problems), size=RESAMPLES)
-    low, high = np.percentile(weights @ values / problems, [2.5, 97.5], axis=0)
-    return low, high
-
-
-def scores(tallies: Sequence[Tally], way: Pass, seed: int) -> dict[str, Score]:
-    """avg@n, and pass@k and maj@k at each of the pass's ks (there is no vote among one)."""
     columns = {f"avg@{way.n}": [t.correct / t.samples for t in tallies]}
     columns |= {f"pass@{k}": [pass_at_k(t.samples, t.correct, k) for t in tallies] for k in way.ks}
     for k in way.ks:
@@ -96,8 +100,4 @@ def scores(tallies: Sequence[Tally], way: Pass, seed: int) -> dict[str, Score]:
             votes = [(list(t.votes.values()), t.silent) for t in tallies]
             columns[f"maj@{k}"] = [majority_at_k(*vote, k, (seed, number, k)) for number, vote in enumerate(votes)]
     values = np.array(list(columns.values()), dtype=np.float64).T
-    means = values.mean(axis=0)
-    if len(tallies) == 1:
-        return {name: Score(float(mean), None, None) for name, mean in zip(columns, means, strict=True)}
-    rows = zip(columns, means, *intervals(values, seed), strict=True)
-    return {name: Score(*map(float, numbers)) for name, *numbers in rows}
+    return dict(zip(columns, column_intervals(values, seed), strict=True))

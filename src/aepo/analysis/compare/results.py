@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from aepo.analysis.compare.statistics import Array, Interval, interval
 from aepo.analysis.tracking import tracking
 from aepo.errors import InvalidValue, require
+from aepo.evaluation.statistics import Array, Interval, crossed_interval
 from aepo.training.evaluate import pass_at_k
 from aepo.training.folder import EVALUATIONS, METRICS, read_metrics, read_rows
 
@@ -137,4 +137,4 @@ def _column(values: Sequence[float]) -> Array:
 def _measure(mine: Array | None, theirs: Array | None) -> Measure:
     assert mine is not None
     paired = theirs is not None and bool(np.isfinite(theirs).all())
-    return Measure(interval(mine), interval(mine - theirs) if paired and theirs is not None else None)
+    return Measure(crossed_interval(mine), crossed_interval(mine - theirs) if paired and theirs is not None else None)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from aepo.analysis.compare.results import Comparison, Measure
-from aepo.analysis.compare.statistics import Interval, most_covered
 from aepo.catalogue import plain
+from aepo.evaluation.statistics import Interval, most_covered
 
 COLUMNS = ("run", "pass@1", "pass@k", "entropy", "tracking error", "steps", "completions", "tokens", "CPU s")
 # The first of the columns that say what a run cost.

@@ -12,7 +12,7 @@ from aepo.analysis.report.figures import figures
 from aepo.analysis.report.markdown import markdown
 from aepo.analysis.report.numbers import differences, group_table, groups, largest_k, missing, run_table
 from aepo.analysis.report.page import Report, page
-from aepo.analysis.report.runs import Run, base_beside, base_curve, read_runs, run_folders
+from aepo.analysis.report.runs import RunRecord, base_beside, base_curve, read_runs, run_folders
 from aepo.analysis.report.samples import chosen
 from aepo.errors import InvalidValue
 from aepo.training.folder import write_atomically
@@ -36,7 +36,7 @@ def report(folders: Sequence[Path], out: Path | None, base: Path | None, steps: 
     return write(made, out or home / "report")
 
 
-def gather(runs: Sequence[Run], base: Path | None, steps: Sequence[int]) -> Report:
+def gather(runs: Sequence[RunRecord], base: Path | None, steps: Sequence[int]) -> Report:
     """Everything that the documents say of these runs."""
     found = groups(runs)
     tasks = sorted({run.task for run in runs if run.task})

@@ -10,9 +10,10 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from aepo.analysis.report.numbers import Group, Interval, largest_k, score
-from aepo.analysis.report.runs import Curve, Run
+from aepo.analysis.report.numbers import Group, largest_k, score
+from aepo.analysis.report.runs import Curve, RunRecord
 from aepo.entropy.by_position import STARTS
+from aepo.evaluation.statistics import Interval
 from aepo.training.folder import is_number
 
 # Okabe and Ito without black (the base model's) and yellow (too pale on white).
@@ -35,7 +36,7 @@ class Shown:
     canvas: Figure
 
 
-def figures(runs: Sequence[Run], found: Sequence[Group], base: Curve | None) -> tuple[list[Shown], list[str]]:
+def figures(runs: Sequence[RunRecord], found: Sequence[Group], base: Curve | None) -> tuple[list[Shown], list[str]]:
     """What the data allow, and a sentence for each figure that they do not."""
     shown, left_out = [], []
     for name, (title, make) in FIGURES.items():
@@ -50,7 +51,7 @@ def figures(runs: Sequence[Run], found: Sequence[Group], base: Curve | None) -> 
 Made = tuple[Figure, str] | str
 
 
-def entropy(runs: Sequence[Run], found: Sequence[Group], base: Curve | None) -> Made:
+def entropy(runs: Sequence[RunRecord], found: Sequence[Group], base: Curve | None) -> Made:
     """Entropy and target over the steps."""
     canvas, axes = _canvas("step", "entropy (nats per token)")
     for number, group in enumerate(found):
@@ -64,7 +65,7 @@ def entropy(runs: Sequence[Run], found: Sequence[Group], base: Curve | None) -> 
     return _legend(canvas, axes), "Solid: measured in each step. Dashed, same colour: the target."
 
 
-def command(runs: Sequence[Run], found: Sequence[Group], base: Curve | None) -> Made:
+def command(runs: Sequence[RunRecord], found: Sequence[Group], base: Curve | None) -> Made:
     """What the control asked for."""
     canvas, axes = _canvas("step", "command (-1 lower, +1 raise entropy)")
     for number, group in enumerate(found):
@@ -78,7 +79,7 @@ def command(runs: Sequence[Run], found: Sequence[Group], base: Curve | None) -> 
     return _legend(canvas, axes), f"What each step acted on, computed from the step before; no unit.{gaps}"
 
 
-def reward(runs: Sequence[Run], found: Sequence[Group], base: Curve | None) -> Made:
+def reward(runs: Sequence[RunRecord], found: Sequence[Group], base: Curve | None) -> Made:
     """Reward over the steps."""
     canvas, axes = _canvas("step", f"reward (mean of {SMOOTHED} steps)")
     for number, group in enumerate(found):
@@ -88,7 +89,7 @@ def reward(runs: Sequence[Run], found: Sequence[Group], base: Curve | None) -> M
     return _legend(canvas, axes), "Of the ordinary completions of training, drawn at temperature 1."
 
 
-def pass_at_k(runs: Sequence[Run], found: Sequence[Group], base: Curve | None) -> Made:
+def pass_at_k(runs: Sequence[RunRecord], found: Sequence[Group], base: Curve | None) -> Made:
     """pass@k against k, one curve for runs that repeat each other, with a band."""
     canvas, axes = _canvas("k (samples of one problem)", "pass@k (share of problems)")
     made = []
@@ -112,7 +113,7 @@ def pass_at_k(runs: Sequence[Run], found: Sequence[Group], base: Curve | None) -
     return _legend(canvas, axes), " ".join(words)
 
 
-def _base(axes: Axes, base: Curve | None, runs: Sequence[Run]) -> str:
+def _base(axes: Axes, base: Curve | None, runs: Sequence[RunRecord]) -> str:
     if base is None:
         return "The base model's curve is not here: no evaluation of it was given (--base FOLDER)."
     _points(axes, base, "base model", marker="o", color="black", ls="--")
@@ -123,7 +124,7 @@ def _base(axes: Axes, base: Curve | None, runs: Sequence[Run]) -> str:
     return f"{words}."
 
 
-def performance(runs: Sequence[Run], found: Sequence[Group], base: Curve | None) -> Made:
+def performance(runs: Sequence[RunRecord], found: Sequence[Group], base: Curve | None) -> Made:
     """pass@1 and the largest pass@k (or reward, where nothing was evaluated) against the entropy held."""
     evaluated = any(not math.isnan(score(run, 1)) for run in runs)
     sizes = sorted({1, largest_k(runs)}) if evaluated else [0]
@@ -184,14 +185,14 @@ def _against_entropy(axes: Axes, points: Sequence[_Held]) -> int:
     for point in points:
         look: dict[str, Any] = {"color": _colour(point.number), "fmt": _marker(point.number)}
         for name, value in (("xerr", point.entropy), ("yerr", point.score)):
-            if not math.isnan(value.low):
+            if value.low is not None and value.high is not None:
                 look[name] = [[value.mean - value.low], [value.high - value.mean]]
         label = _words(point.group.label)
         axes.errorbar(point.entropy.mean, point.score.mean, ms=6, capsize=3, label=label, **look)
     return len(points)
 
 
-def by_position(runs: Sequence[Run], found: Sequence[Group], base: Curve | None) -> Made:
+def by_position(runs: Sequence[RunRecord], found: Sequence[Group], base: Curve | None) -> Made:
     """Token entropy by position, at the beginning and at the end, the mean of runs that repeat each other."""
     canvas, axes = _canvas("token of the completion (first: 1)", "entropy (nats per token)")
     for number, group in enumerate(found):
@@ -211,7 +212,7 @@ def by_position(runs: Sequence[Run], found: Sequence[Group], base: Curve | None)
     return _legend(canvas, axes), words + "far positions are reached by the long ones alone."
 
 
-FIGURES: dict[str, tuple[str, Callable[[Sequence[Run], Sequence[Group], Curve | None], Made]]] = {
+FIGURES: dict[str, tuple[str, Callable[[Sequence[RunRecord], Sequence[Group], Curve | None], Made]]] = {
     "entropy": ("Entropy against its target", entropy),
     "command": ("Command of the control", command),
     "reward": ("Reward", reward),
@@ -264,7 +265,7 @@ def _words(label: str) -> str:
 
 def _lines(
     axes: Axes, group: Group, key: str, number: int, change: Callable[[list[float]], list[float]] = list
-) -> list[Run]:
+) -> list[RunRecord]:
     """A line for each run that has the series, and those runs; repeats of each other look alike and are named once."""
     width, label = (1.6 if len(group.runs) == 1 else 0.9), _words(_named(group))
     for run in group.runs:

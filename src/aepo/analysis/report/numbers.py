@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from aepo.analysis.report.runs import Curve, Run, run_curve
+from aepo.analysis.report.runs import Curve, RunRecord, run_curve
 from aepo.analysis.tracking import SETTLED, Tracking, tracking
-from aepo.evaluation.scores import intervals
+from aepo.evaluation.statistics import Interval, column_intervals
 from aepo.training.folder import is_number
 
 # What each row has to have as a number, for how the run held its target.
@@ -36,22 +36,10 @@ class Table:
     caption: str
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A mean over runs and its 95 % interval; NaN bounds for a single run."""
-
-    mean: float
-    low: float = math.nan
-    high: float = math.nan
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Interval:
-        """By bootstrap over the values; those that are NaN are left out."""
-        known = np.array([value for value in values if not math.isnan(value)], dtype=np.float64)
-        if len(known) < 2:
-            return cls(float(known[0]) if len(known) else math.nan)
-        low, high = intervals(known[:, None], seed=0)
-        return cls(float(known.mean()), float(low[0]), float(high[0]))
+def over_runs(values: Sequence[float]) -> Interval:
+    """Return the mean of the values that are known, with its interval by bootstrap over the runs."""
+    known = np.array([value for value in values if not math.isnan(value)], dtype=np.float64)
+    return column_intervals(known[:, None], seed=0)[0] if len(known) else Interval(math.nan)
 
 
 @dataclass(frozen=True)
@@ -59,15 +47,15 @@ class Group:
     """Runs that differ in their seed alone."""
 
     label: str
-    runs: Sequence[Run]
+    runs: Sequence[RunRecord]
 
     def interval(self, key: str) -> Interval:
         """Of the means over each run's last third."""
-        return Interval.of([run.last_third(key) for run in self.runs])
+        return over_runs([run.last_third(key) for run in self.runs])
 
     def pass_at(self, k: int) -> Interval:
         """Of the last evaluations."""
-        return Interval.of([score(run, k) for run in self.runs])
+        return over_runs([score(run, k) for run in self.runs])
 
     def curve(self) -> Curve | None:
         """pass@k of the last evaluations, with intervals over runs where there are several."""
@@ -80,9 +68,9 @@ class Group:
         return Curve(curves[0].about, ks, [i.mean for i in over], *bounds)
 
 
-def groups(runs: Sequence[Run]) -> list[Group]:
+def groups(runs: Sequence[RunRecord]) -> list[Group]:
     """Runs with the same settings together, in the order in which they come."""
-    found: dict[str, list[Run]] = {}
+    found: dict[str, list[RunRecord]] = {}
     for run in runs:
         found.setdefault(run.repeats(), []).append(run)
     names = [f"{members[0].method} {members[0].target}".strip() for members in found.values()]
@@ -92,26 +80,26 @@ def groups(runs: Sequence[Run]) -> list[Group]:
     ]
 
 
-def score(run: Run, k: int) -> float:
+def score(run: RunRecord, k: int) -> float:
     """pass@k of the last evaluation, NaN without it."""
     last = run.evaluation()
     value = last[1].get(f"pass@{k}") if last else None
     return float(value) if value is not None and is_number(value) else math.nan
 
 
-def largest_k(runs: Sequence[Run]) -> int:
+def largest_k(runs: Sequence[RunRecord]) -> int:
     """The largest k that every evaluated run has; 1 without any."""
     ks = [set(curve.ks) for run in runs if (curve := run_curve(run))]
     return max(set.intersection(*ks), default=1) if ks else 1
 
 
-def held(run: Run) -> Tracking | None:
+def held(run: RunRecord) -> Tracking | None:
     """How the run held its target; None where rows lack what that takes."""
     complete = all("error" in row and all(is_number(row.get(key)) for key in TRACKED) for row in run.rows)
     return tracking(run.rows) if run.rows and complete else None
 
 
-def run_table(runs: Sequence[Run]) -> Table:
+def run_table(runs: Sequence[RunRecord]) -> Table:
     """One row a run."""
     k = largest_k(runs)
     ks = (1,) if k == 1 else (1, k)
@@ -126,7 +114,7 @@ def run_table(runs: Sequence[Run]) -> Table:
     return Table((*columns, *(f"pass@{k}" for k in ks), "extra", "seconds"), rows, caption)
 
 
-def _about(run: Run) -> list[Cell]:
+def _about(run: RunRecord) -> list[Cell]:
     done = len(run.rows)
     shown = f"{done} of {run.steps}"
     if run.steps is None or run.finished:
@@ -136,7 +124,7 @@ def _about(run: Run) -> list[Cell]:
     return [Cell(run.label, run.label), Cell(run.method, run.method), Cell(run.target, run.target), seed, steps]
 
 
-def _held(run: Run) -> list[Cell]:
+def _held(run: RunRecord) -> list[Cell]:
     kept = held(run)
     settled = Cell("", math.nan)
     if kept and run.series("error")[1]:
@@ -151,7 +139,7 @@ def _held(run: Run) -> list[Cell]:
     ]
 
 
-def _cost(run: Run) -> list[Cell]:
+def _cost(run: RunRecord) -> list[Cell]:
     kept, seconds = held(run), run.series("seconds")[1]
     share = _number(kept.extra_share if kept else math.nan, ".0%")
     return [share, _number(math.fsum(seconds) if seconds else math.nan, ".1f")]
@@ -181,11 +169,11 @@ def group_table(found: Sequence[Group], k: int) -> Table | None:
 
 
 def _interval(over: Interval) -> Cell:
-    bounds = "" if math.isnan(over.low) else f" ({over.low:.3f} to {over.high:.3f})"
+    bounds = "" if over.low is None else f" ({over.low:.3f} to {over.high:.3f})"
     return Cell(f"{_number(over.mean).text}{bounds}", over.mean)
 
 
-def differences(runs: Sequence[Run]) -> Table | None:
+def differences(runs: Sequence[RunRecord]) -> Table | None:
     """The settings that are not the same in all runs that have them; None for runs alike."""
     known = [run for run in runs if run.config]
     flat = [dict(_flat(run.config)) for run in known]
@@ -207,7 +195,7 @@ def _flat(settings: Mapping[str, Any], path: str = "") -> list[tuple[str, str]]:
     return pairs
 
 
-def missing(runs: Sequence[Run]) -> list[str]:
+def missing(runs: Sequence[RunRecord]) -> list[str]:
     """One sentence for each thing that a reader may look for and not find."""
     said = []
     for run in runs:

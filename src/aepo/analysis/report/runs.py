@@ -17,7 +17,7 @@ from aepo.analysis.compare.results import BASE_FILE, Result
 from aepo.config import read_toml
 from aepo.errors import InvalidValue, require
 from aepo.evaluation.samples import RESULT
-from aepo.evaluation.scores import intervals
+from aepo.evaluation.statistics import column_intervals
 from aepo.training.folder import METRICS, SAMPLES, is_number, read_metrics, read_rows
 
 CONFIG = "config.toml"
@@ -30,7 +30,7 @@ REPEATS = ("seed", "threads", "device", "checkpoint", "tracker")
 
 
 @dataclass(frozen=True)
-class Run:
+class RunRecord:
     """One run folder. rows, samples: its lines as they stand."""
 
     label: str
@@ -140,17 +140,17 @@ class Curve:
     high: Sequence[float] = ()
 
 
-def read_run(folder: Path, label: str, samples: bool = True) -> Run:
+def read_run(folder: Path, label: str, samples: bool = True) -> RunRecord:
     """`InvalidValue` for what is no run folder, or a file in it that holds something else. A half-written last line is
     left out, and so are all samples where they are not asked for.
     """
     if not _is_run(folder):
         raise InvalidValue("RUN", str(folder), f"a run folder (it holds neither {CONFIG} nor {METRICS})")
     settings = read_toml(folder / CONFIG) if (folder / CONFIG).exists() else {}
-    return Run(readable(label), settings, read_metrics(folder), read_rows(folder / SAMPLES) if samples else ())
+    return RunRecord(readable(label), settings, read_metrics(folder), read_rows(folder / SAMPLES) if samples else ())
 
 
-def read_runs(folders: Sequence[Path], samples: bool = True) -> list[Run]:
+def read_runs(folders: Sequence[Path], samples: bool = True) -> list[RunRecord]:
     """In the order given, each labelled by its folder's name, or by more of the path where names repeat."""
     require(len(folders) > 0, "RUN", "nothing", "one or more run folders")
     paths = list(dict.fromkeys(folder.resolve() for folder in folders))
@@ -185,7 +185,7 @@ def _is_run(path: Path) -> bool:
     return path.is_dir() and any((path / name).exists() for name in (CONFIG, METRICS))
 
 
-def run_curve(run: Run) -> Curve | None:
+def run_curve(run: RunRecord) -> Curve | None:
     """pass@k of the run's last evaluation."""
     last = run.evaluation()
     if last is None:
@@ -217,7 +217,7 @@ def base_curve(given: Path, tasks: Sequence[str]) -> Curve:
     return mine[0]
 
 
-def base_beside(folders: Sequence[Path], runs: Sequence[Run]) -> Path | None:
+def base_beside(folders: Sequence[Path], runs: Sequence[RunRecord]) -> Path | None:
     """The base.json of the comparison that these runs are of, where it was made with the model and task of them all."""
     parents = {folder.resolve().parent for folder in folders}
     file = parents.pop() / BASE_FILE
@@ -238,7 +238,8 @@ def _compared(kept: Mapping[str, Any]) -> tuple[str, Curve]:
     values = np.stack([base.pass_at(k) for k in ks], axis=1)
     require(len(values) > 0, BASE_FILE, "no problems", "an evaluation")
     about = f"{base.samples} samples of each of {len(values)} problems, from {BASE_FILE} of `aepo compare`"
-    bounds = [side.tolist() for side in intervals(values, seed=0)] if len(values) > 1 else [(), ()]
+    found = column_intervals(values, seed=0)
+    bounds = ([i.low for i in found], [i.high for i in found]) if len(values) > 1 else ((), ())
     return str(kept["settings"]["task"]["name"]), Curve(about, ks, values.mean(axis=0).tolist(), *bounds)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aepo.analysis.report.runs import Run
+from aepo.analysis.report.runs import RunRecord
 from aepo.training.folder import is_number
 
 
@@ -27,7 +27,7 @@ class Chosen:
     samples: Sequence[Text]
 
 
-def chosen(runs: Sequence[Run], steps: Sequence[int]) -> tuple[list[Chosen], list[str]]:
+def chosen(runs: Sequence[RunRecord], steps: Sequence[int]) -> tuple[list[Chosen], list[str]]:
     """At these steps, or the first, the middle and the last one of each run; and a sentence where there are none."""
     shown: list[Chosen] = []
     missing = []

@@ -1,4 +1,7 @@
-"""Which model is evaluated: a folder, a name on the hub, a run or its checkpoint, or the built-in one."""
+"""This module finds and loads the model that is evaluated.
+
+It is a folder, a name on the hub, a run, a checkpoint of a run, or the built-in model.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +21,23 @@ CONFIG = "config.toml"
 
 
 @dataclass(frozen=True)
-class Target:
-    """folder: what `Policy.load` takes; none for the built-in model. run: the run folder that it is from, if any."""
+class EvaluatedModel:
+    """`EvaluatedModel` says which model is evaluated and where it is."""
 
     name: str
+    """The name as the user gave it."""
     folder: str | None
+    """The folder or the name on the hub that `Policy.load` takes; None for the built-in model."""
     run: Path | None = None
+    """The run folder that the model is from; None if it is from no run."""
 
     @classmethod
-    def find(cls, name: str) -> Target:
-        """Raises `InvalidValue` for a run without a checkpoint."""
+    def find(cls, name: str) -> EvaluatedModel:
+        """Return the model of this name. A run stands for its newest checkpoint.
+
+        Raises:
+            InvalidValue: The name is a run without a checkpoint.
+        """
         path = Path(name)
         if name == "builtin":
             return cls(name, None)
@@ -42,9 +52,15 @@ class Target:
         return cls(name, name)
 
     def config(self, task: str | None, settings: tuple[str, ...], problems: int | None) -> Config:
-        """The configuration that holds the task: of `--task`, else the run's, else the built-in job's.
+        """Return the configuration that holds the task: that of `task`, else the run's, else the default one.
 
-        problems: how many are evaluated; none for the usual number.
+        Args:
+            task: The name of a task, or None.
+            settings: Settings of `task`.
+            problems: The number of problems that are evaluated; None takes the number of the configuration.
+
+        Raises:
+            InvalidValue: A setting or the number of problems cannot work.
         """
         changes = {} if problems is None else {"evaluation.prompts": problems}
         try:
@@ -57,7 +73,15 @@ class Target:
             raise
 
     def load(self, config: Config, device: str) -> Policy:
-        """The policy, loaded as the run has it; `InvalidValue` where it cannot be."""
+        """Load the policy, with the policy settings of the run.
+
+        Args:
+            config: The configuration that names the built-in model.
+            device: auto, cpu or cuda.
+
+        Raises:
+            InvalidValue: There is no GPU for `cuda`, or the model cannot be loaded.
+        """
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if device == "cuda" and not torch.cuda.is_available():
@@ -76,7 +100,7 @@ def _builtin(config: Config) -> Path:
 
 
 def weights_digest(policy: Policy) -> str:
-    """Tells one set of weights from another by the first few numbers of every tensor."""
+    """Return a digest of the first 16 numbers of every tensor. It tells one set of weights from another."""
     digest = hashlib.sha256()
     for name, tensor in policy.model.state_dict().items():
         digest.update(name.encode())
