@@ -75,3 +75,11 @@ def test_closed_loops_push_towards_the_target(law):
 def test_bad_settings_are_refused_by_name(cls, field, value):
     with pytest.raises(InvalidValue, match=f"law.{field}: got"):
         cls(**{field: value})
+
+
+def test_an_integral_that_another_gain_left_behind_unwinds():
+    """A run that continues with a larger gain starts with a sum of errors beyond the new limit."""
+    law, integral = PI(gain=10, integral_steps=30), 30.0  # 30 / 30 * 10 = 10 times the limit
+    for _ in range(100):
+        command, integral = law(-0.3, integral)
+    assert command < -0.9 and integral < 9.0

@@ -1,4 +1,4 @@
-"""Reward functions of users, called as TRL, verl and EasyR1 call them: by keyword, with their names, types and units.
+"""`Function` calls users' reward functions as TRL, verl and EasyR1 call them: by keyword, with their types and units.
 
 The calls follow TRL 1.16 (`GRPOTrainer._calculate_rewards`), verl 0.9.1 (`reward_manager/naive.py` and `batch.py`) and
 EasyR1 (`verl/workers/reward/function.py`, 46c6c21).
@@ -174,7 +174,7 @@ def _turns(item: Answered) -> list[dict[str, str]]:
 def _many(
     function: Callable[..., Any], given: dict[str, Any], items: Sequence[Answered], key: str = ""
 ) -> list[Verdict]:
-    """One call for all completions."""
+    """Call the function once for all completions."""
     try:
         values = _as_list(_call(function, given), len(items))
     except (Exception, SystemExit) as error:
@@ -183,7 +183,7 @@ def _many(
 
 
 def _one(function: Callable[..., Any], given: dict[str, Any], item: Answered, key: str) -> Verdict:
-    """One call for one completion."""
+    """Call the function for one completion."""
     try:
         value = _call(function, given)
     except (Exception, SystemExit) as error:
@@ -209,7 +209,7 @@ async def _awaited(result: Awaitable[Any]) -> Any:
 
 
 def _as_list(values: Any, count: int) -> list[Any]:
-    """The list in an array, a tensor or a sequence; ValueError if it does not have an entry for each completion."""
+    """Return the list in an array, a tensor or a sequence; ValueError if it lacks an entry for some completion."""
     found = values.tolist() if hasattr(values, "tolist") else values
     if isinstance(found, str | Mapping) or not isinstance(found, Sequence) or len(found) != count:
         size = f" of {len(found)}" if isinstance(found, Sequence) else ""
@@ -218,7 +218,7 @@ def _as_list(values: Any, count: int) -> list[Any]:
 
 
 def _read(value: Any, item: Answered, key: str) -> Verdict:
-    """The number in a result, in a table under `key`."""
+    """Return the verdict of one result: a number, or a table with the number under `key`."""
     try:
         value = value[key] if isinstance(value, Mapping) else value
         if value is None:
@@ -232,7 +232,7 @@ def _read(value: Any, item: Answered, key: str) -> Verdict:
 
 
 def _failed(error: BaseException, item: Answered) -> Verdict:
-    """A verdict with the error, its place in the user's file, and an input that leads to it."""
+    """Return a verdict with the error, its place in the user's file, and an input that leads to it."""
     frame = traceback.extract_tb(error.__traceback__)[-1:]
     place = f" at {Path(frame[0].filename).name}:{frame[0].lineno}" if frame else ""
     shown = item.completion if len(item.completion) <= 80 else f"{item.completion[:77]}..."
