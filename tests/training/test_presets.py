@@ -305,9 +305,9 @@ def forking(mine: Pass, plain: Tensor) -> bool:
 
 def one_left_out(mine: Pass, plain: Tensor) -> bool:
     """A single token's advantage becomes 0; its covariance of log-probability and advantage is above 1."""
-    (changed,) = (mine.advantages != plain).nonzero()[:, 0].tolist()
+    changed = mine.advantages != plain
     covariance = (mine.logprobs - mine.logprobs.mean()) * (plain - plain.mean())
-    return mine.advantages[changed] == 0 and 1 < covariance[changed] < 5
+    return changed.sum() == 1 and mine.advantages[changed].item() == 0 and 1 < covariance[changed].item() < 5
 
 
 def steered(mine: Pass, plain: Tensor) -> bool:
