@@ -226,7 +226,7 @@ class Config:
 
     @property
     def algorithm(self) -> Algorithm:
-        """The four choices of the algorithm: advantage, surrogate, aggregate and control."""
+        """Return the four choices of the algorithm: advantage, surrogate, aggregate and control."""
         return Algorithm(
             advantage=self.advantage,
             surrogate=self.surrogate,

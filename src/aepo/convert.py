@@ -121,7 +121,7 @@ SETTINGS = Settings(
 
 
 def make_algorithm(method: str, settings: Mapping[str, Any]) -> Algorithm:
-    """Return the algorithm of a preset with some settings changed.
+    """Return the algorithm of a preset with some settings changed, such as {"control.target": 0.6}.
 
     Args:
         method: The name of a preset, or several names joined by `+`, as in `preset`.

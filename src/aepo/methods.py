@@ -430,7 +430,7 @@ GRPO = Algorithm()
 
 
 def preset(name: str) -> Algorithm:
-    """Return the algorithm of a method.
+    """Return the algorithm of a method, or of several methods joined by `+`.
 
     Args:
         name: The name of a method, such as `aepo`, or several names joined by `+`, such as `aepo+clip-higher`.

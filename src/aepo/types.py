@@ -159,10 +159,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class BatchStatistics:
-    """`BatchStatistics` holds the statistics of a batch's tokens from one forward pass.
+    """`BatchStatistics` holds the statistics of a batch's tokens under one set of weights.
 
-    Each tensor is [B, T] and zero outside the mask. The values are those of `aepo.entropy.statistics.TokenStatistics`
-    ([N]), each in the place of its token. A statistic that was not asked for is None.
+    Each tensor is [B, T] and zero outside the mask. `aepo.engines.collate.scatter` makes it from the values [N] of an
+    `aepo.entropy.statistics.TokenStatistics`. A statistic that was not asked for is None.
     """
 
     logprobs: Tensor

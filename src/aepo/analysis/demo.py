@@ -1,4 +1,4 @@
-"""The picture of the README: GRPO's entropy falls, AEPO's stays where it was put."""
+"""`demo` makes the picture of the README: GRPO's entropy falls, and AEPO holds the entropy at its targets."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from aepo.training.plot import figure, save
 from aepo.training.processes import Job, launch
 from aepo.training.runner import make_sampler, model_folder
 
-# Reachable on the built-in task: docs/decisions.md has the measurements.
+# The built-in task can reach these targets. docs/decisions.md has the measurements.
 TARGETS = ("0.4", "0.6", "0.8")
 PROBLEMS, SAMPLES = 128, 256
 
 
 def demo(out: Path, steps: int, seed: int) -> None:
-    """Train (or finish) the four runs, then write figure.png, figure.svg and table.md into `out`."""
+    """Train the four runs, or finish them, and write figure.png, figure.svg and table.md into `out`."""
     config = default_config()
     policy = Policy.load(model_folder(config))
     base = evaluate(policy, make_sampler(policy, config), config.task, problems=PROBLEMS, samples=SAMPLES)
@@ -51,7 +51,7 @@ CAPTION = (
 
 
 def evaluated_job(folder: Path, arguments: tuple[str, ...], steps: int, seed: int) -> Job:
-    """A run that is evaluated once, at its end, as the base model is."""
+    """Return a job whose run is evaluated once, at its end, in the same way as the base model."""
     evaluation = ("every=1000000", f"prompts={PROBLEMS}", f"samples={SAMPLES}")
     settings = [part for setting in evaluation for part in ("--set", f"evaluation.{setting}")]
     return Job(folder, (*arguments, "--seed", str(seed), *settings), steps)

@@ -1,8 +1,8 @@
-"""The law R = -a exp(H) + b between reward R and entropy H, fitted to runs, with intervals and a held-out error.
+"""`fit_law` fits R = -a exp(H) + b, between reward R and entropy H, to runs, with intervals and a held-out error.
 
-Source: arXiv 2505.22617, which finds it while entropy collapses without a control. It is contested (arXiv 2511.05993),
-and a run in which reward rises while entropy falls fits many curves; so the fit is judged by how well its first part
-predicts the rest, beside the guess that each run's reward stays what it was.
+Source: arXiv 2505.22617, which finds the law while entropy collapses without a control. The law is contested (arXiv
+2511.05993): many curves fit a run in which reward rises while entropy falls. So the fit is judged by how well its first
+part predicts the rest, compared with the guess that the reward of each run stays the same.
 """
 
 from __future__ import annotations
@@ -20,35 +20,46 @@ from aepo.evaluation.statistics import bounds
 
 Array = NDArray[np.float64]
 
-# Fewer points, or entropies that differ less (nats, 5 % to 95 %), say nothing about a curve of two parameters.
+# The smallest numbers of points, and the smallest range of entropies (nats, from the 5 % to the 95 % quantile), for a
+# fit. Less data cannot determine a curve with two parameters.
 LEAST_POINTS, LEAST_HELD_OUT = 10, 3
 LEAST_RANGE = 0.1
-# Nats per token: the entropy of e^100 equally likely tokens.
+# Larger entropies (nats per token) are rejected. A policy would need e^100 equally likely tokens to reach this one.
 HIGHEST = 100.0
-# From so many runs on they are drawn anew too; of fewer an interval speaks of these runs alone.
+# With this many runs or more, the bootstrap resamples the runs too. With fewer runs, an interval holds for these runs
+# only.
 LEAST_RUNS = 3
-# "No change" is the mean reward of so many points of a run, those before its held-out ones.
+# The constant prediction of a run is the mean reward of this many points before its held-out points.
 KNOWN = 10
+# The number of bootstrap draws.
 RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
 class Points:
-    """One run's entropies (nats per token) and rewards in the order of its steps, both [n]."""
+    """`Points` are the entropies and rewards of one run, in the order of its steps."""
 
     entropy: Array
+    """The entropies in nats per token, [n]."""
     reward: Array
+    """The rewards, [n]."""
 
     @classmethod
     def of(cls, entropy: Sequence[float], reward: Sequence[float]) -> Points:
-        """From plain numbers; a point with one that is not finite, or an entropy beyond any policy's, is left out."""
+        """Make points of plain numbers.
+
+        A point is left out if one number is not finite, or if no policy can have its entropy.
+        """
         both = np.array([entropy, reward], dtype=np.float64)
         kept = both[:, np.isfinite(both).all(axis=0) & (np.abs(both[0]) < HIGHEST)]
         return cls(kept[0], kept[1])
 
     @classmethod
     def of_rows(cls, rows: Sequence[Mapping[str, Any]], reward: Literal["reward", "pass@1"]) -> Points:
-        """Of metrics.jsonl: each step's mean reward, or each evaluation's pass@1, with the entropy of that step."""
+        """Make points of rows of metrics.jsonl: the entropy of a step with one of its scores.
+
+        The score is the step's mean reward, or the pass@1 of its evaluation.
+        """
         if reward == "pass@1":
             rows = [row for row in rows if row.get("evaluation")]
             return cls.of(_column(rows, "entropy"), _column([row["evaluation"] for row in rows], "pass@1"))
@@ -67,30 +78,42 @@ def _column(rows: Sequence[Mapping[str, Any]], key: str) -> list[float]:
 
 @dataclass(frozen=True)
 class LawFit:
-    """a, b of R = -a exp(H) + b, least squares, with 95 % intervals by bootstrap over blocks of successive points, and
-    over runs where there are `LEAST_RUNS`.
+    """`LawFit` is a fit of R = -a exp(H) + b by least squares, with 95 % intervals.
 
-    rmse: of all points around the fit. held_out_rmse: of each run's last part, predicted by a fit to the first parts;
-    constant_rmse: of the same, predicted by the mean reward of the last `KNOWN` points of the run's own first part.
-    entropy: 5 % and 95 % quantiles of H, nats per token; held_out_entropy: of the predicted points. points: all;
-    held_out: how many of them are predicted. runs: that have points.
+    The intervals come from a bootstrap over blocks of successive points, and over runs if there are at least
+    `LEAST_RUNS`.
     """
 
     a: float
+    """The parameter a of the fit to all points."""
     b: float
+    """The parameter b of the fit to all points."""
     a_interval: tuple[float, float]
+    """The 95 % interval of a: its lower and its upper bound."""
     b_interval: tuple[float, float]
+    """The 95 % interval of b: its lower and its upper bound."""
     rmse: float
+    """The root mean square error of all points around the fit."""
     held_out_rmse: float
+    """The root mean square error on the last part of each run, which a fit to the first parts predicts."""
     constant_rmse: float
+    """The root mean square error on the same points of the constant prediction.
+
+    This prediction is the mean reward of the last `KNOWN` points of the run's own first part.
+    """
     entropy: tuple[float, float]
+    """The 5 % and the 95 % quantile of H over all points, in nats per token."""
     held_out_entropy: tuple[float, float]
+    """The 5 % and the 95 % quantile of H over the held-out points, in nats per token."""
     points: int
+    """The number of all points."""
     held_out: int
+    """The number of held-out points, which are predicted."""
     runs: int
+    """The number of runs that have points."""
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Return the fit as lines of text."""
         (low_a, high_a), (low_b, high_b), (low, high) = self.a_interval, self.b_interval, self.entropy
         better = "better" if self.held_out_rmse < self.constant_rmse else "no better"
         drawn = (
@@ -117,14 +140,19 @@ class LawFit:
 def fit_law(runs: Sequence[Points], *, held_out: float = 0.3, seed: int = 0) -> LawFit:
     """Fit one law to all runs together.
 
-    held_out: the share of each run, at its end, that the rest is to predict. seed: of the bootstrap. Raises
-    `InvalidValue` when points are too few or entropies too close together, in all or in the first parts alone.
+    Args:
+        held_out: Share of each run, at its end, that a fit to the rest predicts.
+        seed: Seed of the bootstrap.
+
+    Raises:
+        InvalidValue: There are too few points, or their entropies are too close together, in all parts or in the
+        first parts.
     """
     require(0 < held_out < 1, "held_out", held_out, "a share between 0 and 1")
     runs = [run for run in runs if len(run)]
     whole = _joined(runs)
     _refuse_too_little(whole, "all points")
-    # The first part of a run has a point at least, to say what "no change" is.
+    # The first part of a run has at least one point, because the constant prediction needs one.
     cuts = [max(1, len(run) - round(held_out * len(run))) for run in runs]
     parts = [(run[slice(0, cut)], run[slice(cut, None)]) for run, cut in zip(runs, cuts, strict=True)]
     first, rest = _joined([before for before, _ in parts]), _joined([after for _, after in parts])
@@ -151,7 +179,7 @@ def fit_law(runs: Sequence[Points], *, held_out: float = 0.3, seed: int = 0) -> 
 
 
 def predict(a: float, b: float, entropy: Array) -> Array:
-    """-a exp(H) + b."""
+    """Return -a exp(H) + b."""
     return b - a * np.exp(entropy)
 
 
@@ -163,8 +191,11 @@ def _least_squares(points: Points) -> tuple[float, float]:
 
 
 def _bootstrap(runs: Sequence[Points], seed: int) -> list[tuple[float, float]]:
-    """Fits to runs drawn anew, and each of those by blocks: neighbouring steps share a policy, and the steps of a run
-    share its draws, so single points would not do. Fewer runs than `LEAST_RUNS` stay as they are.
+    """Return fits to resampled runs.
+
+    Neighbouring steps share a policy, so each run is resampled by blocks of steps and not by single points. The
+    steps of a
+    run share its random draws, so runs are resampled too, unless there are fewer than `LEAST_RUNS`.
     """
     rng = np.random.default_rng(seed)
     fits, every = [], range(len(runs))
@@ -177,7 +208,10 @@ def _bootstrap(runs: Sequence[Points], seed: int) -> list[tuple[float, float]]:
 
 
 def _blocks(points: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """`points` indices in random blocks of n^(1/3) neighbours, the ends joined (circular block bootstrap)."""
+    """Return `points` indices in random blocks of n^(1/3) neighbours.
+
+    The ends are joined (circular block bootstrap).
+    """
     size = round(points ** (1 / 3)) or 1
     starts = rng.integers(points, size=-(-points // size))
     places = (starts[:, None] + np.arange(size)) % points
@@ -192,7 +226,7 @@ def _joined(runs: Sequence[Points]) -> Points:
 
 
 def _most_of(entropy: Array) -> tuple[float, float]:
-    """5 % and 95 % quantiles."""
+    """Return the 5 % and the 95 % quantile."""
     low, high = np.percentile(entropy, [5, 95])
     return float(low), float(high)
 

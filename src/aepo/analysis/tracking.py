@@ -1,4 +1,7 @@
-"""How well a run held its target: error, settling, and tracking after it. Reads metrics rows, nothing else."""
+"""`tracking` measures how well a run held its target: the error, when it settled, and the error after that.
+
+It reads rows of metrics.jsonl and nothing else.
+"""
 
 from __future__ import annotations
 
@@ -7,29 +10,36 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# Settled: the first step after which |error| stays at most this many nats.
+# A run has settled at the first step from which |error| stays at most this many nats.
 SETTLED = 0.1
 
 
 @dataclass(frozen=True)
 class Tracking:
-    """settling_step: None if the run never settled. mean_error and rmse (nats): from settling to the end, NaN
-    without it. last_third_rmse: over the last third of the steps, settled or not. last_third_entropy: mean there.
-    extra_share: extra completions drawn over ordinary ones, NaN without any ordinary one. saturated: share of steps at
-    the control's limit, NaN where rows do not say.
-    """
+    """`Tracking` says how well a run held its target."""
 
     settling_step: int | None
+    """The step at which the run settled (see `SETTLED`). None if the run never settled."""
     mean_error: float
+    """The mean error in nats, from the settling step to the end. NaN if the run never settled."""
     rmse: float
+    """The root mean square error in nats, from the settling step to the end. NaN if the run never settled."""
     last_third_entropy: float
+    """The mean entropy over the last third of the steps, in nats per token."""
     last_third_rmse: float
+    """The root mean square error over the last third of the steps, in nats, whether the run settled or not."""
     extra_share: float
+    """The number of extra completions divided by the number of ordinary ones. NaN if there is no ordinary one."""
     saturated: float
+    """The share of steps in which the control was at its limit. NaN if a row lacks this field."""
 
 
 def tracking(rows: Sequence[Mapping[str, Any]], target: float | None = None) -> Tracking:
-    """Of a run's rows, against its own target or, for a run without control, against `target` if given."""
+    """Return how well a run held its target.
+
+    The error is taken against the run's own target. A run without a control is compared with `target`, if that is
+    given.
+    """
     errors = [_error(row, target) for row in rows]
     settled = settling_index(errors)
     after = errors[settled:] if settled is not None else []
@@ -47,7 +57,10 @@ def tracking(rows: Sequence[Mapping[str, Any]], target: float | None = None) -> 
 
 
 def settling_index(errors: Sequence[float]) -> int | None:
-    """The index from which every |error| is at most `SETTLED`; None if the last one is not (or is NaN)."""
+    """Return the index from which every |error| is at most `SETTLED`.
+
+    It is None if the last error is larger, or NaN.
+    """
     first = len(errors)
     while first > 0 and abs(errors[first - 1]) <= SETTLED:
         first -= 1

@@ -1,4 +1,4 @@
-"""`aepo watch`: a run in the terminal, from its folder alone, in progress or finished."""
+"""`watch` shows a run in the terminal, in progress or finished. It reads the run folder alone."""
 
 from __future__ import annotations
 
@@ -21,34 +21,39 @@ from aepo.analysis.report.runs import RunRecord, read_run, readable
 from aepo.errors import require
 from aepo.training.folder import METRICS, is_number
 
-# Dots of a braille character by column and row, as bits over U+2800.
+# The bits of the dots of a braille character by column and row. They are added to U+2800.
 DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
-# A run that has not written for this many of its own steps, and for this many seconds, may have stopped.
+# A run may have stopped if it has written nothing for this many of its slowest steps and for this many seconds.
 SILENT_STEPS, SILENT_SECONDS = 10, 60.0
-# Columns from which on the numbers stand in two columns.
+# A terminal with at least this many columns shows the numbers in two columns.
 WIDE = 78
-Row = Mapping[str, Any]
-# A series over the steps: y is a number or, where there was none, NaN.
+# A series of pairs (step, y). y is NaN where there is no number.
 Series = Sequence[tuple[int, float]]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A run at one moment. quiet: seconds since it last wrote a row."""
+    """`Picture` is a run at one point of time."""
 
     run: RunRecord
+    """The content of the run folder."""
     quiet: float = 0.0
+    """The seconds since the run last wrote a row."""
 
 
 def look(folder: Path) -> Picture:
-    """The folder as it is now; `InvalidValue` for what is no run folder."""
+    """Read the folder as it is now.
+
+    Raises:
+        InvalidValue: The path is no run folder.
+    """
     metrics = folder / METRICS
     quiet = time.time() - metrics.stat().st_mtime if metrics.exists() else 0.0
     return Picture(read_run(folder, folder.resolve().name, samples=False), quiet)
 
 
 def watch(folder: Path, once: bool, every: float) -> None:
-    """Draw until the run is finished, or until q; with `once`, or where there is no terminal, a single time."""
+    """Draw the run until it is finished, or until the key q. With `once`, or without a terminal, draw it once."""
     require(0.1 <= every <= 3600, "--every", every, "seconds from 0.1 to 3600")
     console = Console()
     picture = look(folder)
@@ -66,20 +71,20 @@ def watch(folder: Path, once: bool, every: float) -> None:
 
 
 def frame(picture: Picture, console: Console) -> Group:
-    """All that is shown, in the console's width and in characters that it can write."""
+    """Return all that is shown, in the console's width and in characters that it can write."""
     plain = console.encoding.lower().replace("-", "") != "utf8"
     head = _text(picture.run.label, f"  {_progress(picture.run)}", plain, "bold")
     if not picture.run.rows:
         return Group(head, Text("no finished step yet"))
     numbers, warnings = _numbers(picture.run.rows[-1], console.width), list(_warnings(picture))
-    # Beside the chart: the head, perhaps on two lines, the axis, the legend, and the line that the cursor stands on.
+    # Five more lines stand beside the chart: the head (up to two lines), the axis, the legend and the cursor line.
     height = console.height - len(numbers) - len(warnings) - 5
     chart = _chart(picture.run.rows, console.width, max(4, min(12, height)), plain)
     return Group(head, *chart, *numbers, *warnings)
 
 
 def _text(name: str, rest: str, plain: bool, style: str) -> Text:
-    """A name from the disk, without what would steer the terminal."""
+    """Return a name from the disk without characters that would control the terminal."""
     shown = "".join(c if c.isprintable() else "?" for c in name)
     shown = shown.encode("ascii", "replace").decode() if plain else readable(shown)
     return Text(shown, style=style).append(rest, style="")
@@ -110,15 +115,15 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
-def _numbers(row: Row, width: int) -> list[Text]:
-    """The last values with their units, in two columns where there is room."""
+def _numbers(row: Mapping[str, Any], width: int) -> list[Text]:
+    """Return the last values with their units, in two columns if there is room."""
     cells = [f"{label:<12} {value}" for label, value in _values(row)]
     rows = -(-len(cells) // 2) if width >= WIDE else len(cells)
     lines = ("".join(f"{cell:<38}" for cell in cells[number::rows]).rstrip() for number in range(rows))
     return [Text(line, no_wrap=True, overflow="crop") for line in lines]
 
 
-def _values(row: Row) -> Iterator[tuple[str, str]]:
+def _values(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key, label, form in (
         ("entropy", "entropy", "{:.3f} nats per token"),
         ("target_entropy", "target", "{:.3f} nats per token"),
@@ -163,8 +168,8 @@ def _warnings(picture: Picture) -> Iterator[Text]:
 # --- the line chart -----------------------------------------------------------------------------------------
 
 
-def _chart(rows: Sequence[Row], width: int, height: int, plain: bool) -> list[Text]:
-    """Entropy and target over the steps, with the axis in nats."""
+def _chart(rows: Sequence[Mapping[str, Any]], width: int, height: int, plain: bool) -> list[Text]:
+    """Return the chart of entropy and target over the steps, with the axis in nats."""
     entropy, target = (_series(rows, key) for key in ("entropy", "target_entropy"))
     numbers = [y for series in (entropy, target) for _, y in series if math.isfinite(y)]
     if not numbers:
@@ -176,7 +181,7 @@ def _chart(rows: Sequence[Row], width: int, height: int, plain: bool) -> list[Te
     draw = _characters if plain else _braille
     lines = []
     for number, cells in enumerate(draw(entropy, target, columns, height, low, high)):
-        # The number of a line is that of its middle; a line of braille is four dots high.
+        # The number beside a line belongs to the middle of the line. A line of braille is four dots high.
         share = number / (height - 1) if plain else (4 * number + 1.5) / (4 * height - 1)
         level = high - (high - low) * share
         lines.append(Text(f"{level:6.3f} ", style="dim", no_wrap=True, end="\n").append_text(cells))
@@ -190,12 +195,16 @@ def _chart(rows: Sequence[Row], width: int, height: int, plain: bool) -> list[Te
     return [*lines, legend.append("  nats per token", style="dim")]
 
 
-def _series(rows: Sequence[Row], key: str) -> Series:
+def _series(rows: Sequence[Mapping[str, Any]], key: str) -> Series:
     return [(row["step"], float(row[key]) if is_number(row.get(key)) else math.nan) for row in rows]
 
 
 def _braille(entropy: Series, target: Series, columns: int, height: int, low: float, high: float) -> Iterator[Text]:
-    """Two dots a column and four a row; the colour of a cell is the entropy's where both pass."""
+    """Return lines of Braille characters: two dots for each column and four for each row.
+
+    If both lines pass through a cell,
+    the cell has the colour of the entropy.
+    """
     own, wanted = (set(_dots(s, 2 * columns, 4 * height, low, high)) for s in (entropy, target))
     for row in range(height):
         line = Text(no_wrap=True)
@@ -208,7 +217,7 @@ def _braille(entropy: Series, target: Series, columns: int, height: int, low: fl
 
 
 def _characters(entropy: Series, target: Series, columns: int, height: int, low: float, high: float) -> Iterator[Text]:
-    """One character a cell, for terminals that know nothing else."""
+    """Return lines with one character for each cell, for terminals that cannot show Braille."""
     own, wanted = (set(_dots(s, columns, height, low, high)) for s in (entropy, target))
     for row in range(height):
         cells = ("*" if (x, row) in own else "-" if (x, row) in wanted else " " for x in range(columns))
@@ -216,7 +225,10 @@ def _characters(entropy: Series, target: Series, columns: int, height: int, low:
 
 
 def _dots(series: Series, width: int, height: int, low: float, high: float) -> Iterator[tuple[int, int]]:
-    """The dots of a line through the means of the steps that share a column; it breaks where there is no number."""
+    """Return the dots of a line through the means of the steps that share a column.
+
+    The line breaks where there is no number.
+    """
     steps = [step for step, _ in series]
     span = max(1, steps[-1] - steps[0])
     columns: dict[int, list[float]] = {}
@@ -235,7 +247,7 @@ def _dots(series: Series, width: int, height: int, low: float, high: float) -> I
 
 
 def _between(start: tuple[int, int], end: tuple[int, int]) -> Iterator[tuple[int, int]]:
-    """Dots of a straight line, both ends included."""
+    """Return the dots of a straight line, both ends included."""
     count = max(abs(end[0] - start[0]), abs(end[1] - start[1]), 1)
     for i in range(count + 1):
         yield round(start[0] + (end[0] - start[0]) * i / count), round(start[1] + (end[1] - start[1]) * i / count)
@@ -246,7 +258,10 @@ def _between(start: tuple[int, int], end: tuple[int, int]) -> Iterator[tuple[int
 
 @contextmanager
 def _keys() -> Iterator[Callable[[float], str]]:
-    """A function that waits so many seconds for a key and returns it, or nothing; the terminal is put back after."""
+    """Yield a function that waits up to so many seconds for a key and returns it, or nothing.
+
+    The terminal is restored afterwards.
+    """
     if os.name != "posix" or not sys.stdin.isatty():
         yield _wait
         return
@@ -271,5 +286,5 @@ def _key(file: int, seconds: float) -> str:
     ready, _, _ = select.select([file], [], [], seconds)
     if not ready:
         return ""
-    # An end of the input (a closed connection) ends the watching too.
+    # The end of the input (a closed connection) also ends `watch`.
     return os.read(file, 1).decode("latin-1") or "q"

@@ -14,7 +14,7 @@ from aepo.control.base import Control
 
 
 def _defined() -> Iterator[type[Control]]:
-    """The controls that the modules of this package define, in the order of the modules' names."""
+    """Yield the controls that the modules of this package define, in the order of the modules' names."""
     for found in sorted(pkgutil.iter_modules(__path__), key=lambda module: module.name):
         module = import_module(f"{__name__}.{found.name}")
         for value in vars(module).values():

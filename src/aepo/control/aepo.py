@@ -152,7 +152,7 @@ class AEPO(ClosedLoop):
         return (measured.entropy if exact else measured.mixed_sampled_entropy).mean
 
     def update(self, state: State, measured: Measured) -> State:
-        """Also follow which share of the extra completions was usable, for each direction."""
+        """Update the state, and also the usable share of the extra completions for each direction."""
         direction = _direction(state)
         rates = dict(state["pass_rate"])
         if measured.extra:

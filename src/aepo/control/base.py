@@ -115,10 +115,13 @@ class FollowUp:
 
 @dataclass(frozen=True)
 class Scored:
-    """`Scored` is a batch with its statistics under the policy that sampled it. Nothing in it has a gradient."""
+    """`Scored` is a batch with its statistics under the weights that sampled it. Nothing in it has a gradient.
+
+    The statistics are at temperature 1, also for rows that were drawn at another temperature.
+    """
 
     batch: Batch
-    """The batch."""
+    """The batch. Its advantages are those before `shape`; in the hooks of every pass, those after `shape`."""
     old: BatchStatistics
     """The statistics of its tokens under the policy that sampled them."""
     step: Step
@@ -150,7 +153,7 @@ class Scored:
 
     @property
     def ordinary(self) -> Tensor:
-        """Return the mask of the ordinary rows' tokens, trained on or not, [B, T]. A sensor reads these tokens."""
+        """Return the mask of the ordinary rows' tokens, trained on or not, [B, T]. The exact sensor reads them."""
         return self.batch.mask * ~self.batch.extra[:, None]
 
 
@@ -181,12 +184,15 @@ class Measured:
 
 @dataclass(frozen=True)
 class Needs:
-    """`Needs` lists what a control asks the engine to compute in a step. What is not asked for costs nothing."""
+    """`Needs` lists what a control asks of the engine in a step. What is not asked for costs nothing.
+
+    Every step has the log-probabilities and the entropy under the policy that sampled; these need no asking.
+    """
 
     temperatures: tuple[float, ...] = ()
-    """Temperatures T at which log pi^T(y) of each token is measured."""
+    """Temperatures T at which log pi^T(y) of each token is measured, in `scored.old` only, not in the update's passes."""
     entropy_gradient: bool = False
-    """Whether the entropy that `penalty` reads carries a gradient."""
+    """Whether the passes of the update compute the entropy, with gradient. If not, `new.entropy` is None there."""
     kept: Kept | None = None
     """The part of the vocabulary over which a second entropy is taken; in `penalty` it carries a gradient."""
     reference: bool = False
@@ -219,7 +225,10 @@ NOT_REPORTED: Mapping[str, Any] = {**_MEASURED, **_ACTED_ON}
 
 
 class Control(ABC):
-    """`Control` is the base class of entropy controls. A subclass overrides the hooks that it needs."""
+    """`Control` is the base class of entropy controls, which combine a sensor, a law and an actuator.
+
+    A subclass overrides the hooks that it needs.
+    """
 
     name: ClassVar[str]
     """The name in the settings and in the table of methods."""

@@ -31,13 +31,20 @@ EXCLUSIVE = ("plan", "token_temperature", "reward", "bounds", "replay")
 
 @dataclass(frozen=True, kw_only=True)
 class Both(Control):
-    """`Both` applies the control `first`, then the control `second` to the result. Each has its own state."""
+    """`Both` runs two controls. Each has its own state.
+
+    `mix`, `shape` and `reshape` of `second` act on the result of `first`. The results of the other hooks are joined, and
+    of the hooks in `EXCLUSIVE` only one of the two may have each.
+
+    Raises:
+        InvalidValue: Both have an exclusive hook, or both need the entropy of a part of the vocabulary.
+    """
 
     name: ClassVar[str] = "both"
     first: Control = NoControl()
     """The control that acts first."""
     second: Control = NoControl()
-    """The control that acts on the result of the first."""
+    """The other control."""
 
     def __post_init__(self) -> None:
         names = f"{self.first.name} and {self.second.name}"

@@ -84,15 +84,15 @@ class Proportional(Law):
 class PI(Law):
     """`PI` commands gain * (error + sum of errors / integral_steps), limited to [-1, 1].
 
-    Anti-windup is by conditional integration: an error that would push a command further past its limit is not added
-    up. So a long start far above the target leaves nothing to unwind.
+    Anti-windup is by conditional integration: an error is not added to the sum if the command would then exceed its
+    limit in the direction of the error. So after a long start far above the target, the command can turn at once.
     """
 
     name: ClassVar[str] = "pi"
     gain: float = 10.0
     """Command per nat of error."""
     integral_steps: float = 30.0
-    """Steps after which a constant error has doubled the command. Larger means a slower integral."""
+    """Steps after which, at a constant error, the integral part equals the proportional part."""
     dead_band: float = 0.0
     """Size of the error, in nats, below which it counts as 0. A larger error counts by its excess."""
 

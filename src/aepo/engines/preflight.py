@@ -34,7 +34,7 @@ class Setup:
     algorithm: Algorithm
     """The algorithm that the engine runs."""
     group_size: int
-    """Number of completions of each prompt."""
+    """Number of ordinary completions of each prompt."""
     updates_per_rollout: int
     """Number of optimizer updates for each round of sampling."""
     steps: int | None = None
@@ -42,7 +42,7 @@ class Setup:
     cuts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """The settings, by name, that cut the distribution of the ordinary completions, such as a top-p below 1."""
     solutions: bool = True
-    """Whether the data has reference solutions."""
+    """Whether one of the first problems has a reference solution; true if the control needs none."""
     group_size_name: str = "sampling.group_size"
     """The engine's name of the setting `group_size`."""
     updates_name: str = "optimizer.minibatches x optimizer.epochs"

@@ -106,7 +106,9 @@ def differentiate(
     inside: Tensor | None,
     masked: bool,
 ) -> None:
-    """Overwrite a tile of logits with the gradient of the loss by them. With s = z - peak, the gradient is
+    """Overwrite a tile of logits with the gradient of the loss with respect to them.
+
+    With s = z - peak, the gradient is
 
         exp(s) (offset + slope s) + sum_k tempered_k exp(s / T_k) + exp(s) (inside_0 + inside_1 s) [z >= cut]
 

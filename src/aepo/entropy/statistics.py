@@ -65,9 +65,9 @@ def token_statistics(
     Gradients flow from all statistics to hidden, weight and bias. Rows without an upstream gradient cost nothing in
     the backward pass, and a statistic that is not asked for costs nothing.
 
-    The function takes the memory of one tile of `chunk` rows of logits (of three where nothing is compiled) and of the
-    head's gradient in float32. It accumulates gradients in float32 or wider and never rounds 16-bit products to 16
-    bits: bf16 logits alone put 0.01 nats of noise into the entropy. Autocast does not apply here.
+    The extra memory is one tile of logits (`chunk` rows; three tiles in eager code), and the gradient of the LM head in
+    float32. Gradients are accumulated in float32 or wider. For 16-bit inputs the logits are float32: bf16 logits alone
+    put 0.01 nats of noise into the entropy. Autocast does not apply here.
 
     Args:
         hidden: The hidden states, [N, D].

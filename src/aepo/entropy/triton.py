@@ -169,7 +169,10 @@ def differentiate(
     inside: Tensor | None,
     masked: bool,
 ) -> None:
-    """Overwrite z as `aepo.entropy.kernels.differentiate` does. Any logit may be -inf."""
+    """Overwrite the logits z with the gradient, as `aepo.entropy.kernels.differentiate` does.
+
+    Any logit may be -inf.
+    """
     rows, vocabulary = z.shape
     block = min(_BACKWARD_BLOCK, triton.next_power_of_2(vocabulary))
     values = (inverse, peak, offset, slope, tempered, cut, inside)

@@ -151,7 +151,7 @@ class PassAtK(Advantage):
 
     @property
     def least_group(self) -> int:  # type: ignore[override]
-        """The smallest group that makes sense: `k` completions of a prompt."""
+        """Return the smallest useful group size: `k` completions of a prompt."""
         return self.k
 
     def __call__(self, rewards: Tensor, groups: Tensor) -> Tensor:

@@ -46,9 +46,9 @@ def policy_loss(
         old_logprobs: log pi under the policy that sampled, nats, [B, T].
         advantages: [B, T].
         weights: The aggregate of the minibatch that these rows belong to, [B, T]; 0 outside the mask.
-        surrogate: The objective of a token.
+        surrogate: The objective of a token, to be maximised.
         penalty: A term [B, T] that is added to the loss of each token.
-        bounds: Limits that replace the surrogate's own clip bounds.
+        bounds: Limits that replace the surrogate's own clip bounds. A surrogate without a clip ignores them.
     """
     mask = weights > 0
     # Padding holds zeros in both; where keeps a NaN outside the mask from reaching the gradient.

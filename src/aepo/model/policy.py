@@ -110,7 +110,7 @@ class Policy:
 
     @property
     def device(self) -> torch.device:
-        """The device of the weights."""
+        """Return the device of the weights."""
         device: torch.device = self.model.device
         return device
 

@@ -34,7 +34,8 @@ def reward(task: Task, policy: Policy, completions: Sequence[Completion]) -> tup
     """Judge completions with the task's verifier.
 
     Returns:
-        The rollouts whose reward is a finite number, and the reason of each verdict that failed.
+        The rollouts whose reward is a finite number, and the reason of each verdict that failed. A grade that failed is
+        in both: its reward is 0. A completion for which a reward function gave None is in neither.
     """
     texts = policy.decode([completion.tokens for completion in completions])
     problems = [completion.prompt.problem for completion in completions]

@@ -129,7 +129,7 @@ class Data(Task):
 
     @cached_property
     def _rows(self) -> tuple[list[Row], list[Row]]:
-        """The training rows and the evaluation rows."""
+        """Return the training rows and the evaluation rows."""
         if not self.train:
             raise InvalidValue("task.train", self.train, "a file or a data set: --set task.train=problems.parquet")
         columns = Columns(self.prompt, self.answer, self.solution_column)

@@ -30,9 +30,10 @@ from aepo.types import Sample
 
 
 def start(config: Config, out: Path, quiet: bool = False, strict: bool = False) -> None:
-    """Start a new run in a new folder.
+    """Do a whole new run, from the first step to the plot, in a folder that holds no run.
 
-    The preflight first looks for problems in the settings and prints one sentence for each.
+    Before the first step, preflight prints one sentence for each problem of the settings. If there is an entropy target,
+    the base model's entropy is measured and compared with it.
 
     Args:
         config: The settings of the run.
@@ -41,8 +42,8 @@ def start(config: Config, out: Path, quiet: bool = False, strict: bool = False) 
         strict: Whether a problem that the preflight finds is an error.
 
     Raises:
-        InvalidValue: A setting cannot be used, the folder holds a run already, or `strict` is set and the preflight
-            finds a problem.
+        InvalidValue: A setting cannot be used, the folder holds a run already, another process writes the run, or
+            `strict` is set and preflight finds a problem.
     """
     if (out / "config.toml").exists():
         raise InvalidValue("out", str(out), "a new folder (there is a run in this one; go on with --resume)")

@@ -1,1 +1,1 @@
-"""`aepo compare`: methods x targets x seeds from one file, at equal cost."""
+"""This package implements `aepo compare`: it runs methods x targets x seeds from one file, at equal cost."""

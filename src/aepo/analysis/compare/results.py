@@ -1,4 +1,4 @@
-"""What finished runs measured, and how far each arm is from the baseline."""
+"""This module reads what finished runs measured, and computes how far each arm is from the baseline."""
 
 from __future__ import annotations
 
@@ -15,68 +15,84 @@ from aepo.evaluation.statistics import Array, Interval, crossed_interval
 from aepo.training.evaluate import pass_at_k
 from aepo.training.folder import EVALUATIONS, METRICS, read_metrics, read_rows
 
-# The arm without training: the same for every seed.
+# The label of the arm without training, which is the same for every seed.
 BASE = "base model"
-# Its evaluation, in the folder of the comparison, with the settings that it was made with.
+# The file with the evaluation of the base model and its settings, in the folder of the comparison.
 BASE_FILE = "base.json"
+# The costs of a step in a row of metrics.jsonl.
 COSTS = ("completions", "tokens", "seconds_cpu")
-# What a row has to have.
+# The fields that a row must have.
 NEEDED = (*COSTS, "extra_completions", "entropy")
 
 
 @dataclass(frozen=True)
 class Result:
-    """One run. problems: ids of the last evaluation's; correct: right completions of each, of `samples`.
-
-    rows: of metrics.jsonl; none of the base model.
-    """
+    """`Result` holds what one finished run measured."""
 
     problems: tuple[str, ...]
+    """Ids of the last evaluation's problems."""
     correct: tuple[int, ...]
+    """Number of right completions of each problem, out of `samples`."""
     samples: int
+    """Completions of each problem."""
     rows: Sequence[Mapping[str, Any]]
+    """Rows of metrics.jsonl; empty for the base model."""
 
     def pass_at(self, k: int) -> Array:
-        """Unbiased pass@k of each problem, [problems]."""
+        """Return the unbiased pass@k of each problem, [problems]."""
         return np.array([pass_at_k(self.samples, c, k) for c in self.correct])
 
     def target(self) -> float | None:
-        """The entropy target (nats per token), where it is the same in every step."""
+        """Return the entropy target, nats per token, if it is the same in every step; else None."""
         found = {row.get("target_entropy") for row in self.rows}
         return found.pop() if len(found) == 1 else None
 
     def tracking_error(self, target: float | None) -> float:
-        """RMSE to the run's own target over the last third of its steps; without one, to `target`; NaN without both."""
+        """Return the RMSE of the entropy over the last third of the run's steps, nats.
+
+        The error is taken against the run's own target. A run without one is compared with `target`. Without both,
+        the result
+        is NaN.
+        """
         return tracking(self.rows, target).last_third_rmse
 
     def numbers(self) -> dict[str, float]:
-        """Of the whole run, one each."""
+        """Return the numbers that the whole run has one of, by name."""
         costs = {name: float(sum(row[name] for row in self.rows)) for name in COSTS}
         return {"entropy": tracking(self.rows).last_third_entropy, "steps": float(len(self.rows)), **costs}
 
 
 @dataclass(frozen=True)
 class Measure:
-    """value: of the arm, over seeds (and problems); difference: to the baseline, paired; None where there is none."""
+    """`Measure` is one number of an arm, with its difference to the baseline."""
 
     value: Interval
+    """The number of the arm, over seeds (and problems)."""
     difference: Interval | None
+    """The paired difference to the baseline; None if there is none."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """arms: by label, then by name: pass@1, pass@k, entropy, tracking_error, steps, completions, tokens, seconds_cpu.
+    """`Comparison` holds the numbers of all arms.
 
-    k: of pass@k, the number of samples.
+    The names of the numbers are pass@1, pass@k, entropy, tracking_error, steps, completions, tokens and seconds_cpu.
     """
 
     baseline: str
+    """Label of the arm that the others are compared with."""
     k: int
+    """k of pass@k: the number of samples."""
     arms: Mapping[str, Mapping[str, Measure]]
+    """The numbers by label of the arm, then by name."""
 
 
 def measured(run: Path) -> Result:
-    """A finished run's; `InvalidValue` without its last evaluation."""
+    """Read what a finished run measured.
+
+    Raises:
+        InvalidValue: The run has no last evaluation.
+    """
     found = read_rows(run / EVALUATIONS)
     if not found:
         raise InvalidValue("run", str(run), f"a finished run with an evaluation in {EVALUATIONS}")
@@ -93,7 +109,7 @@ def _complete(file: Path, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]
 
 
 def compared(baseline: str, results: Mapping[str, Sequence[Result]]) -> Comparison:
-    """Each arm against the baseline; the runs of an arm in the order of the same seeds."""
+    """Compare each arm with the baseline. The runs of every arm are in the same order of seeds."""
     everything = [result for runs in results.values() for result in runs]
     first = everything[0]
     for result in everything:

@@ -1,4 +1,4 @@
-"""`aepo compare`, from the file to the table."""
+"""`compare` does a whole comparison, from its file to its table."""
 
 from __future__ import annotations
 
@@ -25,14 +25,22 @@ from aepo.training.preflight import preflight
 from aepo.training.processes import launch
 from aepo.training.runner import evaluate_base, model_folder
 
-# What a process takes before any weights, and how much more than the bounds on paper a run is given: activations.
+# The memory of a process before it loads weights (bytes), and the factor on the computed memory of a run. The factor
+# leaves space for activations.
 PROCESS, ROOM = 1 * GIB, 1.5
 
 
 def compare(file: Path, out: Path, *, dry_run: bool = False, at_once: int | None = None) -> Comparison | None:
-    """Do the runs that are missing, then write comparison.json and comparison.md into `out`; None from a dry run.
+    """Do the runs that are missing, and write comparison.json and comparison.md into `out`.
 
-    at_once: runs at the same time; None for what the machine holds. Raises `InvalidValue` before the first run.
+    Args:
+        at_once: Number of runs at the same time; None for as many as the machine holds.
+
+    Returns:
+        The comparison, or None after a dry run.
+
+    Raises:
+        InvalidValue: Something in the file cannot work. It is raised before the first run.
     """
     require(at_once is None or at_once >= 1, "--at-once", at_once, "at least 1")
     study = read_study(file, out)
@@ -42,7 +50,7 @@ def compare(file: Path, out: Path, *, dry_run: bool = False, at_once: int | None
     if dry_run:
         return None
     study.prepare()
-    # Trained once, not by every run at the same time.
+    # The model is made once here. Otherwise every run would make it at the same time.
     model_folder(study.runs[0].config)
     launch(study.jobs(), together)
     results = {arm.label: [measured(run.out) for run in study.of(arm)] for arm in study.arms}
@@ -57,12 +65,12 @@ def compare(file: Path, out: Path, *, dry_run: bool = False, at_once: int | None
 
 
 def _base(config: Config, out: Path) -> Result:
-    """The base model's evaluation, kept in `out` with the settings that it was made with."""
+    """Return the base model's evaluation. It is kept in `out`, with the settings that it was made with."""
     file = out / BASE_FILE
     settings = {name: to_dict(config)[name] for name in ("model", "task", "evaluation", "sampling", "policy")}
     try:
         kept = json.loads(file.read_text())
-    except (OSError, ValueError):  # none, or none that can be read
+    except (OSError, ValueError):  # The file is absent or cannot be read.
         kept = None
     if not isinstance(kept, dict) or kept.get("settings") != settings:
         found = evaluate_base(config)
@@ -72,7 +80,7 @@ def _base(config: Config, out: Path) -> Result:
 
 
 def plan(study: Study, together: int) -> list[str]:
-    """The runs, what each may cost, how far it is, and what preflight says."""
+    """Return a line for each run (its largest cost, its progress) and each sentence of preflight."""
     said = []
     for run, job in zip(study.runs, study.jobs(), strict=True):
         done = len(read_rows(run.out / METRICS))
@@ -95,20 +103,22 @@ def plan(study: Study, together: int) -> list[str]:
 
 
 def most_tokens(config: Config, unit: str, budget: int) -> int:
-    """Tokens that a run may sample, its last step counted whole: that begins a completion (or token) under the budget.
+    """Return the largest number of tokens that a run may sample.
 
+    The last step counts as a whole: it begins while the run is at least one completion (or token) below its budget.
     Further rounds of a control within that step are not counted.
     """
     extra = most_extra(config)
     step, longest = config.sampling.prompts * config.sampling.group_size + extra, config.task.max_tokens
     if unit == "tokens":
         return budget - 1 + step * longest
-    # Steps of one size fill it exactly so; where sizes differ, the last step may begin one completion short of it.
+    # Without extra completions all steps have the same size, and this many whole steps reach the budget. With them the
+    # sizes differ, and the last step may begin one completion below the budget.
     return (budget - 1 + step if extra else step * -(-budget // step)) * longest
 
 
 def _held(config: Config) -> int:
-    """Runs that fit side by side: by memory, and on the CPU also by cores. At least one."""
+    """Return how many runs fit side by side: by memory, and on the CPU also by cores. It is at least one."""
     need = ROOM * sum(on_paper(config, architecture(config)).memory.values())
     if config.device != "cpu" and torch.cuda.is_available():
         return max(1, int(torch.cuda.mem_get_info()[0] / (need + PROCESS)))
@@ -117,7 +127,7 @@ def _held(config: Config) -> int:
 
 
 def _print(found: Comparison, study: Study) -> None:
-    """Two tables, so that each fits 80 columns: what the runs reached, and what they cost."""
+    """Print two tables, so that each fits 80 columns: what the runs reached, and what they cost."""
     console, lines = Console(), [(escape(label), *numbers) for label, *numbers in cells(found, short=True)]
     for columns in (range(1, REACHED), range(REACHED, len(COLUMNS))):
         table = Table(COLUMNS[0], *(COLUMNS[column] for column in columns), box=SIMPLE, padding=(0, 1))

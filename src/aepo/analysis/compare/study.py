@@ -1,4 +1,4 @@
-"""The file of a comparison: which runs it asks for, all checked before the first one starts (docs/compare.md)."""
+"""`read_study` reads the file of a comparison (docs/compare.md). All runs are checked before the first one starts."""
 
 from __future__ import annotations
 
@@ -18,66 +18,83 @@ from aepo.training.processes import Job
 
 UNITS = ("completions", "tokens")
 KEYS = ("cost", "budget", "methods", "targets", "seeds", "baseline", "base", "evaluation")
-# What must be equal in all runs, or is set by the comparison.
+# The settings that must be equal in all runs or that the comparison sets.
 SHARED = ("method", "model", "task", "seed", "steps", "evaluation", "budget_completions", "budget_tokens", "threads")
-# Evaluated once, at the end.
+# An interval between evaluations that no run reaches. So a run is evaluated once, at its end.
 NEVER = 1_000_000
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One method at one target, or at none; settings: its own, by dotted name."""
+    """`Arm` is one method at one target, or without a target."""
 
     label: str
+    """The name of the arm in tables."""
     method: str
+    """A method, or two joined by +."""
     target: str | None
+    """The entropy target as it is written; None without one."""
     settings: Mapping[str, Any]
+    """The arm's own settings, by dotted name."""
 
     @property
     def slug(self) -> str:
-        """The label as part of a folder's name."""
+        """Return the label in a form that fits a folder's name."""
         return re.sub(r"[^\w.+-]+", "-", self.label).strip("-").lower()
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One run: where it is or will be, and all its settings."""
+    """`Planned` is one run of a comparison."""
 
     arm: Arm
+    """The arm that the run belongs to."""
     config: Config
+    """All settings of the run."""
     out: Path
+    """The run folder."""
 
     def job(self, unit: str, budget: int) -> Job:
-        """As `launch` takes it; the run is started from a file beside its folder."""
+        """Return the job that starts or continues this run. The run starts from a file beside its folder."""
         return Job(self.out, (str(self.recipe),), self.config.steps, (unit, budget))
 
     @property
     def recipe(self) -> Path:
-        """The file that the run is started from."""
+        """Return the path of the file that the run starts from."""
         return self.out.with_suffix(self.out.suffix + ".toml")
 
 
 @dataclass(frozen=True)
 class Study:
-    """A whole comparison. budget: of each run, in `unit`; baseline: label of what the others are compared with."""
+    """`Study` is a whole comparison."""
 
     unit: Literal["completions", "tokens"]
+    """What the budget counts: completions or tokens."""
     budget: int
+    """Budget of each run, in `unit`."""
     baseline: str
+    """Label of the arm that the others are compared with."""
     arms: Sequence[Arm]
+    """All arms."""
     seeds: Sequence[int]
+    """The seeds of every arm."""
     runs: Sequence[Planned]
+    """All runs."""
 
     def of(self, arm: Arm) -> list[Planned]:
-        """The arm's runs in the order of the seeds."""
+        """Return the arm's runs in the order of the seeds."""
         return [run for run in self.runs if run.arm == arm]
 
     def jobs(self) -> list[Job]:
-        """Seed by seed, so that a stopped comparison has as many whole seeds as possible."""
+        """Return the jobs seed by seed, so that a stopped comparison has as many complete seeds as possible."""
         return [run.job(self.unit, self.budget) for run in self.runs]
 
     def prepare(self) -> None:
-        """Write each run's settings; `InvalidValue` where a run has begun with others."""
+        """Write each run's settings.
+
+        Raises:
+            InvalidValue: A run was begun with other settings.
+        """
         for run in self.runs:
             _check_same(run)
         for run in self.runs:
@@ -86,7 +103,11 @@ class Study:
 
 
 def read_study(file: Path, out: Path) -> Study:
-    """Every run of the file, into folders under `out`; `InvalidValue` for the first thing that cannot work."""
+    """Return every run that the file asks for, in folders under `out`.
+
+    Raises:
+        InvalidValue: The file has something that cannot work; the first such thing is named.
+    """
     data = read_toml(file)
     for key, value in data.items():
         require(key in KEYS, key, value, f"one of {', '.join(KEYS)}")
@@ -122,7 +143,7 @@ def _cost(data: Mapping[str, Any]) -> tuple[Literal["completions", "tokens"], in
 
 
 def _arms(data: Mapping[str, Any]) -> Iterator[Arm]:
-    """A method with a closed loop once for each target, any other once."""
+    """Return an arm for each target of a method with a closed loop, and one arm for any other method."""
     methods, wanted = data.get("methods"), data.get("targets", [])
     require(isinstance(methods, list) and len(methods) > 0, "methods", methods, "a list of methods")
     _check_targets("targets", wanted)
@@ -161,7 +182,7 @@ def _check_targets(field: str, given: Any) -> None:
 
 
 def _config(data: Mapping[str, Any], arm: Arm, seed: int, unit: str, budget: int) -> Config:
-    """All settings of a run: [base], then the arm's own, then what is equal in all."""
+    """Return all settings of a run: [base], then the arm's own settings, then those that are equal in all runs."""
     base = copy.deepcopy(dict(data.get("base", {})))
     for name in base:
         fixed = name in (*SHARED, "control") and name not in ("model", "task")
@@ -172,7 +193,8 @@ def _config(data: Mapping[str, Any], arm: Arm, seed: int, unit: str, budget: int
         method=arm.method,
         overrides={**base, "threads": 1, "evaluation": evaluation, **arm.settings, "seed": seed},
     )
-    # Every step draws at least this many, and no completion is empty: the budget ends the run, never the steps.
+    # Every step draws at least prompts * group_size completions, and no completion is empty. So the budget always ends
+    # the run, and the number of steps never does.
     steps = -(-budget // (config.sampling.prompts * config.sampling.group_size))
     if unit == "tokens":
         return replace(config, steps=steps, budget_tokens=budget)

@@ -1,4 +1,4 @@
-"""A comparison for people."""
+"""This module writes a comparison as a table for people."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from aepo.catalogue import plain
 from aepo.evaluation.statistics import Interval, most_covered
 
 COLUMNS = ("run", "pass@1", "pass@k", "entropy", "tracking error", "steps", "completions", "tokens", "CPU s")
-# The first of the columns that say what a run cost.
+# The index of the first column with a cost of the run.
 REACHED = COLUMNS.index("steps")
+# The number format of each measure, in the order of the columns.
 FORMS = {
     "pass@1": ".3f",
     "pass@k": ".3f",
@@ -25,7 +26,11 @@ FORMS = {
 
 
 def cells(found: Comparison, short: bool = False) -> list[tuple[str, ...]]:
-    """A line for each arm; the baseline's differences are empty. short: on lines of their own, for a terminal."""
+    """Return the cells of each arm's line. The baseline has no differences.
+
+    Args:
+        short: Whether differences stand on lines of their own, for a terminal.
+    """
     lines = []
     for label, measures in found.arms.items():
         named = {**measures, "pass@k": measures[f"pass@{found.k}"]}
@@ -34,7 +39,7 @@ def cells(found: Comparison, short: bool = False) -> list[tuple[str, ...]]:
 
 
 def caption(found: Comparison, unit: str, budget: int, seeds: Sequence[int]) -> str:
-    """What made the numbers, and how far they go."""
+    """Return the caption: how the numbers were made, and what they cannot say."""
     return " ".join(
         [
             f"Equal cost: each run ends with the step that reaches {budget} sampled {unit}.",
@@ -51,7 +56,7 @@ def caption(found: Comparison, unit: str, budget: int, seeds: Sequence[int]) -> 
 
 
 def _few(seeds: int) -> list[str]:
-    """What intervals from few seeds cannot say."""
+    """Return what intervals from few seeds cannot say."""
     if seeds == 1:
         return ["One seed: the intervals are over problems and say nothing about another seed."]
     if seeds < 6:
@@ -61,7 +66,7 @@ def _few(seeds: int) -> list[str]:
 
 
 def markdown(found: Comparison, unit: str, budget: int, seeds: Sequence[int]) -> str:
-    """The table and its caption; a label is shown as it stands, whatever it holds."""
+    """Return the table and its caption as Markdown. A label is shown literally, whatever it holds."""
     lines = [COLUMNS, ("---",) * len(COLUMNS), *((plain(label), *numbers) for label, *numbers in cells(found))]
     below = caption(replace(found, baseline=plain(found.baseline)), unit, budget, seeds)
     return "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{below}\n"

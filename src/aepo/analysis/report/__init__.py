@@ -1,1 +1,1 @@
-"""Run folders -> plain data -> figures -> one HTML page and its Markdown twin."""
+"""This package makes a report of runs: run folders -> plain data -> figures -> one HTML page and its Markdown twin."""

@@ -1,4 +1,6 @@
-"""The page's style and script. Both are plain ASCII: their hashes stand in the page's content security policy."""
+"""This module holds the page's style and script. Both are plain ASCII, because their hashes stand in the page's content
+security policy.
+"""
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1c1c; --back: #fafafa; --faint: #5b5b5b; --rule: #d8d8d8; --card: #fff; }

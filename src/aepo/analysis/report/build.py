@@ -1,4 +1,4 @@
-"""`aepo report`, from folders to files."""
+"""`report` makes the files of `aepo report` from run folders."""
 
 from __future__ import annotations
 
@@ -22,11 +22,19 @@ FIGURES, HTML, MARKDOWN = "figures", "report.html", "report.md"
 
 
 def report(folders: Sequence[Path], out: Path | None, base: Path | None, steps: Sequence[int]) -> Path:
-    """Write report.html, report.md and figures/*.png, *.svg into `out` and return the page's path.
+    """Write report.html, report.md and figures/*.png, *.svg into `out`.
 
-    Default of `out`: report/ in the run's folder, or beside several; of `base`: base.json beside the runs, if it is of
-    them. Of several folders those that are no runs are left out (`run_folders`). Raises `InvalidValue` in one line,
-    before it writes anything, for what is no run folder, no evaluation, or not to be written to.
+    Args:
+        out: The folder; by default report/ in the run's folder, or beside several runs.
+        base: The base model's evaluation; by default base.json beside the runs, if it belongs to them.
+
+    If several folders are given, those that are no run folders are left out (`run_folders`).
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        InvalidValue: A path is no run folder or no evaluation, or cannot be written. Nothing was written then.
     """
     kept = run_folders(folders)
     runs = read_runs(kept)
@@ -37,7 +45,7 @@ def report(folders: Sequence[Path], out: Path | None, base: Path | None, steps: 
 
 
 def gather(runs: Sequence[RunRecord], base: Path | None, steps: Sequence[int]) -> Report:
-    """Everything that the documents say of these runs."""
+    """Return everything that the documents say about these runs."""
     found = groups(runs)
     tasks = sorted({run.task for run in runs if run.task})
     pictures, left_out = figures(runs, found, None if base is None else base_curve(base, tasks))
@@ -55,7 +63,11 @@ def gather(runs: Sequence[RunRecord], base: Path | None, steps: Sequence[int]) -
 
 
 def write(made: Report, out: Path) -> Path:
-    """The files; `InvalidValue` where the folder cannot be written."""
+    """Write the files.
+
+    Raises:
+        InvalidValue: The folder cannot be written.
+    """
     try:
         (out / FIGURES).mkdir(parents=True, exist_ok=True)
         for shown in made.figures:

@@ -1,4 +1,7 @@
-"""The report's figures, on white in every theme; colours from Okabe and Ito's palette for every colour vision."""
+"""This module draws the report's figures, on white in every theme.
+
+The colours are Okabe and Ito's, for every colour vision.
+"""
 
 from __future__ import annotations
 
@@ -28,16 +31,20 @@ END = 0.1
 
 @dataclass(frozen=True)
 class Shown:
-    """A figure under its file name, with the words for those who do not see it and for those who do."""
+    """`Shown` is a figure with its words."""
 
     name: str
+    """The file name without its ending."""
     title: str
+    """The title."""
     caption: str
+    """What the figure shows, also for readers who do not see it."""
     canvas: Figure
+    """The figure."""
 
 
 def figures(runs: Sequence[RunRecord], found: Sequence[Group], base: Curve | None) -> tuple[list[Shown], list[str]]:
-    """What the data allow, and a sentence for each figure that they do not."""
+    """Return the figures that the data allow, and a sentence for each figure that they do not allow."""
     shown, left_out = [], []
     for name, (title, make) in FIGURES.items():
         made = make(runs, found, base)
@@ -52,7 +59,7 @@ Made = tuple[Figure, str] | str
 
 
 def entropy(runs: Sequence[RunRecord], found: Sequence[Group], base: Curve | None) -> Made:
-    """Entropy and target over the steps."""
+    """Draw entropy and target over the steps."""
     canvas, axes = _canvas("step", "entropy (nats per token)")
     for number, group in enumerate(found):
         drawn = _lines(axes, group, "entropy", number)
@@ -66,7 +73,7 @@ def entropy(runs: Sequence[RunRecord], found: Sequence[Group], base: Curve | Non
 
 
 def command(runs: Sequence[RunRecord], found: Sequence[Group], base: Curve | None) -> Made:
-    """What the control asked for."""
+    """Draw what the control asked for."""
     canvas, axes = _canvas("step", "command (-1 lower, +1 raise entropy)")
     for number, group in enumerate(found):
         _lines(axes, group, "command", number)
@@ -80,7 +87,7 @@ def command(runs: Sequence[RunRecord], found: Sequence[Group], base: Curve | Non
 
 
 def reward(runs: Sequence[RunRecord], found: Sequence[Group], base: Curve | None) -> Made:
-    """Reward over the steps."""
+    """Draw the reward over the steps."""
     canvas, axes = _canvas("step", f"reward (mean of {SMOOTHED} steps)")
     for number, group in enumerate(found):
         _lines(axes, group, "reward", number, _smooth)
@@ -90,7 +97,7 @@ def reward(runs: Sequence[RunRecord], found: Sequence[Group], base: Curve | None
 
 
 def pass_at_k(runs: Sequence[RunRecord], found: Sequence[Group], base: Curve | None) -> Made:
-    """pass@k against k, one curve for runs that repeat each other, with a band."""
+    """Draw pass@k against k, with one curve and a band for runs that repeat each other."""
     canvas, axes = _canvas("k (samples of one problem)", "pass@k (share of problems)")
     made = []
     for number, group in enumerate(found):
@@ -125,7 +132,10 @@ def _base(axes: Axes, base: Curve | None, runs: Sequence[RunRecord]) -> str:
 
 
 def performance(runs: Sequence[RunRecord], found: Sequence[Group], base: Curve | None) -> Made:
-    """pass@1 and the largest pass@k (or reward, where nothing was evaluated) against the entropy held."""
+    """Draw pass@1 and the largest pass@k against the entropy that was held.
+
+    If nothing was evaluated, the reward is drawn instead.
+    """
     evaluated = any(not math.isnan(score(run, 1)) for run in runs)
     sizes = sorted({1, largest_k(runs)}) if evaluated else [0]
     canvas = Figure(figsize=(8, 4), layout="constrained")
@@ -154,23 +164,27 @@ def performance(runs: Sequence[RunRecord], found: Sequence[Group], base: Curve |
 
 @dataclass(frozen=True)
 class _Held:
-    """A point of the figure performance: group number `number` of all."""
+    """`_Held` is a point of the figure performance."""
 
     number: int
+    """Number of the group among all groups."""
     group: Group
+    """The group."""
     entropy: Interval
+    """The entropy held, nats per token."""
     score: Interval
+    """The score."""
 
 
 def _points_held(found: Sequence[Group], scores: Sequence[Interval]) -> list[_Held]:
-    """Of the groups that have both numbers."""
+    """Return the points of the groups that have both numbers."""
     numbered = enumerate(zip(found, scores, strict=True))
     points = [_Held(number, group, group.interval("entropy"), score) for number, (group, score) in numbered]
     return [point for point in points if not math.isnan(point.entropy.mean + point.score.mean)]
 
 
 def _join(axes: Axes, points: Sequence[_Held]) -> int:
-    """A grey line through the targets of each method that has several; how many lines."""
+    """Draw a grey line through the targets of each method that has several, and return the number of lines."""
     families: dict[str, list[_Held]] = {}
     for point in sorted(points, key=lambda point: point.entropy.mean):
         families.setdefault(point.group.runs[0].family(), []).append(point)
@@ -181,7 +195,7 @@ def _join(axes: Axes, points: Sequence[_Held]) -> int:
 
 
 def _against_entropy(axes: Axes, points: Sequence[_Held]) -> int:
-    """Each point with its bars; how many."""
+    """Draw each point with its bars, and return the number of points."""
     for point in points:
         look: dict[str, Any] = {"color": _colour(point.number), "fmt": _marker(point.number)}
         for name, value in (("xerr", point.entropy), ("yerr", point.score)):
@@ -193,7 +207,10 @@ def _against_entropy(axes: Axes, points: Sequence[_Held]) -> int:
 
 
 def by_position(runs: Sequence[RunRecord], found: Sequence[Group], base: Curve | None) -> Made:
-    """Token entropy by position, at the beginning and at the end, the mean of runs that repeat each other."""
+    """Draw the token entropy by position, at the beginning and at the end.
+
+    Each curve is the mean of runs that repeat each other.
+    """
     canvas, axes = _canvas("token of the completion (first: 1)", "entropy (nats per token)")
     for number, group in enumerate(found):
         of = [[row["entropy_by_position"] for row in run.rows if row.get("entropy_by_position")] for run in group.runs]
@@ -244,29 +261,32 @@ def _colour(number: int) -> str:
 
 
 def _marker(number: int) -> str:
-    """Where colours come round again, another shape."""
+    """Return the shape of a group; groups that share a colour have different shapes."""
     return MARKERS[number // len(COLOURS) % len(MARKERS)]
 
 
 def _look(number: int) -> dict[str, Any]:
-    """One colour a group; where colours come round again, another dash."""
+    """Return the look of a group: a colour, and a dash that differs between groups of one colour."""
     return {"color": _colour(number), "ls": STYLES[number // len(COLOURS) % len(STYLES)]}
 
 
 def _named(group: Group) -> str:
-    """A run by its own label, several by what they share."""
+    """Return the name of a group: the label of a single run, or what several runs share."""
     return group.runs[0].label if len(group.runs) == 1 else f"{group.label} ({len(group.runs)} runs)"
 
 
 def _words(label: str) -> str:
-    """Taken as it stands: no formula between dollars, and shown though it begin with an underscore."""
+    """Return text that matplotlib shows literally: dollars make no formula, and a leading underscore hides nothing."""
     return "\u200b" * label.startswith("_") + label.replace("$", r"\$")
 
 
 def _lines(
     axes: Axes, group: Group, key: str, number: int, change: Callable[[list[float]], list[float]] = list
 ) -> list[RunRecord]:
-    """A line for each run that has the series, and those runs; repeats of each other look alike and are named once."""
+    """Draw a line for each run that has the series, and return those runs.
+
+    Repeats of each other look alike and are named once.
+    """
     width, label = (1.6 if len(group.runs) == 1 else 0.9), _words(_named(group))
     for run in group.runs:
         steps, values = run.series(key)
@@ -282,7 +302,7 @@ def _points(axes: Axes, curve: Curve, label: str, **look: Any) -> None:
 
 
 def _legend(canvas: Figure, axes: Axes) -> Figure:
-    """Under the axes, where it hides nothing."""
+    """Put the legend under the axes, where it hides nothing."""
     handles, labels = axes.get_legend_handles_labels()
     columns = max(1, min(4, 120 // (8 + max(map(len, labels), default=0))))
     rows = -(-len(labels) // columns)
@@ -297,7 +317,7 @@ def _smooth(values: Sequence[float]) -> list[float]:
 
 
 def _mean_profile(profiles: Sequence[Sequence[float | None]]) -> list[float]:
-    """Mean of each bucket over the steps that have it."""
+    """Return the mean of each bucket over the steps that have it."""
     width = max(map(len, profiles), default=0)
     columns = [[p[i] for p in profiles if i < len(p)] for i in range(min(width, len(STARTS)))]
     numbers = [[value for value in column if value is not None and is_number(value)] for column in columns]

@@ -1,4 +1,4 @@
-"""The page's twin for pull requests: the same words, figures beside it, and long samples cut."""
+"""This module writes the page's twin for pull requests: the same words, figures beside it, and long samples cut."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from html import escape
 
 from aepo.analysis.report.numbers import Table
 from aepo.analysis.report.page import Report
-from aepo.analysis.report.samples import Chosen
+from aepo.analysis.report.samples import ShownSamples
 from aepo.catalogue import plain
 
 # Characters of a sample; the page has it whole.
@@ -16,7 +16,11 @@ LONGEST = 600
 
 
 def markdown(report: Report, figures: str) -> str:
-    """`figures`: the folder of the pictures, as seen from the document."""
+    """Return the document.
+
+    Args:
+        figures: The folder of the pictures, relative to the document.
+    """
     parts = [f"# {plain(report.title)}", f"Made by\n\n{_fenced(report.made_by)}", *map(_table, report.tables)]
     for shown in report.figures:
         picture = f"![{shown.title}]({figures}/{shown.name}.png)"
@@ -32,7 +36,7 @@ def _table(table: Table) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{plain(table.caption)}."
 
 
-def _samples(chosen: Chosen) -> str:
+def _samples(chosen: ShownSamples) -> str:
     run = escape(" ".join(chosen.run.split()))
     parts = [f"<details><summary>{run}, step {chosen.step}</summary>"]
     for sample in chosen.samples:
@@ -46,7 +50,7 @@ def _cut(text: str) -> str:
 
 
 def _fenced(text: str) -> str:
-    """A block whose fence is longer than any run of backticks in it."""
+    """Return a block whose fence is longer than any run of backticks in it."""
     fence = "`" * max(3, 1 + max(map(len, _backticks(text)), default=0))
     return f"{fence}text\n{text}\n{fence}"
 

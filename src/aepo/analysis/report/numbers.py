@@ -1,4 +1,7 @@
-"""What the report's tables say: one row a run, one a group of repeats, and what is missing."""
+"""This module computes the report's tables: one row for each run, one for each group of repeats.
+
+It also says what is missing.
+"""
 
 from __future__ import annotations
 
@@ -21,19 +24,24 @@ TRACKED = ("entropy", "completions", "extra_completions")
 
 @dataclass(frozen=True)
 class Cell:
-    """What a person reads, and what a column sorts by: a number (NaN: last) or the text itself."""
+    """`Cell` is what a person reads, with the key that a column sorts by."""
 
     text: str
+    """What a person reads."""
     order: float | str
+    """What a column sorts by: a number (NaN comes last) or the text itself."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells under named columns."""
+    """`Table` is rows of cells under named columns."""
 
     columns: Sequence[str]
+    """Names of the columns."""
     rows: Sequence[Sequence[Cell]]
+    """Rows of cells."""
     caption: str
+    """How the numbers were made."""
 
 
 def over_runs(values: Sequence[float]) -> Interval:
@@ -44,21 +52,23 @@ def over_runs(values: Sequence[float]) -> Interval:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in their seed alone."""
+    """`Group` is runs that differ in their seed alone."""
 
     label: str
+    """Name of the group."""
     runs: Sequence[RunRecord]
+    """Its runs."""
 
     def interval(self, key: str) -> Interval:
-        """Of the means over each run's last third."""
+        """Return the mean over the runs of each run's mean over its last third."""
         return over_runs([run.last_third(key) for run in self.runs])
 
     def pass_at(self, k: int) -> Interval:
-        """Of the last evaluations."""
+        """Return the mean over the runs of pass@k in their last evaluations."""
         return over_runs([score(run, k) for run in self.runs])
 
     def curve(self) -> Curve | None:
-        """pass@k of the last evaluations, with intervals over runs where there are several."""
+        """Return pass@k of the last evaluations, with intervals over runs if there are several."""
         curves = [curve for run in self.runs if (curve := run_curve(run))]
         if not curves:
             return None
@@ -69,7 +79,7 @@ class Group:
 
 
 def groups(runs: Sequence[RunRecord]) -> list[Group]:
-    """Runs with the same settings together, in the order in which they come."""
+    """Return the runs with the same settings together, in the order in which they come."""
     found: dict[str, list[RunRecord]] = {}
     for run in runs:
         found.setdefault(run.repeats(), []).append(run)
@@ -81,26 +91,26 @@ def groups(runs: Sequence[RunRecord]) -> list[Group]:
 
 
 def score(run: RunRecord, k: int) -> float:
-    """pass@k of the last evaluation, NaN without it."""
+    """Return pass@k of the last evaluation, or NaN without an evaluation."""
     last = run.evaluation()
     value = last[1].get(f"pass@{k}") if last else None
     return float(value) if value is not None and is_number(value) else math.nan
 
 
 def largest_k(runs: Sequence[RunRecord]) -> int:
-    """The largest k that every evaluated run has; 1 without any."""
+    """Return the largest k that every evaluated run has; 1 if no run was evaluated."""
     ks = [set(curve.ks) for run in runs if (curve := run_curve(run))]
     return max(set.intersection(*ks), default=1) if ks else 1
 
 
 def held(run: RunRecord) -> Tracking | None:
-    """How the run held its target; None where rows lack what that takes."""
+    """Return how the run held its target, or None if its rows lack the numbers for that."""
     complete = all("error" in row and all(is_number(row.get(key)) for key in TRACKED) for row in run.rows)
     return tracking(run.rows) if run.rows and complete else None
 
 
 def run_table(runs: Sequence[RunRecord]) -> Table:
-    """One row a run."""
+    """Return the table with one row for each run."""
     k = largest_k(runs)
     ks = (1,) if k == 1 else (1, k)
     columns = ("run", "method", "target", "seed", "steps", "entropy", "error", "RMSE", "settled", "reward")
@@ -150,7 +160,7 @@ def _number(value: float, form: str = ".3f") -> Cell:
 
 
 def group_table(found: Sequence[Group], k: int) -> Table | None:
-    """Means over repeats with their intervals; None where no group has two runs."""
+    """Return the table of means over repeats with their intervals, or None if no group has two runs."""
     if all(len(group.runs) < 2 for group in found):
         return None
     ks = (1,) if k == 1 else (1, k)
@@ -174,7 +184,7 @@ def _interval(over: Interval) -> Cell:
 
 
 def differences(runs: Sequence[RunRecord]) -> Table | None:
-    """The settings that are not the same in all runs that have them; None for runs alike."""
+    """Return the table of the settings that differ between runs, or None if the runs are alike."""
     known = [run for run in runs if run.config]
     flat = [dict(_flat(run.config)) for run in known]
     names = list(dict.fromkeys(name for settings in flat for name in settings))
@@ -196,7 +206,7 @@ def _flat(settings: Mapping[str, Any], path: str = "") -> list[tuple[str, str]]:
 
 
 def missing(runs: Sequence[RunRecord]) -> list[str]:
-    """One sentence for each thing that a reader may look for and not find."""
+    """Return one sentence for each thing that a reader may look for and not find."""
     said = []
     for run in runs:
         if not run.config:

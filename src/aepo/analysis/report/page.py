@@ -1,4 +1,4 @@
-"""The HTML page: one file that loads nothing, with everything that came out of a run escaped."""
+"""`page` makes the HTML page: one file that loads nothing, with everything that came out of a run escaped."""
 
 from __future__ import annotations
 
@@ -12,23 +12,33 @@ from html import escape
 from aepo.analysis.report.assets import SCRIPT, STYLE
 from aepo.analysis.report.figures import Shown
 from aepo.analysis.report.numbers import Cell, Table
-from aepo.analysis.report.samples import Chosen
+from aepo.analysis.report.samples import ShownSamples
 
 
 @dataclass(frozen=True)
 class Report:
-    """All that both documents say. missing: sentences; made_by: the command line."""
+    """`Report` holds all that both documents say."""
 
     title: str
+    """Title of the page."""
     made_by: str
+    """The command line that made the report."""
     tables: Sequence[Table]
+    """All tables."""
     figures: Sequence[Shown]
-    samples: Sequence[Chosen]
+    """All figures."""
+    samples: Sequence[ShownSamples]
+    """Samples of chosen steps."""
     missing: Sequence[str]
+    """A sentence for each thing that is not there."""
 
 
 def page(report: Report, drawings: Mapping[str, bytes]) -> str:
-    """The document in plain ASCII, so that no reader can mistake its encoding. drawings: each figure's SVG by name."""
+    """Return the document in plain ASCII, so that no reader can mistake its encoding.
+
+    Args:
+        drawings: The SVG of each figure, by name.
+    """
     parts = [
         f"<h1>{escape(report.title)}</h1>",
         f'<p class="faint">Made by <code>{escape(report.made_by)}</code></p>',
@@ -44,7 +54,7 @@ def page(report: Report, drawings: Mapping[str, bytes]) -> str:
 
 
 def _head(title: str) -> str:
-    """No source but data for images, and only this style and this script, known by their hashes."""
+    """Return the head. It allows images from data alone, and only this style and this script, known by their hashes."""
     policy = f"default-src 'none'; img-src data:; style-src {_hash(STYLE)}; script-src {_hash(SCRIPT)}; base-uri 'none'"
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -82,7 +92,7 @@ def _figure(shown: Shown, drawing: bytes) -> str:
     )
 
 
-def _samples(chosen: Chosen) -> str:
+def _samples(chosen: ShownSamples) -> str:
     texts = "".join(
         f'<p class="faint">{escape(sample.about)}</p>\n<pre>{escape(sample.text)}</pre>\n' for sample in chosen.samples
     )

@@ -1,4 +1,4 @@
-"""Run folders and evaluation folders, read into plain frozen data. A key that a run lacks is missing, not an error."""
+"""This module reads run folders and evaluation folders into plain frozen data. A key that a run lacks is no error."""
 
 from __future__ import annotations
 
@@ -31,45 +31,52 @@ REPEATS = ("seed", "threads", "device", "checkpoint", "tracker")
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run folder. rows, samples: its lines as they stand."""
+    """`RunRecord` is what one run folder holds."""
 
     label: str
+    """Name of the run in tables."""
     config: Mapping[str, Any]
+    """Settings of the run; empty without a config.toml."""
     rows: Sequence[Mapping[str, Any]]
+    """Lines of metrics.jsonl."""
     samples: Sequence[Mapping[str, Any]]
+    """Lines of samples.jsonl."""
 
     @property
     def method(self) -> str:
-        """As in the config; ? without one."""
+        """Return the method of the config; "?" without a config."""
         return str(self.config.get("method", "?"))
 
     @property
     def target(self) -> str:
-        """As it was written, such as 0.6x; empty for a method without one."""
+        """Return the target as it was written, such as 0.6x; empty for a method without a target."""
         control = self._table("control")
         parts = [control, *(part for part in control.values() if isinstance(part, Mapping))]
         return next((str(part["target"]) for part in parts if "target" in part), "")
 
     @property
     def task(self) -> str:
-        """Its name; empty without a config."""
+        """Return the task's name; empty without a config."""
         return str(self._table("task").get("name", ""))
 
     @property
     def seed(self) -> int | None:
-        """None where the config does not say."""
+        """Return the seed, or None if the config does not say it."""
         seed = self.config.get("seed")
         return seed if type(seed) is int else None
 
     @property
     def steps(self) -> int | None:
-        """Planned ones, None where the config does not say."""
+        """Return the number of planned steps, or None if the config does not say it."""
         steps = self.config.get("steps")
         return steps if type(steps) is int and 1 <= steps < 2**63 else None
 
     @property
     def steps_left(self) -> int | None:
-        """To the last planned step, or to the end of a budget at the pace so far; None without planned steps."""
+        """Return the number of steps to the last planned one, or to the end of a budget at the pace so far.
+
+        Without planned steps it is None.
+        """
         if self.steps is None:
             return None
         left = self.steps - len(self.rows)
@@ -81,12 +88,12 @@ class RunRecord:
 
     @property
     def finished(self) -> bool:
-        """All planned steps are there, or the budget is used up."""
+        """Return whether all planned steps are done, or the budget is used up."""
         return self.steps_left == 0
 
     @property
     def stopped_early(self) -> bool:
-        """Finished before its planned steps: a budget is used up."""
+        """Return whether the run finished before its planned steps, because a budget was used up."""
         return self.finished and self.steps is not None and len(self.rows) < self.steps
 
     def _table(self, name: str) -> Mapping[str, Any]:
@@ -94,29 +101,30 @@ class RunRecord:
         return found if isinstance(found, Mapping) else {}
 
     def series(self, key: str) -> tuple[list[int], list[float]]:
-        """Steps and values of a key, where it is a finite number."""
+        """Return the steps and the values of a key, for the rows where it is a finite number."""
         pairs = [(row["step"], float(row[key])) for row in self.rows if is_number(row.get(key))]
         return [step for step, _ in pairs], [value for _, value in pairs]
 
     def last_third(self, key: str) -> float:
-        """Mean over the last third of the rows, NaN where none has the key."""
+        """Return the mean over the last third of the rows, or NaN if no row has the key."""
         values = [row[key] for row in self.rows[2 * len(self.rows) // 3 :] if is_number(row.get(key))]
         return math.fsum(values) / len(values) if values else math.nan
 
     def evaluation(self) -> tuple[int, Mapping[str, Any]] | None:
-        """The step and the scores of the last evaluation."""
+        """Return the step and the scores of the last evaluation, or None."""
         found = [(row["step"], row["evaluation"]) for row in self.rows if row.get("evaluation")]
         return found[-1] if found else None
 
     def repeats(self) -> str:
-        """Equal for runs that differ in nothing but what does not make another experiment."""
+        """Return a key that is equal for runs of one experiment: they differ only in settings such as the seed."""
         if not self.config:
             return self.label
         return json.dumps({k: v for k, v in self.config.items() if k not in REPEATS}, sort_keys=True, default=str)
 
     def family(self) -> str:
-        """Equal for runs that are repeats of each other but for the target that their control holds; one that moves is
-        another setting.
+        """Return a key that is equal for repeats that may also differ in the target that their control holds.
+
+        A target that moves counts as another setting.
         """
         if not STEADY.fullmatch(self.target):
             return self.repeats()
@@ -124,25 +132,35 @@ class RunRecord:
 
 
 def _without_target(control: Mapping[str, Any]) -> dict[str, Any]:
-    """Of both parts, where a control has two."""
+    """Return the control without its target, also in both parts of a pair."""
     kept = {name: value for name, value in control.items() if name != "target"}
     return {name: _without_target(value) if isinstance(value, Mapping) else value for name, value in kept.items()}
 
 
 @dataclass(frozen=True)
 class Curve:
-    """pass@k against k; the interval is empty where there is none. about: what made it, for a caption."""
+    """`Curve` is pass@k against k."""
 
     about: str
+    """What made the curve, for a caption."""
     ks: Sequence[int]
+    """The values of k."""
     values: Sequence[float]
+    """pass@k at each k."""
     low: Sequence[float] = ()
+    """Lower bounds; empty without an interval."""
     high: Sequence[float] = ()
+    """Upper bounds; empty without an interval."""
 
 
 def read_run(folder: Path, label: str, samples: bool = True) -> RunRecord:
-    """`InvalidValue` for what is no run folder, or a file in it that holds something else. A half-written last line is
-    left out, and so are all samples where they are not asked for.
+    """Read a run folder. A half-written last line is left out.
+
+    Args:
+        samples: Whether to read the samples too.
+
+    Raises:
+        InvalidValue: The path is no run folder, or a file in it holds something else.
     """
     if not _is_run(folder):
         raise InvalidValue("RUN", str(folder), f"a run folder (it holds neither {CONFIG} nor {METRICS})")
@@ -151,7 +169,10 @@ def read_run(folder: Path, label: str, samples: bool = True) -> RunRecord:
 
 
 def read_runs(folders: Sequence[Path], samples: bool = True) -> list[RunRecord]:
-    """In the order given, each labelled by its folder's name, or by more of the path where names repeat."""
+    """Read run folders in the order given.
+
+    Each run is labelled by its folder's name, or by more of the path if names repeat.
+    """
     require(len(folders) > 0, "RUN", "nothing", "one or more run folders")
     paths = list(dict.fromkeys(folder.resolve() for folder in folders))
     names = [path.name for path in paths]
@@ -163,9 +184,10 @@ def read_runs(folders: Sequence[Path], samples: bool = True) -> list[RunRecord]:
 
 
 def run_folders(given: Sequence[Path]) -> list[Path]:
-    """The run folders among several paths, so that a pattern may match what lies beside runs; a line on standard error
-    says how many were left out. A single path, or several without a run, come back as they are, and so does a path
-    where there is nothing.
+    """Return the run folders among several paths, so that a pattern may match other files beside runs.
+
+    A line on standard error says how many paths were left out. A single path, several paths without any run, and a path
+    that does not exist are returned unchanged.
     """
     kept = [path for path in given if _is_run(path) or not path.exists()]
     if len(kept) == len(given) or not any(map(_is_run, kept)):
@@ -177,7 +199,7 @@ def run_folders(given: Sequence[Path]) -> list[Path]:
 
 
 def readable(name: str) -> str:
-    """A name from the disk as text that can be written: bytes that are no UTF-8 become ?."""
+    """Return a name from the disk as text that can be written: bytes that are no UTF-8 become "?"."""
     return name.encode("utf-8", "replace").decode()
 
 
@@ -186,7 +208,7 @@ def _is_run(path: Path) -> bool:
 
 
 def run_curve(run: RunRecord) -> Curve | None:
-    """pass@k of the run's last evaluation."""
+    """Return pass@k of the run's last evaluation, or None."""
     last = run.evaluation()
     if last is None:
         return None
@@ -197,8 +219,13 @@ def run_curve(run: RunRecord) -> Curve | None:
 
 
 def base_curve(given: Path, tasks: Sequence[str]) -> Curve:
-    """pass@k of the base model on the runs' own task at T = 1: from the folder of an `aepo evaluate`, or from the
-    base.json of an `aepo compare` (the file, or the folder that holds it).
+    """Return pass@k of the base model on the runs' own task at T = 1.
+
+    Args:
+        given: The folder of an `aepo evaluate`, or the base.json of an `aepo compare`, or the folder that holds it.
+
+    Raises:
+        InvalidValue: The file cannot be read, or has no evaluation of these tasks.
     """
     path = given
     if given.is_dir():
@@ -218,7 +245,10 @@ def base_curve(given: Path, tasks: Sequence[str]) -> Curve:
 
 
 def base_beside(folders: Sequence[Path], runs: Sequence[RunRecord]) -> Path | None:
-    """The base.json of the comparison that these runs are of, where it was made with the model and task of them all."""
+    """Return the base.json of the comparison that these runs belong to, or None.
+
+    It must have been made with the model and the task of all these runs.
+    """
     parents = {folder.resolve().parent for folder in folders}
     file = parents.pop() / BASE_FILE
     if parents or not file.exists():
@@ -232,7 +262,7 @@ def base_beside(folders: Sequence[Path], runs: Sequence[RunRecord]) -> Path | No
 
 
 def _compared(kept: Mapping[str, Any]) -> tuple[str, Curve]:
-    """Of base.json: the task's name and the curve, with intervals over problems."""
+    """Return the task's name and the curve of a base.json, with intervals over problems."""
     base = Result(tuple(kept["problems"]), tuple(kept["correct"]), kept["samples"], ())
     ks = [2**i for i in range(base.samples.bit_length())]
     values = np.stack([base.pass_at(k) for k in ks], axis=1)
@@ -244,7 +274,7 @@ def _compared(kept: Mapping[str, Any]) -> tuple[str, Curve]:
 
 
 def _evaluated(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, Curve]]:
-    """Of evaluation.json: each benchmark at T = 1 and top-p 1 with its curve."""
+    """Return the curve of each benchmark of an evaluation.json at T = 1 and top-p 1."""
     found = [part for part in results if part["temperature"] == 1 and part["top_p"] == 1]
     return [(str(part["benchmark"]), _evaluated_curve(part)) for part in found]
 

@@ -1,4 +1,4 @@
-"""Samples at chosen steps."""
+"""`chosen` picks samples at chosen steps."""
 
 from __future__ import annotations
 
@@ -12,24 +12,33 @@ from aepo.training.folder import is_number
 
 @dataclass(frozen=True)
 class Text:
-    """One completion and what is known of it."""
+    """`Text` is one completion and what is known about it."""
 
     about: str
+    """Reward, temperature and the like, as text."""
     text: str
+    """The completion."""
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """The samples of one step of one run."""
+class ShownSamples:
+    """`ShownSamples` are the samples of one step of one run."""
 
     run: str
+    """Label of the run."""
     step: int
+    """Number of the step."""
     samples: Sequence[Text]
+    """The completions."""
 
 
-def chosen(runs: Sequence[RunRecord], steps: Sequence[int]) -> tuple[list[Chosen], list[str]]:
-    """At these steps, or the first, the middle and the last one of each run; and a sentence where there are none."""
-    shown: list[Chosen] = []
+def chosen(runs: Sequence[RunRecord], steps: Sequence[int]) -> tuple[list[ShownSamples], list[str]]:
+    """Return the samples at these steps, or at the first, the middle and the last one of each run.
+
+    Returns:
+        The samples, and a sentence for each run or step without any.
+    """
+    shown: list[ShownSamples] = []
     missing = []
     for run in runs:
         by_step: dict[int, list[Text]] = {}
@@ -41,7 +50,7 @@ def chosen(runs: Sequence[RunRecord], steps: Sequence[int]) -> tuple[list[Chosen
             missing.append(f"{run.label}: no samples")
             continue
         missing += [f"{run.label}: no samples of step {step}" for step in wanted if step not in by_step]
-        shown += [Chosen(run.label, step, by_step[step]) for step in wanted if step in by_step]
+        shown += [ShownSamples(run.label, step, by_step[step]) for step in wanted if step in by_step]
     return shown, missing
 
 

@@ -113,7 +113,7 @@ class EntropyControlConfig(GRPOConfig):  # type: ignore[misc]
 
     @property
     def algorithm(self) -> Algorithm:
-        """The algorithm (advantage, surrogate, aggregate and control), with the clip bounds of this configuration."""
+        """Return the algorithm, the four choices, with the clip bounds of this configuration."""
         chosen = self._chosen()
         if chosen.surrogate != GRPO.surrogate:
             return chosen

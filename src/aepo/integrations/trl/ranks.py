@@ -30,7 +30,7 @@ class Ranks:
 
     @property
     def number(self) -> int:
-        """The number of ranks."""
+        """Return the number of ranks."""
         return int(self.accelerator.num_processes)
 
     def part(self, values: Sequence[T], size: int) -> list[T]:

@@ -178,7 +178,7 @@ class SamplingTrainer(GRPOTrainer):  # type: ignore[misc]
 
     @property
     def _inner(self) -> Any:
-        """The causal language model inside the wrappers; it keeps the layers of an adapter."""
+        """Return the causal language model inside the wrappers; it keeps the layers of an adapter."""
         model = self.accelerator.unwrap_model(self.model)
         return model.get_base_model() if hasattr(model, "get_base_model") else model
 

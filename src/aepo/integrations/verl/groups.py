@@ -43,7 +43,7 @@ class Groups:
 
     @property
     def extra(self) -> frozenset[int]:
-        """The numbers of the extra groups, which the control added to a prompt."""
+        """Return the numbers of the extra groups, which the control added to a prompt."""
         return frozenset(number for number in range(len(self)) if self.source(number) != number)
 
     def source(self, number: int) -> int:

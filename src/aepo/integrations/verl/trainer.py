@@ -206,7 +206,7 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
 
     @property
     def _rank_multiple(self) -> int:
-        """The number of which the number of rows of a minibatch is a multiple."""
+        """Return the number that must divide the number of rows of a minibatch."""
         actor, rollout = self.config.actor_rollout_ref.actor, self.config.actor_rollout_ref.rollout
         update = 1 if actor.use_dynamic_bsz else actor.ppo_micro_batch_size_per_gpu or 1
         scores = [rollout, *([self.config.actor_rollout_ref.ref] if self.use_reference_policy else [])]
