@@ -25,7 +25,7 @@ are drawn, [B].
 class Prompt:
     """`Prompt` is one problem with its tokens.
 
-    >>> Prompt(id="paths-3-7", tokens=(3, 7, 102), problem={"start": 3, "goal": 7})
+    >>> prompt = Prompt(id="paths-3-7", tokens=(3, 7, 102), problem={"start": 3, "goal": 7})
     """
 
     id: str

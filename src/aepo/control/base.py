@@ -190,7 +190,7 @@ class Needs:
     """
 
     temperatures: tuple[float, ...] = ()
-    """Temperatures T at which log pi^T(y) of each token is measured, in `scored.old` only, not in the update's passes."""
+    """Temperatures T at which log pi^T(y) of each token is measured: in `scored.old`, not in the update's passes."""
     entropy_gradient: bool = False
     """Whether the passes of the update compute the entropy, with gradient. If not, `new.entropy` is None there."""
     kept: Kept | None = None

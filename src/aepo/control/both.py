@@ -33,8 +33,8 @@ EXCLUSIVE = ("plan", "token_temperature", "reward", "bounds", "replay")
 class Both(Control):
     """`Both` runs two controls. Each has its own state.
 
-    `mix`, `shape` and `reshape` of `second` act on the result of `first`. The results of the other hooks are joined, and
-    of the hooks in `EXCLUSIVE` only one of the two may have each.
+    `mix`, `shape` and `reshape` of `second` act on the result of `first`. The results of the other hooks are joined.
+    Only one of the two may have a hook of `EXCLUSIVE`.
 
     Raises:
         InvalidValue: Both have an exclusive hook, or both need the entropy of a part of the vocabulary.

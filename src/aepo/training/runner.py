@@ -32,8 +32,8 @@ from aepo.types import Sample
 def start(config: Config, out: Path, quiet: bool = False, strict: bool = False) -> None:
     """Do a whole new run, from the first step to the plot, in a folder that holds no run.
 
-    Before the first step, preflight prints one sentence for each problem of the settings. If there is an entropy target,
-    the base model's entropy is measured and compared with it.
+    Before the first step, preflight prints one sentence for each problem of the settings. If there is an entropy
+    target, the base model's entropy is measured and compared with it.
 
     Args:
         config: The settings of the run.
