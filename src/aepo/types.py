@@ -162,7 +162,8 @@ class BatchStatistics:
     """`BatchStatistics` holds the statistics of a batch's tokens under one set of weights.
 
     Each tensor is [B, T] and zero outside the mask. `aepo.engines.collate.scatter` makes it from the values [N] of an
-    `aepo.entropy.statistics.TokenStatistics`. A statistic that was not asked for is None.
+    `aepo.entropy.statistics.TokenStatistics`. A statistic that was not asked for is None; `tempered` is
+    then empty.
     """
 
     logprobs: Tensor
@@ -180,7 +181,7 @@ class BatchStatistics:
 
     @classmethod
     def joined(cls, parts: Sequence[BatchStatistics]) -> BatchStatistics:
-        """Return the rows of several passes together. All passes have the same statistics and the same T."""
+        """Return the rows of several passes together, which have the same statistics and the same columns."""
         entropies = [part.entropy for part in parts if part.entropy is not None]
         kept = [part.kept_entropy for part in parts if part.kept_entropy is not None]
         return cls(

@@ -52,6 +52,14 @@ def test_at_ratio_one_it_adds_nothing_and_has_no_gradient(selection):
     assert (found == 0).all() and (new.grad == 0).all()
 
 
+@pytest.mark.parametrize(("size", "slope"), [(1e-7, 0.0), (5e-6, 0.0), (1e-4, 1.0)])
+def test_the_sign_of_rounding_noise_is_not_trained_on(size, slope):
+    noise = size * torch.tensor([1.0, -1.0, 1.0, -1.0])[:, None]
+    new = (OLD + noise).requires_grad_()
+    penalty(KLCov(share=1.0), four(), new).sum().backward()
+    assert new.grad.abs().max() == slope and (new.grad.sign() == slope * noise.sign()).all()
+
+
 def test_it_says_that_it_acts_from_the_second_update_on():
     assert KLCov().acts_off_policy
 

@@ -1,4 +1,4 @@
-"""`demo` makes the picture of the README: GRPO's entropy falls, and AEPO holds the entropy at its targets."""
+"""`demo` makes the figure of the README: the entropy of GRPO falls, and AEPO holds the entropy at its targets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PROBLEMS, SAMPLES = 128, 256
 
 
 def demo(out: Path, steps: int, seed: int) -> None:
-    """Train the four runs, or finish them, and write figure.png, figure.svg and table.md into `out`."""
+    """Start or continue the four runs, and write figure.png, figure.svg and table.md into `out`."""
     config = default_config()
     policy = Policy.load(model_folder(config))
     base = evaluate(policy, make_sampler(policy, config), config.task, problems=PROBLEMS, samples=SAMPLES)

@@ -46,9 +46,9 @@ class Points:
 
     @classmethod
     def of(cls, entropy: Sequence[float], reward: Sequence[float]) -> Points:
-        """Make points of plain numbers.
+        """Make points from plain numbers.
 
-        A point is left out if one number is not finite, or if no policy can have its entropy.
+        A point is left out if one number is not finite, or if |entropy| is not below `HIGHEST`.
         """
         both = np.array([entropy, reward], dtype=np.float64)
         kept = both[:, np.isfinite(both).all(axis=0) & (np.abs(both[0]) < HIGHEST)]
@@ -56,7 +56,7 @@ class Points:
 
     @classmethod
     def of_rows(cls, rows: Sequence[Mapping[str, Any]], reward: Literal["reward", "pass@1"]) -> Points:
-        """Make points of rows of metrics.jsonl: the entropy of a step with one of its scores.
+        """Make points from rows of metrics.jsonl. A point is the entropy of a step with one of its scores.
 
         The score is the step's mean reward, or the pass@1 of its evaluation.
         """
@@ -141,12 +141,13 @@ def fit_law(runs: Sequence[Points], *, held_out: float = 0.3, seed: int = 0) -> 
     """Fit one law to all runs together.
 
     Args:
-        held_out: Share of each run, at its end, that a fit to the rest predicts.
-        seed: Seed of the bootstrap.
+        runs: The points of each run.
+        held_out: The share of each run, at its end, that a fit to the rest predicts.
+        seed: The seed of the bootstrap.
 
     Raises:
-        InvalidValue: There are too few points, or their entropies are too close together, in all parts or in the
-        first parts.
+        InvalidValue: There are too few points, or their entropies are too close together. Both are checked for all
+            points and for the first parts of the runs.
     """
     require(0 < held_out < 1, "held_out", held_out, "a share between 0 and 1")
     runs = [run for run in runs if len(run)]
@@ -191,11 +192,10 @@ def _least_squares(points: Points) -> tuple[float, float]:
 
 
 def _bootstrap(runs: Sequence[Points], seed: int) -> list[tuple[float, float]]:
-    """Return fits to resampled runs.
+    """Return fits (a, b) to resampled runs.
 
-    Neighbouring steps share a policy, so each run is resampled by blocks of steps and not by single points. The
-    steps of a
-    run share its random draws, so runs are resampled too, unless there are fewer than `LEAST_RUNS`.
+    Neighbouring steps share a policy, so each run is resampled by blocks of steps and not by single points. The steps
+    of a run share its random draws, so runs are resampled too, unless there are fewer than `LEAST_RUNS`.
     """
     rng = np.random.default_rng(seed)
     fits, every = [], range(len(runs))

@@ -37,8 +37,11 @@ class Tracking:
 def tracking(rows: Sequence[Mapping[str, Any]], target: float | None = None) -> Tracking:
     """Return how well a run held its target.
 
-    The error is taken against the run's own target. A run without a control is compared with `target`, if that is
-    given.
+    The error is measured from the run's own target. A row without an error is compared with `target`.
+
+    Args:
+        rows: The rows of metrics.jsonl.
+        target: The target in nats per token for rows without an error. None means that these rows have no error.
     """
     errors = [_error(row, target) for row in rows]
     settled = settling_index(errors)
@@ -59,7 +62,7 @@ def tracking(rows: Sequence[Mapping[str, Any]], target: float | None = None) -> 
 def settling_index(errors: Sequence[float]) -> int | None:
     """Return the index from which every |error| is at most `SETTLED`.
 
-    It is None if the last error is larger, or NaN.
+    The result is None if the last error is larger than `SETTLED`, or NaN.
     """
     first = len(errors)
     while first > 0 and abs(errors[first - 1]) <= SETTLED:

@@ -1,4 +1,4 @@
-"""`watch` shows a run in the terminal, in progress or finished. It reads the run folder alone."""
+"""`watch` shows a running or finished run in the terminal. It reads only the run folder."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Series = Sequence[tuple[int, float]]
 
 @dataclass(frozen=True)
 class Picture:
-    """`Picture` is a run at one point of time."""
+    """`Picture` holds the state of a run at one point in time."""
 
     run: RunRecord
     """The content of the run folder."""
@@ -45,7 +45,7 @@ def look(folder: Path) -> Picture:
     """Read the folder as it is now.
 
     Raises:
-        InvalidValue: The path is no run folder.
+        InvalidValue: The path is not a run folder.
     """
     metrics = folder / METRICS
     quiet = time.time() - metrics.stat().st_mtime if metrics.exists() else 0.0
@@ -53,7 +53,13 @@ def look(folder: Path) -> Picture:
 
 
 def watch(folder: Path, once: bool, every: float) -> None:
-    """Draw the run until it is finished, or until the key q. With `once`, or without a terminal, draw it once."""
+    """Draw the run until it is finished or the user presses the key q.
+
+    Args:
+        folder: The run folder.
+        once: Whether to draw the run only once. Without a terminal it is always drawn only once.
+        every: The time between two updates, in seconds.
+    """
     require(0.1 <= every <= 3600, "--every", every, "seconds from 0.1 to 3600")
     console = Console()
     picture = look(folder)
@@ -71,20 +77,20 @@ def watch(folder: Path, once: bool, every: float) -> None:
 
 
 def frame(picture: Picture, console: Console) -> Group:
-    """Return all that is shown, in the console's width and in characters that it can write."""
+    """Return everything that is shown. It fits the width of the console and uses only characters of its encoding."""
     plain = console.encoding.lower().replace("-", "") != "utf8"
     head = _text(picture.run.label, f"  {_progress(picture.run)}", plain, "bold")
     if not picture.run.rows:
         return Group(head, Text("no finished step yet"))
     numbers, warnings = _numbers(picture.run.rows[-1], console.width), list(_warnings(picture))
-    # Five more lines stand beside the chart: the head (up to two lines), the axis, the legend and the cursor line.
+    # Five more lines are needed: the head (up to two lines), the axis, the legend and the cursor line.
     height = console.height - len(numbers) - len(warnings) - 5
     chart = _chart(picture.run.rows, console.width, max(4, min(12, height)), plain)
     return Group(head, *chart, *numbers, *warnings)
 
 
 def _text(name: str, rest: str, plain: bool, style: str) -> Text:
-    """Return a name from the disk without characters that would control the terminal."""
+    """Return a file name, followed by `rest`. Characters that the terminal cannot show become "?"."""
     shown = "".join(c if c.isprintable() else "?" for c in name)
     shown = shown.encode("ascii", "replace").decode() if plain else readable(shown)
     return Text(shown, style=style).append(rest, style="")
@@ -202,8 +208,7 @@ def _series(rows: Sequence[Mapping[str, Any]], key: str) -> Series:
 def _braille(entropy: Series, target: Series, columns: int, height: int, low: float, high: float) -> Iterator[Text]:
     """Return lines of Braille characters: two dots for each column and four for each row.
 
-    If both lines pass through a cell,
-    the cell has the colour of the entropy.
+    If both lines pass through a cell, the cell has the colour of the entropy.
     """
     own, wanted = (set(_dots(s, 2 * columns, 4 * height, low, high)) for s in (entropy, target))
     for row in range(height):
@@ -225,9 +230,9 @@ def _characters(entropy: Series, target: Series, columns: int, height: int, low:
 
 
 def _dots(series: Series, width: int, height: int, low: float, high: float) -> Iterator[tuple[int, int]]:
-    """Return the dots of a line through the means of the steps that share a column.
+    """Return the dots of a line. Steps in the same column are averaged.
 
-    The line breaks where there is no number.
+    The line has a gap where a column has no number.
     """
     steps = [step for step, _ in series]
     span = max(1, steps[-1] - steps[0])
@@ -247,7 +252,7 @@ def _dots(series: Series, width: int, height: int, low: float, high: float) -> I
 
 
 def _between(start: tuple[int, int], end: tuple[int, int]) -> Iterator[tuple[int, int]]:
-    """Return the dots of a straight line, both ends included."""
+    """Return the dots of a straight line, including both ends."""
     count = max(abs(end[0] - start[0]), abs(end[1] - start[1]), 1)
     for i in range(count + 1):
         yield round(start[0] + (end[0] - start[0]) * i / count), round(start[1] + (end[1] - start[1]) * i / count)
@@ -258,9 +263,9 @@ def _between(start: tuple[int, int], end: tuple[int, int]) -> Iterator[tuple[int
 
 @contextmanager
 def _keys() -> Iterator[Callable[[float], str]]:
-    """Yield a function that waits up to so many seconds for a key and returns it, or nothing.
+    """Yield a function that waits for a key, for a given number of seconds at most.
 
-    The terminal is restored afterwards.
+    The function returns the key, or an empty text if no key was pressed. The terminal is restored at the end.
     """
     if os.name != "posix" or not sys.stdin.isatty():
         yield _wait

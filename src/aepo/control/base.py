@@ -125,7 +125,7 @@ class Scored:
     old: BatchStatistics
     """The statistics of its tokens under the policy that sampled them."""
     step: Step
-    """The step that drew the batch."""
+    """The step that trains on the batch."""
     ref_logprobs: Tensor | None = None
     """[B, T], log pi_ref(y_t) of the frozen base model, nats; None unless `Needs.reference` asked for it."""
     marks: Mapping[str, Tensor] = field(default_factory=dict)

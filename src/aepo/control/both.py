@@ -33,11 +33,13 @@ EXCLUSIVE = ("plan", "token_temperature", "reward", "bounds", "replay")
 class Both(Control):
     """`Both` runs two controls. Each has its own state.
 
-    `mix`, `shape` and `reshape` of `second` act on the result of `first`. The results of the other hooks are joined.
-    Only one of the two may have a hook of `EXCLUSIVE`.
+    `mix`, `shape` and `reshape` of `second` act on the result of `first`. The results of the other hooks are joined:
+    extra groups of both, the larger number of new prompts, the sum of the penalties, the marks of both (of one name:
+    the second's), and what the first reports before what the second does. Only one of the two may override each hook in
+    `EXCLUSIVE`.
 
     Raises:
-        InvalidValue: Both have an exclusive hook, or both need the entropy of a part of the vocabulary.
+        InvalidValue: Both override one hook of `EXCLUSIVE`, or both need the entropy of a part of the vocabulary.
     """
 
     name: ClassVar[str] = "both"

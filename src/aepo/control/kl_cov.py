@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from aepo.control.base import Control, Scored, State
@@ -14,6 +15,8 @@ from aepo.errors import require
 from aepo.types import BatchStatistics
 
 _CHOSEN = "kl-cov"
+# Nats. A log-ratio within it is rounding noise of two passes over equal weights, and its sign means nothing.
+ROUNDING = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +25,7 @@ class KLCov(Control):
 
     2505.22617: C_t as in Eq. 10, (log pi(y_t) - mean log pi) (A_t - mean A), means over the N tokens. The loss goes
     with the surrogate `ratio`, that is, without any clip. The gradient is beta * sign(log pi - log pi_old) and 0 where
-    they are equal, so nothing happens in the first update after sampling.
+    they are equal up to `ROUNDING`, so nothing happens in the first update after sampling.
     """
 
     name: ClassVar[str] = "kl-cov"
@@ -32,8 +35,8 @@ class KLCov(Control):
     beta: float = 1.0
     """Coefficient of the term."""
     selection: Literal["batch", "microbatch"] = "batch"
-    """`batch` chooses once, among the trained tokens of the whole step, under the policy that sampled them and by the
-    advantages before any other control reshapes them. `microbatch` is the authors' code: it chooses in each pass,
+    """`batch` chooses once, among the trained tokens of the whole step, under the policy that sampled them and with the
+    algorithm's advantages, before any control's `shape`. `microbatch` is the authors' code: it chooses in each pass,
     under the current policy.
     """
 
@@ -49,7 +52,8 @@ class KLCov(Control):
         """Return beta * |log pi - log pi_old| on the chosen tokens, else 0."""
         batch = self.selection == "batch"
         chosen = scored.marks[_CHOSEN] if batch else self._chosen(scored, new.logprobs.detach())
-        return self.beta * chosen * (new.logprobs - scored.old.logprobs).abs()
+        distance = (new.logprobs - scored.old.logprobs).abs()
+        return self.beta * chosen * torch.where(distance > ROUNDING, distance, 0.0)
 
     def _chosen(self, scored: Scored, logprobs: Tensor) -> Tensor:
         value = covariance(logprobs, scored.batch.advantages, scored.trained)

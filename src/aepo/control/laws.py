@@ -82,7 +82,7 @@ class Proportional(Law):
 
 @dataclass(frozen=True)
 class PI(Law):
-    """`PI` commands gain * (error + sum of errors / integral_steps), limited to [-1, 1].
+    """`PI` commands gain * (error + sum of errors, this one included, / integral_steps), limited to [-1, 1].
 
     Anti-windup is by conditional integration: an error is not added to the sum if the command would then exceed its
     limit in the direction of the error. So after a long start far above the target, the command can turn at once.

@@ -35,7 +35,7 @@ from aepo.types import Metric
 class TokenStatistics:
     """`TokenStatistics` holds the statistics of N tokens, in float32, or in float64 when the inputs are float64.
 
-    A statistic that was not asked for is None.
+    A statistic that was not asked for is None; `tempered` is then empty.
     """
 
     logprobs: Tensor
@@ -78,12 +78,13 @@ def token_statistics(
         entropy: Whether the exact entropy is taken.
         kept: The part of the vocabulary over which `kept_entropy` is taken; None for no kept entropy.
         chunk: Rows of a tile; None for a tile of about 32 MiB on the CPU and 512 MiB elsewhere.
-        compile: True runs the elementwise part through torch.compile, False never does. None takes Triton on CUDA and
-            decides by the number of logits elsewhere. Where an implementation does not work (no C++ compiler, no
-            Triton), eager code gives the same numbers, only slower.
+        compile: True runs the elementwise part through torch.compile, False never does. None takes Triton on CUDA;
+            elsewhere torch.compile for many logits and eager code for few. Where an implementation does not work
+            (no C++ compiler, no Triton), eager code gives the same numbers, only slower.
 
     Raises:
-        ValueError: Shapes or dtypes do not fit, a label is outside [0, V), or a temperature is not positive and finite.
+        ValueError: Shapes or dtypes do not fit, a label is outside [0, V), a temperature is not positive and finite, or
+            `chunk` is below 1.
         RuntimeError: A second derivative is asked for.
     """
     _check_operands(hidden, weight, bias, labels)

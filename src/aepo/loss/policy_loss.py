@@ -23,7 +23,7 @@ class LossOutput:
     ratio: Metric
     """pi / pi_old."""
     clipped: Metric
-    """Share of the tokens that get no gradient."""
+    """Share of the tokens whose surrogate gives no gradient."""
     approximate_kl: Metric
     """k3 estimate of KL(pi_old || pi), nats per token."""
 
@@ -45,7 +45,8 @@ def policy_loss(
         logprobs: log pi of each token under the current policy, nats, [B, T].
         old_logprobs: log pi under the policy that sampled, nats, [B, T].
         advantages: [B, T].
-        weights: The aggregate of the minibatch that these rows belong to, [B, T]; 0 outside the mask.
+        weights: Weight of each token, [B, T], computed by the aggregate over the whole minibatch. A token of weight 0
+            counts as padding, also in what is logged.
         surrogate: The objective of a token, to be maximised.
         penalty: A term [B, T] that is added to the loss of each token.
         bounds: Limits that replace the surrogate's own clip bounds. A surrogate without a clip ignores them.

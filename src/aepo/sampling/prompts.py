@@ -34,8 +34,9 @@ def reward(task: Task, policy: Policy, completions: Sequence[Completion]) -> tup
     """Judge completions with the task's verifier.
 
     Returns:
-        The rollouts whose reward is a finite number, and the reason of each verdict that failed. A grade that failed is
-        in both: its reward is 0. A completion for which a reward function gave None is in neither.
+        The rollouts whose reward is a finite number, and the reason of each verdict that failed. A completion whose
+        grade failed is in both lists, with reward 0. One whose reward function failed is only in the second. One for
+        which the function returned None is in neither.
     """
     texts = policy.decode([completion.tokens for completion in completions])
     problems = [completion.prompt.problem for completion in completions]

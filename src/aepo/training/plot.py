@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from aepo.training.folder import METRICS, read_rows
 
 COLOURS = ("#4c4c4c", "#d1495b", "#edae49", "#00798c", "#5f4b8b", "#66a182")
-Rows = Sequence[Mapping[str, Any]]
 
 
 def plot_run(run: Path) -> None:
@@ -21,7 +20,7 @@ def plot_run(run: Path) -> None:
         save(figure({run.name: rows}), run / "plot")
 
 
-def figure(runs: Mapping[str, Rows], title: str | None = None) -> Figure:
+def figure(runs: Mapping[str, Sequence[Mapping[str, Any]]], title: str | None = None) -> Figure:
     """Return a figure with entropy (solid) and target (dashed) above and reward below.
 
     Args:

@@ -30,10 +30,10 @@ from aepo.types import Sample
 
 
 def start(config: Config, out: Path, quiet: bool = False, strict: bool = False) -> None:
-    """Do a whole new run, from the first step to the plot, in a folder that holds no run.
+    """Train, evaluate, save and plot a new run, in a folder that holds no run.
 
-    Before the first step, preflight prints one sentence for each problem of the settings. If there is an entropy
-    target, the base model's entropy is measured and compared with it.
+    Before the first step, preflight finds problems of the settings and, from the base model's measured entropy,
+    implausible targets. They are printed, unless `quiet`, or raised with `strict`.
 
     Args:
         config: The settings of the run.

@@ -30,34 +30,33 @@ class Result:
     """`Result` holds what one finished run measured."""
 
     problems: tuple[str, ...]
-    """Ids of the last evaluation's problems."""
+    """The ids of the problems of the last evaluation."""
     correct: tuple[int, ...]
-    """Number of right completions of each problem, out of `samples`."""
+    """The number of correct completions of each problem, out of `samples`."""
     samples: int
-    """Completions of each problem."""
+    """The number of completions of each problem."""
     rows: Sequence[Mapping[str, Any]]
-    """Rows of metrics.jsonl; empty for the base model."""
+    """The rows of metrics.jsonl. It is empty for the base model."""
 
     def pass_at(self, k: int) -> Array:
         """Return the unbiased pass@k of each problem, [problems]."""
         return np.array([pass_at_k(self.samples, c, k) for c in self.correct])
 
     def target(self) -> float | None:
-        """Return the entropy target, nats per token, if it is the same in every step; else None."""
+        """Return the entropy target in nats per token. It is None if the target differs between steps, or is absent."""
         found = {row.get("target_entropy") for row in self.rows}
         return found.pop() if len(found) == 1 else None
 
     def tracking_error(self, target: float | None) -> float:
-        """Return the RMSE of the entropy over the last third of the run's steps, nats.
+        """Return the RMSE of the entropy over the last third of the run's steps, in nats.
 
-        The error is taken against the run's own target. A run without one is compared with `target`. Without both,
-        the result
-        is NaN.
+        The error is measured from the run's own target. A run without a target is compared with `target`. The result is
+        NaN if both are absent.
         """
         return tracking(self.rows, target).last_third_rmse
 
     def numbers(self) -> dict[str, float]:
-        """Return the numbers that the whole run has one of, by name."""
+        """Return the entropy, the number of steps and the costs of the whole run, by name."""
         costs = {name: float(sum(row[name] for row in self.rows)) for name in COSTS}
         return {"entropy": tracking(self.rows).last_third_entropy, "steps": float(len(self.rows)), **costs}
 
@@ -67,9 +66,9 @@ class Measure:
     """`Measure` is one number of an arm, with its difference to the baseline."""
 
     value: Interval
-    """The number of the arm, over seeds (and problems)."""
+    """The mean of the arm over seeds (and problems), with its interval."""
     difference: Interval | None
-    """The paired difference to the baseline; None if there is none."""
+    """The paired difference to the baseline. It is None for the baseline, and if the baseline lacks this number."""
 
 
 @dataclass(frozen=True)
@@ -80,18 +79,18 @@ class Comparison:
     """
 
     baseline: str
-    """Label of the arm that the others are compared with."""
+    """The label of the arm that the other arms are compared with."""
     k: int
-    """k of pass@k: the number of samples."""
+    """The k of pass@k. It is the number of samples of each problem."""
     arms: Mapping[str, Mapping[str, Measure]]
-    """The numbers by label of the arm, then by name."""
+    """The numbers, by the label of the arm and then by the name of the number."""
 
 
 def measured(run: Path) -> Result:
     """Read what a finished run measured.
 
     Raises:
-        InvalidValue: The run has no last evaluation.
+        InvalidValue: The run has no last evaluation, or a row lacks a field that is needed.
     """
     found = read_rows(run / EVALUATIONS)
     if not found:
@@ -109,7 +108,15 @@ def _complete(file: Path, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]
 
 
 def compared(baseline: str, results: Mapping[str, Sequence[Result]]) -> Comparison:
-    """Compare each arm with the baseline. The runs of every arm are in the same order of seeds."""
+    """Compare each arm with the baseline.
+
+    Args:
+        baseline: The label of the baseline.
+        results: The results of each arm, by its label. The runs of every arm are in the same order of seeds.
+
+    Raises:
+        InvalidValue: The runs were evaluated on different problems, or with different numbers of samples.
+    """
     everything = [result for runs in results.values() for result in runs]
     first = everything[0]
     for result in everything:

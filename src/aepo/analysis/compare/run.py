@@ -1,4 +1,4 @@
-"""`compare` does a whole comparison, from its file to its table."""
+"""`compare` runs a whole comparison: it reads the file, starts the runs and writes the table."""
 
 from __future__ import annotations
 
@@ -31,16 +31,19 @@ PROCESS, ROOM = 1 * GIB, 1.5
 
 
 def compare(file: Path, out: Path, *, dry_run: bool = False, at_once: int | None = None) -> Comparison | None:
-    """Do the runs that are missing, and write comparison.json and comparison.md into `out`.
+    """Run what is not finished yet, and write comparison.json and comparison.md into `out`.
 
     Args:
-        at_once: Number of runs at the same time; None for as many as the machine holds.
+        file: The file that describes the comparison.
+        out: The folder of the comparison.
+        dry_run: Whether to print only the plan.
+        at_once: The number of runs at the same time. None means as many as fit on the machine.
 
     Returns:
         The comparison, or None after a dry run.
 
     Raises:
-        InvalidValue: Something in the file cannot work. It is raised before the first run.
+        InvalidValue: The file asks for something that is not possible. This is raised before the first run.
     """
     require(at_once is None or at_once >= 1, "--at-once", at_once, "at least 1")
     study = read_study(file, out)
@@ -65,7 +68,10 @@ def compare(file: Path, out: Path, *, dry_run: bool = False, at_once: int | None
 
 
 def _base(config: Config, out: Path) -> Result:
-    """Return the base model's evaluation. It is kept in `out`, with the settings that it was made with."""
+    """Return the evaluation of the base model.
+
+    The evaluation is kept in `out` together with its settings. It is made again if the settings change.
+    """
     file = out / BASE_FILE
     settings = {name: to_dict(config)[name] for name in ("model", "task", "evaluation", "sampling", "policy")}
     try:
@@ -80,7 +86,12 @@ def _base(config: Config, out: Path) -> Result:
 
 
 def plan(study: Study, together: int) -> list[str]:
-    """Return a line for each run (its largest cost, its progress) and each sentence of preflight."""
+    """Return the plan as lines of text: each run with its cost and progress, the sentences of preflight, and a total.
+
+    Args:
+        study: The comparison.
+        together: The number of runs at the same time.
+    """
     said = []
     for run, job in zip(study.runs, study.jobs(), strict=True):
         done = len(read_rows(run.out / METRICS))
@@ -118,7 +129,10 @@ def most_tokens(config: Config, unit: str, budget: int) -> int:
 
 
 def _held(config: Config) -> int:
-    """Return how many runs fit side by side: by memory, and on the CPU also by cores. It is at least one."""
+    """Return how many runs fit on the machine at the same time, at least one.
+
+    The memory limits this number. On the CPU, the number of cores limits it too.
+    """
     need = ROOM * sum(on_paper(config, architecture(config)).memory.values())
     if config.device != "cpu" and torch.cuda.is_available():
         return max(1, int(torch.cuda.mem_get_info()[0] / (need + PROCESS)))
@@ -127,7 +141,7 @@ def _held(config: Config) -> int:
 
 
 def _print(found: Comparison, study: Study) -> None:
-    """Print two tables, so that each fits 80 columns: what the runs reached, and what they cost."""
+    """Print a table of results and a table of costs. Each table fits into 80 columns."""
     console, lines = Console(), [(escape(label), *numbers) for label, *numbers in cells(found, short=True)]
     for columns in (range(1, REACHED), range(REACHED, len(COLUMNS))):
         table = Table(COLUMNS[0], *(COLUMNS[column] for column in columns), box=SIMPLE, padding=(0, 1))

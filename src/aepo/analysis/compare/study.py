@@ -31,15 +31,15 @@ class Arm:
     label: str
     """The name of the arm in tables."""
     method: str
-    """A method, or two joined by +."""
+    """The name of a method, or two names joined by +."""
     target: str | None
-    """The entropy target as it is written; None without one."""
+    """The entropy target as it is written in the file. It is None if the arm has no target."""
     settings: Mapping[str, Any]
-    """The arm's own settings, by dotted name."""
+    """The settings of this arm alone, by their dotted names."""
 
     @property
     def slug(self) -> str:
-        """Return the label in a form that fits a folder's name."""
+        """Return the label in a form that can be the name of a folder."""
         return re.sub(r"[^\w.+-]+", "-", self.label).strip("-").lower()
 
 
@@ -71,9 +71,9 @@ class Study:
     unit: Literal["completions", "tokens"]
     """What the budget counts: completions or tokens."""
     budget: int
-    """Budget of each run, in `unit`."""
+    """The budget of each run, in `unit`."""
     baseline: str
-    """Label of the arm that the others are compared with."""
+    """The label of the arm that the other arms are compared with."""
     arms: Sequence[Arm]
     """All arms."""
     seeds: Sequence[int]
@@ -93,7 +93,7 @@ class Study:
         """Write each run's settings.
 
         Raises:
-            InvalidValue: A run was begun with other settings.
+            InvalidValue: A run was started with other settings.
         """
         for run in self.runs:
             _check_same(run)
@@ -106,7 +106,7 @@ def read_study(file: Path, out: Path) -> Study:
     """Return every run that the file asks for, in folders under `out`.
 
     Raises:
-        InvalidValue: The file has something that cannot work; the first such thing is named.
+        InvalidValue: The file asks for something that is not possible. The message names the first such entry.
     """
     data = read_toml(file)
     for key, value in data.items():
@@ -143,7 +143,7 @@ def _cost(data: Mapping[str, Any]) -> tuple[Literal["completions", "tokens"], in
 
 
 def _arms(data: Mapping[str, Any]) -> Iterator[Arm]:
-    """Return an arm for each target of a method with a closed loop, and one arm for any other method."""
+    """Yield one arm for each target that is given for a method. A method without a target has one arm."""
     methods, wanted = data.get("methods"), data.get("targets", [])
     require(isinstance(methods, list) and len(methods) > 0, "methods", methods, "a list of methods")
     _check_targets("targets", wanted)

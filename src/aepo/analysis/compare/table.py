@@ -1,4 +1,4 @@
-"""This module writes a comparison as a table for people."""
+"""This module formats a comparison as a table with a caption, for the terminal and for Markdown."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def cells(found: Comparison, short: bool = False) -> list[tuple[str, ...]]:
     """Return the cells of each arm's line. The baseline has no differences.
 
     Args:
-        short: Whether differences stand on lines of their own, for a terminal.
+        found: The comparison.
+        short: Whether to write differences on separate lines, for a terminal.
     """
     lines = []
     for label, measures in found.arms.items():
@@ -39,7 +40,7 @@ def cells(found: Comparison, short: bool = False) -> list[tuple[str, ...]]:
 
 
 def caption(found: Comparison, unit: str, budget: int, seeds: Sequence[int]) -> str:
-    """Return the caption: how the numbers were made, and what they cannot say."""
+    """Return the caption. It says how the numbers were computed and what they cannot show."""
     return " ".join(
         [
             f"Equal cost: each run ends with the step that reaches {budget} sampled {unit}.",
@@ -56,7 +57,7 @@ def caption(found: Comparison, unit: str, budget: int, seeds: Sequence[int]) -> 
 
 
 def _few(seeds: int) -> list[str]:
-    """Return what intervals from few seeds cannot say."""
+    """Return a warning about intervals from few seeds. The list is empty if there are enough seeds."""
     if seeds == 1:
         return ["One seed: the intervals are over problems and say nothing about another seed."]
     if seeds < 6:
@@ -66,7 +67,7 @@ def _few(seeds: int) -> list[str]:
 
 
 def markdown(found: Comparison, unit: str, budget: int, seeds: Sequence[int]) -> str:
-    """Return the table and its caption as Markdown. A label is shown literally, whatever it holds."""
+    """Return the table and its caption as Markdown. Special characters of a label are escaped."""
     lines = [COLUMNS, ("---",) * len(COLUMNS), *((plain(label), *numbers) for label, *numbers in cells(found))]
     below = caption(replace(found, baseline=plain(found.baseline)), unit, budget, seeds)
     return "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{below}\n"

@@ -1,1 +1,4 @@
-"""This package makes a report of runs: run folders -> plain data -> figures -> one HTML page and its Markdown twin."""
+"""This package makes a report of runs.
+
+It reads run folders into plain data, draws figures, and writes one HTML page and a Markdown file with the same content.
+"""

@@ -1,5 +1,6 @@
-"""This module holds the page's style and script. Both are plain ASCII, because their hashes stand in the page's content
-security policy.
+"""This module holds the style and the script of the page.
+
+Both are plain ASCII, because the content security policy of the page contains their hashes.
 """
 
 STYLE = """

@@ -24,17 +24,20 @@ FIGURES, HTML, MARKDOWN = "figures", "report.html", "report.md"
 def report(folders: Sequence[Path], out: Path | None, base: Path | None, steps: Sequence[int]) -> Path:
     """Write report.html, report.md and figures/*.png, *.svg into `out`.
 
-    Args:
-        out: The folder; by default report/ in the run's folder, or beside several runs.
-        base: The base model's evaluation; by default base.json beside the runs, if it belongs to them.
+    Folders that are not run folders are left out if at least one is a run folder (`run_folders`).
 
-    If several folders are given, those that are no run folders are left out (`run_folders`).
+    Args:
+        folders: The run folders.
+        out: The folder of the report. None means report/ in the folder of a single run, or beside several runs.
+        base: The evaluation of the base model. None means base.json beside the runs, if it belongs to them.
+        steps: The steps whose samples are shown. If it is empty, the first, the middle and the last step are shown.
 
     Returns:
         The path of the page.
 
     Raises:
-        InvalidValue: A path is no run folder or no evaluation, or cannot be written. Nothing was written then.
+        InvalidValue: A path is not a run folder or not an evaluation (nothing is written then), or `out` cannot be
+            written.
     """
     kept = run_folders(folders)
     runs = read_runs(kept)
@@ -45,7 +48,7 @@ def report(folders: Sequence[Path], out: Path | None, base: Path | None, steps: 
 
 
 def gather(runs: Sequence[RunRecord], base: Path | None, steps: Sequence[int]) -> Report:
-    """Return everything that the documents say about these runs."""
+    """Return the full content of the report on these runs."""
     found = groups(runs)
     tasks = sorted({run.task for run in runs if run.task})
     pictures, left_out = figures(runs, found, None if base is None else base_curve(base, tasks))
@@ -63,7 +66,7 @@ def gather(runs: Sequence[RunRecord], base: Path | None, steps: Sequence[int]) -
 
 
 def write(made: Report, out: Path) -> Path:
-    """Write the files.
+    """Write the report and its figures into `out`, and return the path of the HTML page.
 
     Raises:
         InvalidValue: The folder cannot be written.

@@ -1,6 +1,6 @@
-"""This module draws the report's figures, on white in every theme.
+"""This module draws the figures of the report, on a white background in every theme.
 
-The colours are Okabe and Ito's, for every colour vision.
+The colours are those of Okabe and Ito, which people with colour blindness can tell apart.
 """
 
 from __future__ import annotations
@@ -19,26 +19,27 @@ from aepo.entropy.by_position import STARTS
 from aepo.evaluation.statistics import Interval
 from aepo.training.folder import is_number
 
-# Okabe and Ito without black (the base model's) and yellow (too pale on white).
+# The colours of Okabe and Ito without black, which the base model has, and without yellow, which is too pale on white.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 STYLES = ("-", "-.", ":")
-# Filled, so that they can be told apart at six points.
+# The markers are filled, so that readers can tell them apart at a size of six points.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+# The reward is shown as the mean of this many steps.
 SMOOTHED = 10
-# Both ends of a run in the figure by position: this share of its steps.
+# In the figure by position, the beginning and the end of a run each have this share of its steps.
 END = 0.1
 
 
 @dataclass(frozen=True)
 class Shown:
-    """`Shown` is a figure with its words."""
+    """`Shown` is a figure with its title and its caption."""
 
     name: str
-    """The file name without its ending."""
+    """The file name without its extension."""
     title: str
     """The title."""
     caption: str
-    """What the figure shows, also for readers who do not see it."""
+    """The description of the figure, also for readers who cannot see it."""
     canvas: Figure
     """The figure."""
 
@@ -55,6 +56,7 @@ def figures(runs: Sequence[RunRecord], found: Sequence[Group], base: Curve | Non
     return shown, left_out
 
 
+# The figure and its caption, or a sentence that says why the figure cannot be drawn.
 Made = tuple[Figure, str] | str
 
 
@@ -73,7 +75,7 @@ def entropy(runs: Sequence[RunRecord], found: Sequence[Group], base: Curve | Non
 
 
 def command(runs: Sequence[RunRecord], found: Sequence[Group], base: Curve | None) -> Made:
-    """Draw what the control asked for."""
+    """Draw the command of the control over the steps."""
     canvas, axes = _canvas("step", "command (-1 lower, +1 raise entropy)")
     for number, group in enumerate(found):
         _lines(axes, group, "command", number)
@@ -97,7 +99,7 @@ def reward(runs: Sequence[RunRecord], found: Sequence[Group], base: Curve | None
 
 
 def pass_at_k(runs: Sequence[RunRecord], found: Sequence[Group], base: Curve | None) -> Made:
-    """Draw pass@k against k, with one curve and a band for runs that repeat each other."""
+    """Draw pass@k against k. Runs that differ only in their seed have one curve with a band."""
     canvas, axes = _canvas("k (samples of one problem)", "pass@k (share of problems)")
     made = []
     for number, group in enumerate(found):
@@ -132,7 +134,7 @@ def _base(axes: Axes, base: Curve | None, runs: Sequence[RunRecord]) -> str:
 
 
 def performance(runs: Sequence[RunRecord], found: Sequence[Group], base: Curve | None) -> Made:
-    """Draw pass@1 and the largest pass@k against the entropy that was held.
+    """Draw pass@1 and the largest pass@k against the mean entropy of the last third of the steps.
 
     If nothing was evaluated, the reward is drawn instead.
     """
@@ -164,27 +166,27 @@ def performance(runs: Sequence[RunRecord], found: Sequence[Group], base: Curve |
 
 @dataclass(frozen=True)
 class _Held:
-    """`_Held` is a point of the figure performance."""
+    """`_Held` is a point of the figure "performance"."""
 
     number: int
-    """Number of the group among all groups."""
+    """The number of the group among all groups. It determines colour and marker."""
     group: Group
     """The group."""
     entropy: Interval
-    """The entropy held, nats per token."""
+    """The mean entropy of the last third of the steps, in nats per token."""
     score: Interval
-    """The score."""
+    """The score: pass@k, or the reward."""
 
 
 def _points_held(found: Sequence[Group], scores: Sequence[Interval]) -> list[_Held]:
-    """Return the points of the groups that have both numbers."""
+    """Return the points of the groups that have both an entropy and a score."""
     numbered = enumerate(zip(found, scores, strict=True))
     points = [_Held(number, group, group.interval("entropy"), score) for number, (group, score) in numbered]
     return [point for point in points if not math.isnan(point.entropy.mean + point.score.mean)]
 
 
 def _join(axes: Axes, points: Sequence[_Held]) -> int:
-    """Draw a grey line through the targets of each method that has several, and return the number of lines."""
+    """Draw a grey line through groups that differ only in their target, and return the number of lines."""
     families: dict[str, list[_Held]] = {}
     for point in sorted(points, key=lambda point: point.entropy.mean):
         families.setdefault(point.group.runs[0].family(), []).append(point)
@@ -195,7 +197,7 @@ def _join(axes: Axes, points: Sequence[_Held]) -> int:
 
 
 def _against_entropy(axes: Axes, points: Sequence[_Held]) -> int:
-    """Draw each point with its bars, and return the number of points."""
+    """Draw each point with its error bars, and return the number of points."""
     for point in points:
         look: dict[str, Any] = {"color": _colour(point.number), "fmt": _marker(point.number)}
         for name, value in (("xerr", point.entropy), ("yerr", point.score)):
@@ -207,9 +209,9 @@ def _against_entropy(axes: Axes, points: Sequence[_Held]) -> int:
 
 
 def by_position(runs: Sequence[RunRecord], found: Sequence[Group], base: Curve | None) -> Made:
-    """Draw the token entropy by position, at the beginning and at the end.
+    """Draw the token entropy by position, at the beginning and at the end of the runs.
 
-    Each curve is the mean of runs that repeat each other.
+    Each curve is the mean over runs that differ only in their seed.
     """
     canvas, axes = _canvas("token of the completion (first: 1)", "entropy (nats per token)")
     for number, group in enumerate(found):
@@ -261,22 +263,25 @@ def _colour(number: int) -> str:
 
 
 def _marker(number: int) -> str:
-    """Return the shape of a group; groups that share a colour have different shapes."""
+    """Return the marker of a group. Groups with the same colour have different markers."""
     return MARKERS[number // len(COLOURS) % len(MARKERS)]
 
 
 def _look(number: int) -> dict[str, Any]:
-    """Return the look of a group: a colour, and a dash that differs between groups of one colour."""
+    """Return the colour and the line style of a group. Groups with the same colour have different line styles."""
     return {"color": _colour(number), "ls": STYLES[number // len(COLOURS) % len(STYLES)]}
 
 
 def _named(group: Group) -> str:
-    """Return the name of a group: the label of a single run, or what several runs share."""
+    """Return the name of a group: the label of a single run, or the label of the group with the number of its runs."""
     return group.runs[0].label if len(group.runs) == 1 else f"{group.label} ({len(group.runs)} runs)"
 
 
 def _words(label: str) -> str:
-    """Return text that matplotlib shows literally: dollars make no formula, and a leading underscore hides nothing."""
+    """Return a label that matplotlib shows literally.
+
+    Otherwise dollar signs would make a formula, and a leading underscore would hide the label from the legend.
+    """
     return "\u200b" * label.startswith("_") + label.replace("$", r"\$")
 
 
@@ -285,7 +290,7 @@ def _lines(
 ) -> list[RunRecord]:
     """Draw a line for each run that has the series, and return those runs.
 
-    Repeats of each other look alike and are named once.
+    The runs of a group have the same colour and line style, and one entry in the legend.
     """
     width, label = (1.6 if len(group.runs) == 1 else 0.9), _words(_named(group))
     for run in group.runs:
@@ -302,7 +307,7 @@ def _points(axes: Axes, curve: Curve, label: str, **look: Any) -> None:
 
 
 def _legend(canvas: Figure, axes: Axes) -> Figure:
-    """Put the legend under the axes, where it hides nothing."""
+    """Add the legend below the axes, where it covers no line."""
     handles, labels = axes.get_legend_handles_labels()
     columns = max(1, min(4, 120 // (8 + max(map(len, labels), default=0))))
     rows = -(-len(labels) // columns)
@@ -317,7 +322,7 @@ def _smooth(values: Sequence[float]) -> list[float]:
 
 
 def _mean_profile(profiles: Sequence[Sequence[float | None]]) -> list[float]:
-    """Return the mean of each bucket over the steps that have it."""
+    """Return the mean entropy of each position bucket over the steps that have this bucket."""
     width = max(map(len, profiles), default=0)
     columns = [[p[i] for p in profiles if i < len(p)] for i in range(min(width, len(STARTS)))]
     numbers = [[value for value in column if value is not None and is_number(value)] for column in columns]

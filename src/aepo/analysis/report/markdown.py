@@ -1,4 +1,7 @@
-"""This module writes the page's twin for pull requests: the same words, figures beside it, and long samples cut."""
+"""This module writes the report as Markdown, for pull requests.
+
+The words are the same as on the HTML page. The figures are separate files, and long samples are shortened.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,16 @@ from aepo.analysis.report.page import Report
 from aepo.analysis.report.samples import ShownSamples
 from aepo.catalogue import plain
 
-# Characters of a sample; the page has it whole.
+# The largest number of characters of a sample. The HTML page shows the whole sample.
 LONGEST = 600
 
 
 def markdown(report: Report, figures: str) -> str:
-    """Return the document.
+    """Return the report as Markdown.
 
     Args:
-        figures: The folder of the pictures, relative to the document.
+        report: The content of the report.
+        figures: The folder of the figures, relative to the document.
     """
     parts = [f"# {plain(report.title)}", f"Made by\n\n{_fenced(report.made_by)}", *map(_table, report.tables)]
     for shown in report.figures:
@@ -50,7 +54,7 @@ def _cut(text: str) -> str:
 
 
 def _fenced(text: str) -> str:
-    """Return a block whose fence is longer than any run of backticks in it."""
+    """Return a code block. Its fence is longer than any sequence of backticks in the text."""
     fence = "`" * max(3, 1 + max(map(len, _backticks(text)), default=0))
     return f"{fence}text\n{text}\n{fence}"
 

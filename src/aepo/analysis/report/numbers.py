@@ -1,6 +1,6 @@
-"""This module computes the report's tables: one row for each run, one for each group of repeats.
+"""This module computes the tables of the report: a row for each run, and a row for each group of repeated runs.
 
-It also says what is missing.
+It also lists what is missing.
 """
 
 from __future__ import annotations
@@ -18,57 +18,57 @@ from aepo.analysis.tracking import SETTLED, Tracking, tracking
 from aepo.evaluation.statistics import Interval, column_intervals
 from aepo.training.folder import is_number
 
-# What each row has to have as a number, for how the run held its target.
+# Each row must have these numbers. Otherwise the tracking of the target cannot be computed.
 TRACKED = ("entropy", "completions", "extra_completions")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """`Cell` is what a person reads, with the key that a column sorts by."""
+    """`Cell` is the text of one cell of a table, with its sort key."""
 
     text: str
-    """What a person reads."""
+    """The text that is shown."""
     order: float | str
-    """What a column sorts by: a number (NaN comes last) or the text itself."""
+    """The sort key: a number (NaN comes last) or the text itself."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """`Table` is rows of cells under named columns."""
+    """`Table` holds rows of cells under named columns."""
 
     columns: Sequence[str]
-    """Names of the columns."""
+    """The names of the columns."""
     rows: Sequence[Sequence[Cell]]
-    """Rows of cells."""
+    """The rows. Each row has a cell for each column."""
     caption: str
-    """How the numbers were made."""
+    """The caption. It says how the numbers were computed."""
 
 
 def over_runs(values: Sequence[float]) -> Interval:
-    """Return the mean of the values that are known, with its interval by bootstrap over the runs."""
+    """Return the mean of the values that are not NaN, with its bootstrap interval over the runs."""
     known = np.array([value for value in values if not math.isnan(value)], dtype=np.float64)
     return column_intervals(known[:, None], seed=0)[0] if len(known) else Interval(math.nan)
 
 
 @dataclass(frozen=True)
 class Group:
-    """`Group` is runs that differ in their seed alone."""
+    """`Group` holds runs that differ only in their seed and the other settings in `REPEATS`."""
 
     label: str
-    """Name of the group."""
+    """The name of the group."""
     runs: Sequence[RunRecord]
-    """Its runs."""
+    """The runs of the group."""
 
     def interval(self, key: str) -> Interval:
-        """Return the mean over the runs of each run's mean over its last third."""
+        """Return the mean over the runs. Each run counts with its mean over the last third of its rows."""
         return over_runs([run.last_third(key) for run in self.runs])
 
     def pass_at(self, k: int) -> Interval:
-        """Return the mean over the runs of pass@k in their last evaluations."""
+        """Return the mean over the runs of pass@k in the last evaluation."""
         return over_runs([score(run, k) for run in self.runs])
 
     def curve(self) -> Curve | None:
-        """Return pass@k of the last evaluations, with intervals over runs if there are several."""
+        """Return pass@k of the last evaluations. It has intervals if several runs were evaluated."""
         curves = [curve for run in self.runs if (curve := run_curve(run))]
         if not curves:
             return None
@@ -79,7 +79,7 @@ class Group:
 
 
 def groups(runs: Sequence[RunRecord]) -> list[Group]:
-    """Return the runs with the same settings together, in the order in which they come."""
+    """Group the runs that have the same settings. The groups are in the order of their first runs."""
     found: dict[str, list[RunRecord]] = {}
     for run in runs:
         found.setdefault(run.repeats(), []).append(run)
@@ -98,7 +98,7 @@ def score(run: RunRecord, k: int) -> float:
 
 
 def largest_k(runs: Sequence[RunRecord]) -> int:
-    """Return the largest k that every evaluated run has; 1 if no run was evaluated."""
+    """Return the largest k for which every evaluated run has pass@k. It is 1 if there is no such k."""
     ks = [set(curve.ks) for run in runs if (curve := run_curve(run))]
     return max(set.intersection(*ks), default=1) if ks else 1
 
@@ -160,7 +160,7 @@ def _number(value: float, form: str = ".3f") -> Cell:
 
 
 def group_table(found: Sequence[Group], k: int) -> Table | None:
-    """Return the table of means over repeats with their intervals, or None if no group has two runs."""
+    """Return the table of means over the runs of each group, with intervals. It is None if no group has two runs."""
     if all(len(group.runs) < 2 for group in found):
         return None
     ks = (1,) if k == 1 else (1, k)
@@ -184,7 +184,7 @@ def _interval(over: Interval) -> Cell:
 
 
 def differences(runs: Sequence[RunRecord]) -> Table | None:
-    """Return the table of the settings that differ between runs, or None if the runs are alike."""
+    """Return the table of the settings that differ between the runs. It is None if no setting differs."""
     known = [run for run in runs if run.config]
     flat = [dict(_flat(run.config)) for run in known]
     names = list(dict.fromkeys(name for settings in flat for name in settings))
@@ -206,7 +206,7 @@ def _flat(settings: Mapping[str, Any], path: str = "") -> list[tuple[str, str]]:
 
 
 def missing(runs: Sequence[RunRecord]) -> list[str]:
-    """Return one sentence for each thing that a reader may look for and not find."""
+    """Return a sentence for each number or file that a run does not have."""
     said = []
     for run in runs:
         if not run.config:

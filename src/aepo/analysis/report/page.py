@@ -1,4 +1,4 @@
-"""`page` makes the HTML page: one file that loads nothing, with everything that came out of a run escaped."""
+"""`page` makes the HTML page. The page is one file that loads no other file. All text from a run is escaped."""
 
 from __future__ import annotations
 
@@ -17,27 +17,28 @@ from aepo.analysis.report.samples import ShownSamples
 
 @dataclass(frozen=True)
 class Report:
-    """`Report` holds all that both documents say."""
+    """`Report` holds the content of both documents, the HTML page and the Markdown file."""
 
     title: str
-    """Title of the page."""
+    """The title of the page."""
     made_by: str
     """The command line that made the report."""
     tables: Sequence[Table]
-    """All tables."""
+    """The tables."""
     figures: Sequence[Shown]
-    """All figures."""
+    """The figures."""
     samples: Sequence[ShownSamples]
-    """Samples of chosen steps."""
+    """The samples of the steps that are shown."""
     missing: Sequence[str]
-    """A sentence for each thing that is not there."""
+    """A sentence for each missing number, file or figure."""
 
 
 def page(report: Report, drawings: Mapping[str, bytes]) -> str:
-    """Return the document in plain ASCII, so that no reader can mistake its encoding.
+    """Return the HTML page in plain ASCII, so that it is read correctly in every encoding.
 
     Args:
-        drawings: The SVG of each figure, by name.
+        report: The content of the report.
+        drawings: The SVG of each figure, by the name of the figure.
     """
     parts = [
         f"<h1>{escape(report.title)}</h1>",
@@ -54,7 +55,7 @@ def page(report: Report, drawings: Mapping[str, bytes]) -> str:
 
 
 def _head(title: str) -> str:
-    """Return the head. It allows images from data alone, and only this style and this script, known by their hashes."""
+    """Return the head. Its policy allows only images from data URLs, this style and this script (by their hashes)."""
     policy = f"default-src 'none'; img-src data:; style-src {_hash(STYLE)}; script-src {_hash(SCRIPT)}; base-uri 'none'"
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

@@ -1,4 +1,4 @@
-"""This module reads run folders and evaluation folders into plain frozen data. A key that a run lacks is no error."""
+"""This module reads run folders and evaluation folders into frozen dataclasses. A missing key is not an error."""
 
 from __future__ import annotations
 
@@ -21,42 +21,42 @@ from aepo.evaluation.statistics import column_intervals
 from aepo.training.folder import METRICS, SAMPLES, is_number, read_metrics, read_rows
 
 CONFIG = "config.toml"
-# A target that does not move: nats, or a multiple of the first entropy.
+# A constant target: a number of nats, or a multiple of the first entropy.
 STEADY = re.compile(r"[\d.e+-]+x?")
-# How many of the paths that are left out are named.
+# At most this many of the paths that are left out are named.
 NAMED = 3
-# Settings in which runs of one method and target may differ: they are repeats of each other still.
+# Runs that differ only in these settings are repeats of the same experiment.
 REPEATS = ("seed", "threads", "device", "checkpoint", "tracker")
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """`RunRecord` is what one run folder holds."""
+    """`RunRecord` holds the content of one run folder."""
 
     label: str
-    """Name of the run in tables."""
+    """The name of the run in tables."""
     config: Mapping[str, Any]
-    """Settings of the run; empty without a config.toml."""
+    """The settings of the run. It is empty if there is no config.toml."""
     rows: Sequence[Mapping[str, Any]]
-    """Lines of metrics.jsonl."""
+    """The rows of metrics.jsonl."""
     samples: Sequence[Mapping[str, Any]]
-    """Lines of samples.jsonl."""
+    """The rows of samples.jsonl."""
 
     @property
     def method(self) -> str:
-        """Return the method of the config; "?" without a config."""
+        """Return the method in the config, or "?" if there is no config."""
         return str(self.config.get("method", "?"))
 
     @property
     def target(self) -> str:
-        """Return the target as it was written, such as 0.6x; empty for a method without a target."""
+        """Return the target as it is written in the config, such as 0.6x. It is empty for a method without a target."""
         control = self._table("control")
         parts = [control, *(part for part in control.values() if isinstance(part, Mapping))]
         return next((str(part["target"]) for part in parts if "target" in part), "")
 
     @property
     def task(self) -> str:
-        """Return the task's name; empty without a config."""
+        """Return the name of the task. It is empty if there is no config."""
         return str(self._table("task").get("name", ""))
 
     @property
@@ -73,9 +73,9 @@ class RunRecord:
 
     @property
     def steps_left(self) -> int | None:
-        """Return the number of steps to the last planned one, or to the end of a budget at the pace so far.
+        """Return the number of steps until the run is finished, or None if the number of planned steps is unknown.
 
-        Without planned steps it is None.
+        If the run has a budget, the mean use of a step so far gives the steps until the budget is used up.
         """
         if self.steps is None:
             return None
@@ -88,7 +88,7 @@ class RunRecord:
 
     @property
     def finished(self) -> bool:
-        """Return whether all planned steps are done, or the budget is used up."""
+        """Return whether all planned steps are done or the budget is used up."""
         return self.steps_left == 0
 
     @property
@@ -101,7 +101,7 @@ class RunRecord:
         return found if isinstance(found, Mapping) else {}
 
     def series(self, key: str) -> tuple[list[int], list[float]]:
-        """Return the steps and the values of a key, for the rows where it is a finite number."""
+        """Return the steps and the values of a key, for the rows in which the value is a finite number."""
         pairs = [(row["step"], float(row[key])) for row in self.rows if is_number(row.get(key))]
         return [step for step, _ in pairs], [value for _, value in pairs]
 
@@ -116,15 +116,15 @@ class RunRecord:
         return found[-1] if found else None
 
     def repeats(self) -> str:
-        """Return a key that is equal for runs of one experiment: they differ only in settings such as the seed."""
+        """Return a text that is equal for all runs of one experiment. They differ only in the settings in `REPEATS`."""
         if not self.config:
             return self.label
         return json.dumps({k: v for k, v in self.config.items() if k not in REPEATS}, sort_keys=True, default=str)
 
     def family(self) -> str:
-        """Return a key that is equal for repeats that may also differ in the target that their control holds.
+        """Return a text that is equal for runs that differ only in the settings in `REPEATS` and in a constant target.
 
-        A target that moves counts as another setting.
+        Runs whose targets are not constant must have the same target.
         """
         if not STEADY.fullmatch(self.target):
             return self.repeats()
@@ -132,7 +132,7 @@ class RunRecord:
 
 
 def _without_target(control: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the control without its target, also in both parts of a pair."""
+    """Return the settings of the control without the target. A control of two parts loses the target of both parts."""
     kept = {name: value for name, value in control.items() if name != "target"}
     return {name: _without_target(value) if isinstance(value, Mapping) else value for name, value in kept.items()}
 
@@ -142,25 +142,27 @@ class Curve:
     """`Curve` is pass@k against k."""
 
     about: str
-    """What made the curve, for a caption."""
+    """The origin of the curve, for a caption."""
     ks: Sequence[int]
     """The values of k."""
     values: Sequence[float]
     """pass@k at each k."""
     low: Sequence[float] = ()
-    """Lower bounds; empty without an interval."""
+    """The lower bounds of the intervals. It is empty if there are no intervals."""
     high: Sequence[float] = ()
-    """Upper bounds; empty without an interval."""
+    """The upper bounds of the intervals. It is empty if there are no intervals."""
 
 
 def read_run(folder: Path, label: str, samples: bool = True) -> RunRecord:
-    """Read a run folder. A half-written last line is left out.
+    """Read a run folder. An incomplete last line of a file is ignored.
 
     Args:
+        folder: The run folder.
+        label: The name of the run in tables.
         samples: Whether to read the samples too.
 
     Raises:
-        InvalidValue: The path is no run folder, or a file in it holds something else.
+        InvalidValue: The path is not a run folder, or a file in it has unexpected content.
     """
     if not _is_run(folder):
         raise InvalidValue("RUN", str(folder), f"a run folder (it holds neither {CONFIG} nor {METRICS})")
@@ -171,7 +173,7 @@ def read_run(folder: Path, label: str, samples: bool = True) -> RunRecord:
 def read_runs(folders: Sequence[Path], samples: bool = True) -> list[RunRecord]:
     """Read run folders in the order given.
 
-    Each run is labelled by its folder's name, or by more of the path if names repeat.
+    The label of a run is the name of its folder, or a longer part of the path if two folders have the same name.
     """
     require(len(folders) > 0, "RUN", "nothing", "one or more run folders")
     paths = list(dict.fromkeys(folder.resolve() for folder in folders))
@@ -184,10 +186,10 @@ def read_runs(folders: Sequence[Path], samples: bool = True) -> list[RunRecord]:
 
 
 def run_folders(given: Sequence[Path]) -> list[Path]:
-    """Return the run folders among several paths, so that a pattern may match other files beside runs.
+    """Return the run folders among several paths, so that a shell pattern may also match other files.
 
-    A line on standard error says how many paths were left out. A single path, several paths without any run, and a path
-    that does not exist are returned unchanged.
+    A line on standard error says how many paths were left out. A path that does not exist is kept, so that it causes an
+    error later. If no path is a run folder, all paths are returned.
     """
     kept = [path for path in given if _is_run(path) or not path.exists()]
     if len(kept) == len(given) or not any(map(_is_run, kept)):
@@ -199,7 +201,7 @@ def run_folders(given: Sequence[Path]) -> list[Path]:
 
 
 def readable(name: str) -> str:
-    """Return a name from the disk as text that can be written: bytes that are no UTF-8 become "?"."""
+    """Return a file name as text that can be written. Each byte that is not UTF-8 becomes "?"."""
     return name.encode("utf-8", "replace").decode()
 
 
@@ -208,7 +210,7 @@ def _is_run(path: Path) -> bool:
 
 
 def run_curve(run: RunRecord) -> Curve | None:
-    """Return pass@k of the run's last evaluation, or None."""
+    """Return pass@k of the last evaluation of the run, or None if there is none."""
     last = run.evaluation()
     if last is None:
         return None
@@ -219,13 +221,14 @@ def run_curve(run: RunRecord) -> Curve | None:
 
 
 def base_curve(given: Path, tasks: Sequence[str]) -> Curve:
-    """Return pass@k of the base model on the runs' own task at T = 1.
+    """Return pass@k of the base model on the task of the runs, at T = 1.
 
     Args:
-        given: The folder of an `aepo evaluate`, or the base.json of an `aepo compare`, or the folder that holds it.
+        given: The output folder of `aepo evaluate` or `aepo compare`, or the file base.json of `aepo compare`.
+        tasks: The names of the tasks of the runs.
 
     Raises:
-        InvalidValue: The file cannot be read, or has no evaluation of these tasks.
+        InvalidValue: The file cannot be read, or it has no evaluation of these tasks.
     """
     path = given
     if given.is_dir():
@@ -247,7 +250,7 @@ def base_curve(given: Path, tasks: Sequence[str]) -> Curve:
 def base_beside(folders: Sequence[Path], runs: Sequence[RunRecord]) -> Path | None:
     """Return the base.json of the comparison that these runs belong to, or None.
 
-    It must have been made with the model and the task of all these runs.
+    The model and the task in this file must be those of all these runs.
     """
     parents = {folder.resolve().parent for folder in folders}
     file = parents.pop() / BASE_FILE
@@ -262,7 +265,7 @@ def base_beside(folders: Sequence[Path], runs: Sequence[RunRecord]) -> Path | No
 
 
 def _compared(kept: Mapping[str, Any]) -> tuple[str, Curve]:
-    """Return the task's name and the curve of a base.json, with intervals over problems."""
+    """Return the name of the task and the curve from a base.json, with intervals over problems."""
     base = Result(tuple(kept["problems"]), tuple(kept["correct"]), kept["samples"], ())
     ks = [2**i for i in range(base.samples.bit_length())]
     values = np.stack([base.pass_at(k) for k in ks], axis=1)
@@ -274,7 +277,7 @@ def _compared(kept: Mapping[str, Any]) -> tuple[str, Curve]:
 
 
 def _evaluated(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, Curve]]:
-    """Return the curve of each benchmark of an evaluation.json at T = 1 and top-p 1."""
+    """Return the name and the curve of each benchmark in an evaluation.json that was sampled at T = 1 and top-p 1."""
     found = [part for part in results if part["temperature"] == 1 and part["top_p"] == 1]
     return [(str(part["benchmark"]), _evaluated_curve(part)) for part in found]
 

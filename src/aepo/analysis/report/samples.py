@@ -1,4 +1,4 @@
-"""`chosen` picks samples at chosen steps."""
+"""`chosen` selects the samples that the report shows."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from aepo.training.folder import is_number
 
 @dataclass(frozen=True)
 class Text:
-    """`Text` is one completion and what is known about it."""
+    """`Text` is one completion with a description."""
 
     about: str
-    """Reward, temperature and the like, as text."""
+    """The number of the prompt, the reward, the advantage and the temperature, as far as they are known."""
     text: str
     """The completion."""
 
@@ -25,18 +25,22 @@ class ShownSamples:
     """`ShownSamples` are the samples of one step of one run."""
 
     run: str
-    """Label of the run."""
+    """The label of the run."""
     step: int
-    """Number of the step."""
+    """The number of the step."""
     samples: Sequence[Text]
-    """The completions."""
+    """The completions of the step."""
 
 
 def chosen(runs: Sequence[RunRecord], steps: Sequence[int]) -> tuple[list[ShownSamples], list[str]]:
-    """Return the samples at these steps, or at the first, the middle and the last one of each run.
+    """Return the samples of these steps.
+
+    Args:
+        runs: The runs.
+        steps: The steps. If it is empty, the first, the middle and the last sampled step of each run are taken.
 
     Returns:
-        The samples, and a sentence for each run or step without any.
+        The samples, and a sentence for each run or step without samples.
     """
     shown: list[ShownSamples] = []
     missing = []
