@@ -30,7 +30,8 @@ def report(folders: Sequence[Path], out: Path | None, base: Path | None, steps: 
         folders: The run folders.
         out: The folder of the report. None means report/ in the folder of a single run, or beside several runs.
         base: The evaluation of the base model. None means base.json beside the runs, if it belongs to them.
-        steps: The steps whose samples are shown. If it is empty, the first, the middle and the last step are shown.
+        steps: The steps whose samples are shown. If it is empty, the first, the middle and the last sampled step of
+            each run are shown.
 
     Returns:
         The path of the page.

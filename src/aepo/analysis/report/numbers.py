@@ -104,7 +104,7 @@ def largest_k(runs: Sequence[RunRecord]) -> int:
 
 
 def held(run: RunRecord) -> Tracking | None:
-    """Return how the run held its target, or None if its rows lack the numbers for that."""
+    """Return how well the run tracked its target, or None without rows or if a row lacks a number for it."""
     complete = all("error" in row and all(is_number(row.get(key)) for key in TRACKED) for row in run.rows)
     return tracking(run.rows) if run.rows and complete else None
 

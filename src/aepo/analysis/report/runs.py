@@ -75,7 +75,8 @@ class RunRecord:
     def steps_left(self) -> int | None:
         """Return the number of steps until the run is finished, or None if the number of planned steps is unknown.
 
-        If the run has a budget, the mean use of a step so far gives the steps until the budget is used up.
+        A budget of completions or tokens can end the run before its planned steps. The steps until a budget is used up
+        are computed from the mean use of a step so far, and the smallest number is returned.
         """
         if self.steps is None:
             return None
@@ -106,7 +107,7 @@ class RunRecord:
         return [step for step, _ in pairs], [value for _, value in pairs]
 
     def last_third(self, key: str) -> float:
-        """Return the mean over the last third of the rows, or NaN if no row has the key."""
+        """Return the mean over the last third of the rows, or NaN if none of these rows has a number for the key."""
         values = [row[key] for row in self.rows[2 * len(self.rows) // 3 :] if is_number(row.get(key))]
         return math.fsum(values) / len(values) if values else math.nan
 
@@ -148,9 +149,9 @@ class Curve:
     values: Sequence[float]
     """pass@k at each k."""
     low: Sequence[float] = ()
-    """The lower bounds of the intervals. It is empty if there are no intervals."""
+    """The lower bounds of the intervals. The sequence is empty if there are no intervals."""
     high: Sequence[float] = ()
-    """The upper bounds of the intervals. It is empty if there are no intervals."""
+    """The upper bounds of the intervals. The sequence is empty if there are no intervals."""
 
 
 def read_run(folder: Path, label: str, samples: bool = True) -> RunRecord:

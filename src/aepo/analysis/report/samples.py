@@ -15,14 +15,17 @@ class Text:
     """`Text` is one completion with a description."""
 
     about: str
-    """The number of the prompt, the reward, the advantage and the temperature, as far as they are known."""
+    """The number of the prompt, and the reward, the advantage and the temperature if they are known.
+
+    It also says whether the control drew the completion as an extra one, and whether the length limit cut it.
+    """
     text: str
     """The completion."""
 
 
 @dataclass(frozen=True)
 class ShownSamples:
-    """`ShownSamples` are the samples of one step of one run."""
+    """`ShownSamples` holds the samples of one step of one run."""
 
     run: str
     """The label of the run."""
