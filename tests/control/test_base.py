@@ -6,7 +6,7 @@ import pytest
 
 from aepo.control import CONTROLS
 from aepo.control.aepo import AEPO
-from aepo.control.base import ALARM_AFTER, Control
+from aepo.control.base import ALARM_AFTER, Control, ControlReport
 from aepo.control.laws import Switch
 from aepo.control.schedules import Target
 from aepo.methods import preset
@@ -53,13 +53,13 @@ REPORT = {"command": 0.1, "saturated": 1.0, "coefficient": 0.2, "target_entropy"
 
 @pytest.mark.parametrize("name", [name for name in CONTROLS if name != "both"])
 def test_a_step_reports_the_command_that_it_acted_on_and_what_it_measured(name):
-    assert CONTROLS[name]().report(BEFORE, AFTER) == REPORT
+    assert CONTROLS[name]().report(BEFORE, AFTER) == ControlReport(**REPORT)
 
 
 def test_two_controls_report_in_the_same_way():
     pair = preset("aepo+clip-cov").control
-    assert pair.report({"first": BEFORE, "second": {}}, {"first": AFTER, "second": {}}) == REPORT
-    assert pair.report({"first": {}, "second": BEFORE}, {"first": {}, "second": AFTER}) == REPORT
+    assert pair.report({"first": BEFORE, "second": {}}, {"first": AFTER, "second": {}}) == ControlReport(**REPORT)
+    assert pair.report({"first": {}, "second": BEFORE}, {"first": {}, "second": AFTER}) == ControlReport(**REPORT)
 
 
 def test_the_command_of_a_step_is_reported_in_the_next_one():
@@ -68,5 +68,5 @@ def test_the_command_of_a_step_is_reported_in_the_next_one():
     for number, entropy in enumerate((0.4, 0.7, 0.7)):
         states.append(control.update(states[-1], b.measured(entropy, step=number)))
     reports = [control.report(before, after) for before, after in pairwise(states)]
-    assert [report["command"] for report in reports] == [None, 1.0, -1.0]
-    assert [report["error"] for report in reports] == pytest.approx([0.1, -0.2, -0.2])
+    assert [report.command for report in reports] == [None, 1.0, -1.0]
+    assert [report.error for report in reports] == pytest.approx([0.1, -0.2, -0.2])

@@ -86,7 +86,7 @@ def test_the_log_shows_the_k_that_the_step_acted_on():
     control = MovingBound()
     first = control.update(control.initial_state(), b.measured(0.1))
     report = control.report(first, control.update(first, b.measured(0.1, 1)))
-    assert report["coefficient"] == 0.25 and report["target_entropy"] == 0.3
+    assert report.coefficient == 0.25 and report.target_entropy == 0.3
 
 
 @pytest.mark.parametrize(("field", "value"), [("eps", 1.0), ("eps", 0.0), ("k_max", -1.0), ("delta", float("nan"))])

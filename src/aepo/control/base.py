@@ -216,12 +216,37 @@ class Needs:
         )
 
 
-# The keys of a state that are logged, each with the value that means "not reported". The first ones are what the step
-# measured, the others what the step acted on.
-_MEASURED: Mapping[str, Any] = {"target_entropy": None, "error": None, "alarm": False}
-_ACTED_ON: Mapping[str, Any] = {"command": None, "saturated": 0.0, "coefficient": None}
-NOT_REPORTED: Mapping[str, Any] = {**_MEASURED, **_ACTED_ON}
-"""The keys of `Control.report`, each with the value that means "not reported"."""
+@dataclass(frozen=True)
+class ControlReport:
+    """`ControlReport` is what a control reports of a step; docs/metrics.md says how each number is made.
+
+    A control keeps these names in its state. What the state does not hold stands at its default.
+    """
+
+    target_entropy: float | None = None
+    """The target of this step, nats per token; None without a target."""
+    error: float | None = None
+    """Target minus measured entropy, nats per token; None without a target."""
+    alarm: bool = False
+    """Whether the control has been at its limit for long, and the error does not shrink."""
+    command: float | None = None
+    """The command that this step acted on, from -1 to 1; None without one."""
+    saturated: float = 0.0
+    """1.0 if that command was at its limit and the error asked for more."""
+    coefficient: float | None = None
+    """The coefficient that this step acted on; None without one."""
+
+    @classmethod
+    def of(cls, before: State, after: State) -> ControlReport:
+        """Return what the step measured, which is in the state `after`, and what it acted on, in the state `before`."""
+        measured, acted_on = ("target_entropy", "error", "alarm"), ("command", "saturated", "coefficient")
+        known = {name: after[name] for name in measured if name in after}
+        return cls(**known, **{name: before[name] for name in acted_on if name in before})
+
+    def __or__(self, other: ControlReport) -> ControlReport:
+        """Return this report, with the other's values for what stands at its default here."""
+        nothing = vars(ControlReport())
+        return ControlReport(**{name: vars(other)[name] if v == nothing[name] else v for name, v in vars(self).items()})
 
 
 class Control(ABC):
@@ -357,15 +382,14 @@ class Control(ABC):
         """Return the state of the next step."""
         return state
 
-    def report(self, before: State, after: State) -> dict[str, Any]:
+    def report(self, before: State, after: State) -> ControlReport:
         """Return what the log records of the control.
 
         Args:
             before: The state that the step acted on; the command and the coefficient come from it.
             after: The state of the next step; the measurement of this step comes from it.
         """
-        measured = {key: after.get(key, nothing) for key, nothing in _MEASURED.items()}
-        return {**measured, **{key: before.get(key, nothing) for key, nothing in _ACTED_ON.items()}}
+        return ControlReport.of(before, after)
 
 
 HOOKS = (

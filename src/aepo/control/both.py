@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
 from aepo.control.base import (
-    NOT_REPORTED,
     Control,
+    ControlReport,
     ExtraGroup,
     FollowUp,
     Measured,
@@ -167,8 +167,8 @@ class Both(Control):
         first, second = self._of(state)
         return {"first": self.first.update(first, measured), "second": self.second.update(second, measured)}
 
-    def report(self, before: State, after: State) -> dict[str, Any]:
-        """Return the report of the first control, with the second's values where the first reports nothing."""
+    def report(self, before: State, after: State) -> ControlReport:
+        """Return what the first reports, and what the second reports where the first has nothing."""
         pairs = zip(self._pair, self._of(before), self._of(after), strict=True)
-        a, b = (part.report(old, new) for part, old, new in pairs)
-        return {key: b[key] if value == NOT_REPORTED[key] else value for key, value in a.items()}
+        first, second = (part.report(old, new) for part, old, new in pairs)
+        return first | second

@@ -91,7 +91,7 @@ def train_step(run: Run, state: TrainState) -> tuple[TrainState, dict[str, Any],
     row = {
         "step": step.number,
         **stages.measurements(measured, samples, sampler=control.token_temperature(state.control) is None),
-        **control.report(state.control, control_state),
+        **vars(control.report(state.control, control_state)),
         **updated.row(),
         "reward_failures": len(drawn.failures),
         **({"reward_error": drawn.failures[0]} if drawn.failures else {}),

@@ -222,7 +222,7 @@ class EntropyControlTrainer(SamplingTrainer):
     def _log_round(self, before: State, measured: Measured, samples: Sequence[Sample]) -> None:
         """Log the numbers of docs/metrics.md that a round has, under `aepo/`."""
         row = stages.measurements(measured, samples, sampler=False)
-        for name, value in {**row, **self._acts.report(before, self.entropy_state)}.items():
+        for name, value in {**row, **vars(self._acts.report(before, self.entropy_state))}.items():
             if isinstance(value, int | float):
                 self._metrics["train"][f"aepo/{name}"].append(float(value))
 

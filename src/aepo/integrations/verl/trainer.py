@@ -344,7 +344,7 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
         before, self.control_state = self.control_state, self._control.update(self.control_state, measured)
         row = {
             **stages.measurements(measured, samples, sampler=self._sampler_logprobs),
-            **self._control.report(before, self.control_state),
+            **vars(self._control.report(before, self.control_state)),
             **{name: value.mean for name, value in sums.items()},
             "reward_failures": self._failures,
             "completions": self._groups.completions,
