@@ -90,7 +90,7 @@ class Settings:
         settings = {"name": value} if isinstance(value, str) else dict(value) if isinstance(value, Mapping) else None
         if settings is None:
             raise InvalidValue(path, value, f"a name ({', '.join(table)}) or a table of settings")
-        name = settings.pop("name", _name_of(type(current), self._names))
+        name = settings.pop("name", _name_of(type(current), self._names) or "")
         cls = table[name] if name in table else _own_class(name, base_of, f"{path}.name", table)
         base = current if type(current) is cls else cls()
         if isinstance(base, Both):

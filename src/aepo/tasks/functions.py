@@ -163,7 +163,18 @@ def _verl(caller: _Caller, items: Sequence[Answered]) -> list[Verdict]:
 
 def _verl_batch(caller: _Caller, items: Sequence[Answered]) -> list[Verdict]:
     tables = [_verl_item(item) for item in items]
-    return caller.many({f"{key}s": [table[key] for table in tables] for key in tables[0]}, items, "score")
+    given: dict[str, Any] = {f"{key}s": [table[key] for table in tables] for key in tables[0]}
+    # verl keeps these two columns as arrays of objects.
+    given |= {key: _objects(given[key]) for key in ("data_sources", "extra_infos")}
+    return caller.many(given, items, "score")
+
+
+def _objects(values: Sequence[Any]) -> Any:
+    import numpy as np
+
+    column = np.empty(len(values), dtype=object)
+    column[:] = values
+    return column
 
 
 def _verl_item(item: Answered) -> dict[str, Any]:
@@ -174,7 +185,7 @@ def _verl_item(item: Answered) -> dict[str, Any]:
         "data_source": columns.get("data_source", ""),
         "solution_str": item.completion,
         "ground_truth": item.answer if known is None else known,
-        "extra_info": {"num_turns": None, "rollout_reward_scores": {}, **(columns.get("extra_info") or columns)},
+        "extra_info": {**(columns.get("extra_info") or columns), "num_turns": None, "rollout_reward_scores": {}},
     }
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 
 class LimitReachedError(BaseException):
@@ -44,8 +45,8 @@ def limited(seconds: float | None, wall_seconds: float | None) -> Iterator[None]
             signal.signal(number, before)
 
 
-def _raiser(words: str) -> object:
-    def stop(number: int, frame: object) -> None:
+def _raiser(words: str) -> Callable[[int, FrameType | None], None]:
+    def stop(number: int, frame: FrameType | None) -> None:
         raise LimitReachedError(words)
 
     return stop

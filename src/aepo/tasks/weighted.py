@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from aepo.tasks.rewards import Answered, Verdict, Verifier
 
@@ -48,7 +48,9 @@ class Weighted(Verifier):
         given = [(w, v.reward) for w, (_, v) in zip(weights, verdicts, strict=True) if math.isfinite(v.reward)]
         failed = [f"{name}: {verdict.reason}" for name, verdict in verdicts if verdict.failed]
         lost = any(verdict.failed and not math.isfinite(verdict.reward) for _, verdict in verdicts)
-        parts, logged, metrics = {}, {}, {}
+        parts: dict[str, float] = {}
+        logged: dict[str, Any] = {}
+        metrics: dict[str, float] = {}
         for name, verdict in verdicts:
             parts[name] = verdict.reward
             parts |= {f"{name}/{key}": value for key, value in verdict.parts.items()}

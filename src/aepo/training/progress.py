@@ -164,13 +164,25 @@ class RunLog:
         if self._progress:
             self._progress.update(self._bar, completed=row["step"] + 1, description=line)
         last = row["step"] + 1 == self._config.steps
-        if not last and time.monotonic() - self._last_line < LINE_EVERY:
+        if not last and row.get("entropy") is not None and time.monotonic() - self._last_line < LINE_EVERY:
             return
         self._last_line = time.monotonic()
         if not self._progress:
             self.say(f"{line}  {self._left(row['step'] + 1):.0f} s left")
         for sample in shown[:1]:
             self.say(sample_line(sample))
+
+
+def data_line(facts: Mapping[str, Any]) -> str:
+    """Return one line with the numbers of rows of a task's data (`Task.facts`)."""
+    line = f"data: {facts['rows_read']} rows read, {facts['rows_train']} to train on, {facts['rows_evaluation']} for "
+    line += "evaluation"
+    left_out = {
+        "rows_shared": "left out of training (their prompt is in the evaluation set)",
+        "rows_long": "left out (too long)",
+        "rows_repeated": "with a prompt that another training row has",
+    }
+    return ", ".join([line, *(f"{facts[key]} {words}" for key, words in left_out.items() if facts.get(key))])
 
 
 def status_line(row: Mapping[str, Any], steps: int) -> str:

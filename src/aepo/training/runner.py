@@ -25,8 +25,8 @@ from aepo.training.checkpoint import FOLDER, TrainState, load_checkpoint, save_c
 from aepo.training.evaluate import Evaluation, evaluate
 from aepo.training.folder import METRICS, cut_back, read_rows, sole_writer, start_folder
 from aepo.training.plot import plot_run
-from aepo.training.preflight import preflight
-from aepo.training.progress import SAMPLES_PER_STEP, RunLog, Shown
+from aepo.training.preflight import implausible_rate, preflight
+from aepo.training.progress import SAMPLES_PER_STEP, RunLog, Shown, data_line
 from aepo.training.step import Run, make_optimizer, probe, train_step
 from aepo.training.trackers import Forward, check_installed
 from aepo.training.vitals import MEMORY, death, sick
@@ -53,6 +53,8 @@ def start(config: Config, out: Path, quiet: bool = False, strict: bool = False) 
         raise InvalidValue("out", str(out), "a new folder (there is a run in this one; go on with --resume)")
     _say_preflight(preflight(config), quiet, strict)
     run, state = _prepare(config, None, quiet)
+    if run.task.facts() and not quiet:
+        print(data_line(run.task.facts()), flush=True)
     _say_preflight(_probe(run, quiet), quiet, strict)
     start_folder(out, config, run.policy.device)
     with sole_writer(out):
@@ -94,6 +96,8 @@ def _probe(run: Run, quiet: bool) -> list[str]:
     seen = Seen(rewards, right, rule.describe(), found.completions, tuple(found.judged.failures))
     sentences = implausible_targets(config.control, config.steps, found.entropy.mean) if rewards else []
     sentences += unusable_rewards(config.algorithm, seen)
+    parameters = sum(parameter.numel() for parameter in run.policy.model.parameters())
+    sentences += implausible_rate(config.optimizer.lr, parameters, run.policy.adapter is not None)
     if not quiet:
         print(
             f"before training: entropy {found.entropy.mean:.3f} nats, reward {math.fsum(rewards) / len(rewards):.3f} "
