@@ -98,7 +98,9 @@ class EvaluationConfig:
     """`EvaluationConfig` says when a run evaluates its policy, and on how many completions, drawn at temperature 1."""
 
     every: int = 50
-    """Steps between two evaluations. The last step is evaluated too. 0 means that there is no evaluation."""
+    """Steps between two evaluations. The base model (step 0) and the last step are evaluated too. 0 means that there is
+    no evaluation.
+    """
     prompts: int = 100
     """Number of problems, from the start of the task's evaluation set."""
     samples: int = 16
@@ -115,9 +117,9 @@ class CheckpointConfig:
     """`CheckpointConfig` says when a run writes checkpoints, and how many stay."""
 
     every: int = 50
-    """Steps between two checkpoints. Every evaluation and the last step write one too. 0 means only those."""
+    """Steps between two checkpoints. The last step writes one too. 0 means only that one."""
     keep: int = 2
-    """Number of newest checkpoints that stay. The checkpoint with the best evaluation stays as well."""
+    """Number of newest checkpoints that stay. A checkpoint of the step with the best evaluation stays as well."""
 
     def __post_init__(self) -> None:
         require(self.every >= 0, "checkpoint.every", self.every, "a number of steps, or 0 for the end only")
