@@ -98,9 +98,9 @@ class EvaluationConfig:
     """`EvaluationConfig` says when a run evaluates its policy, and on how many completions, drawn at temperature 1."""
 
     every: int = 50
-    """Steps between two evaluations. The base model (step 0) and the last step are evaluated too. 0 means that there is
-    no evaluation.
-    """
+    """Steps between two evaluations. The last step is evaluated too. 0 means that there is no evaluation."""
+    first: bool = True
+    """Whether the base model is evaluated before the first step, as step 0 of evaluations.jsonl."""
     prompts: int = 100
     """Number of problems, from the start of the task's evaluation set."""
     samples: int = 16

@@ -14,7 +14,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -88,9 +88,10 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 @contextmanager
 def new_folder(run: Path, config: Config) -> Iterator[None]:
-    """Create a run folder with config.toml. If the `with` block fails, a folder that it created is removed again.
+    """Create a run folder with config.toml, and hold its lock inside a `with` block.
 
-    A folder without a finished step is used again.
+    A folder without a finished step is used again. If the block refuses a value before the first step, a folder that was
+    created here is removed again.
 
     Raises:
         InvalidValue: The folder holds a run with a finished step, or it cannot be written.
@@ -98,20 +99,21 @@ def new_folder(run: Path, config: Config) -> Iterator[None]:
     if read_rows(run / METRICS):
         raise InvalidValue("out", str(run), "a new folder (there is a run in this one; go on with --resume)")
     existed = run.exists()
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        with sole_writer(run):
+    with ExitStack() as stack:
+        try:
+            run.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(sole_writer(run))
             for name in FILES:
                 (run / name).unlink(missing_ok=True)
             write_atomically(run / "config.toml", to_toml(config))
-    except OSError as error:
-        raise InvalidValue("out", str(run), f"a folder that can be written ({error.strerror})") from None
-    try:
-        yield
-    except InvalidValue:
-        if not existed:
-            shutil.rmtree(run)
-        raise
+        except OSError as error:
+            raise InvalidValue("out", str(run), f"a folder that can be written ({error.strerror})") from None
+        try:
+            yield
+        except InvalidValue:
+            if not existed and not read_rows(run / METRICS):
+                shutil.rmtree(run)
+            raise
 
 
 def write_environment(run: Path, device: torch.device) -> None:

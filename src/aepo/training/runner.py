@@ -65,7 +65,7 @@ def start(
             `strict` is set and preflight finds a problem.
         RunDiedError: The run cannot learn any more.
     """
-    with new_folder(out, config), sole_writer(out):
+    with new_folder(out, config):
         if not quiet:
             print(f"{config.method} on {config.model}, task {_task_name(config)}: {out}", flush=True)
         _say_preflight(preflight(config), quiet, strict)
@@ -74,7 +74,6 @@ def start(
         if run.task.facts() and not quiet:
             print(data_line(run.task.facts()), flush=True)
         _say_preflight(_probe(run, quiet), quiet, strict)
-    with sole_writer(out):
         _finish(run, state, out, quiet, callbacks)
 
 
@@ -84,13 +83,13 @@ def resume(out: Path, quiet: bool = False, settings: Sequence[str] = (), callbac
     Args:
         out: The run folder.
         quiet: Whether to print nothing.
-        settings: New settings, `name=value`; only those of `CHANGEABLE` may change. `steps` prolongs the run. The run
-            folder's config.toml is rewritten, and changes.jsonl keeps what changed at which step.
+        settings: New settings, `name=value`; only those of `CHANGEABLE` may change. `steps` prolongs the run. The
+            folder's config.toml is rewritten, and changes.jsonl keeps what changed after which step.
         callbacks: What is called after every step and evaluation.
 
     Raises:
-        InvalidValue: The folder holds no run, its files cannot be read, another process writes the run, or a setting may
-            not change.
+        InvalidValue: The folder holds no run, its files cannot be read, another process writes the run, or a setting
+            may not change.
         RunDiedError: The run cannot learn any more.
     """
     if not (out / "config.toml").exists():
@@ -258,7 +257,8 @@ def _finish(run: Run, state: TrainState, out: Path, quiet: bool, callbacks: Sequ
             state, row = _logged_step(run, state, out, log, tracker, callbacks)
             recent.append(row)
             _stop_if_dead(run, recent, out)
-            told = any([callback.on_step(row) for callback in callbacks])
+            for callback in callbacks:
+                told = bool(callback.on_step(row)) or told
         stopped = not _ended(config, state)
         if stopped and state.step not in steps_saved(out):
             save_checkpoint(out, run.policy, run.optimizer, state, config.checkpoint.keep)
@@ -274,12 +274,11 @@ def _finish(run: Run, state: TrainState, out: Path, quiet: bool, callbacks: Sequ
 
 def _evaluate_first(run: Run, log: RunLog, callbacks: Sequence[Callback]) -> None:
     """Evaluate the base model, if the run has evaluations: step 0 of evaluations.jsonl."""
-    if run.config.evaluation.every:
+    if run.config.evaluation.every and run.config.evaluation.first:
         evaluation = _evaluate(run)
         log.evaluation(0, evaluation)
-        log.say(
-            f"before training: pass@1 {evaluation.pass_at(1):.3f} ({evaluation.right}), reward {evaluation.reward:.3f}"
-        )
+        scores = f"pass@1 {evaluation.pass_at(1):.3f} ({evaluation.right}), reward {evaluation.reward:.3f}"
+        log.say(f"evaluation before training: {scores}")
         for callback in callbacks:
             callback.on_evaluation(0, evaluation)
 
