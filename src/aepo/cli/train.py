@@ -9,6 +9,7 @@ from typing import Annotated
 
 import tyro
 
+from aepo import __version__
 from aepo.errors import InvalidValue
 
 
@@ -43,6 +44,8 @@ class Train:
 
     def run(self) -> None:
         """Start a run, continue one, or print what a run would cost."""
+        if not self.dry_run:
+            print(f"aepo {__version__} train: loading ...", flush=True)
         from aepo.config import make_config
         from aepo.training import runner
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from aepo.config import Config, default_config, override
-from aepo.convert import tree
+from aepo.config import Config, make_config
 from aepo.errors import InvalidValue
 from aepo.model.policy import Policy
-from aepo.tasks import Data, Task
-from aepo.tasks.functions import Function
+from aepo.plugins import register
 from aepo.training import runner
 from aepo.training.callbacks import Callback
 from aepo.training.checkpoint import FOLDER, steps_saved
@@ -26,7 +25,7 @@ Reward = Callable[..., Any] | str
 
 
 def train(
-    model: str | Path = "builtin",
+    model: Any = "builtin",
     data: str | Path | Iterable[Mapping[str, Any]] | None = None,
     reward: Reward | Sequence[Reward] | None = None,
     method: str = "aepo",
@@ -40,7 +39,8 @@ def train(
     """Fine-tune a model and return the run.
 
     Args:
-        model: `builtin`, a folder in Hugging Face format, or a name on the hub.
+        model: `builtin`, a folder in Hugging Face format, a name on the hub, or a pair (model, tokenizer) that is
+            loaded; it is saved into the run folder.
         data: Rows to train on: a file, a data set's name, or rows as tables (a list, a `datasets.Dataset`). Rows are
             written to the run folder. None takes the built-in task.
         reward: A reward function as TRL, verl or EasyR1 have it, `graded`, or a list of them, whose rewards are added.
@@ -62,21 +62,18 @@ def train(
     >>> run = aepo.train(model="path/to/model", data=rows, reward=my_reward, target="0.6x", steps=50)
     >>> run.plot()
     """
-    given = {name.replace("__", "."): value for name, value in settings.items()}
+    folder = Path(out) if out is not None else Path("runs") / f"{method}-{time.strftime('%Y%m%d-%H%M%S')}"
+    given: dict[str, Any] = {name.replace("__", "."): value for name, value in settings.items()}
+    given["model"] = _model(model, folder)
     if target is not None:
         given["control.target"] = target
-    folder = Path(out) if out is not None else Path("runs") / f"{method}-{time.strftime('%Y%m%d-%H%M%S')}"
-    functions: dict[str, Callable[..., Any]] = {}
     if data is None and reward is not None:
         raise InvalidValue("reward", reward, "given together with data: the built-in task has its own reward")
     if data is not None:
-        given |= {"task": {"name": "data", "train": _source(data, folder), **_rewards(reward, functions)}}
-    config = override(default_config(method), tree({"model": str(model), **given}))
-    config = runner.located(_with_functions(config, functions))
-    try:
+        given = {"task": "data", "task.train": _source(data, folder), **_rewards(reward), **given}
+    config = make_config(method=method, overrides=given)
+    with suppress(KeyboardInterrupt):  # The run is saved, and what is there is returned.
         runner.start(config, folder, quiet=quiet, callbacks=callbacks)
-    except KeyboardInterrupt:
-        pass  # the run is saved; what is there is returned
     return TrainedRun(folder, config)
 
 
@@ -148,8 +145,9 @@ class TrainedRun:
             **settings: Settings that may change in a run; a dot is written as two underscores.
         """
         changes = [f"{name.replace('__', '.')}={json.dumps(value)}" for name, value in settings.items()]
-        config = runner.resume(self.folder, quiet=quiet, settings=changes, callbacks=callbacks, task=self.config.task)
-        return TrainedRun(self.folder, config)
+        with suppress(KeyboardInterrupt):
+            runner.resume(self.folder, quiet=quiet, settings=changes, callbacks=callbacks)
+        return TrainedRun(self.folder, make_config(self.folder / "config.toml"))
 
     def __repr__(self) -> str:
         rows = self.metrics
@@ -171,30 +169,27 @@ def _source(data: str | Path | Iterable[Mapping[str, Any]], folder: Path) -> str
     return str(file)
 
 
-def _rewards(
-    reward: Reward | Sequence[Reward] | None, functions: dict[str, Callable[..., Any]]
-) -> dict[str, Any]:
-    """Return the task's settings for these rewards. Functions are put into `functions` by the name of their setting."""
+def _model(model: Any, folder: Path) -> str:
+    """Return the name or the folder of the model; a loaded one is saved into the run folder first."""
+    if isinstance(model, str | Path):
+        return str(model)
+    wanted = "a name, a folder, or (model, tokenizer) of transformers"
+    if not (isinstance(model, tuple) and len(model) == 2 and all(hasattr(part, "save_pretrained") for part in model)):
+        raise InvalidValue("model", type(model).__name__, wanted)
+    base = folder / "base"
+    for part in model:
+        part.save_pretrained(base)
+    return str(base)
+
+
+def _rewards(reward: Reward | Sequence[Reward] | None) -> dict[str, Any]:
+    """Return the task's settings for these rewards."""
     if reward is None or reward == "graded":
         return {}
     if isinstance(reward, str) or callable(reward):
-        return {"verifier": {"name": "function", "path": _path(reward, functions)}}
-    return {"rewards": [_path(one, functions) for one in reward]}
+        return {"task.verifier": "function", "task.verifier.path": _path(reward)}
+    return {"task.rewards": [_path(one) for one in reward]}
 
 
-def _path(reward: Reward, functions: dict[str, Callable[..., Any]]) -> str:
-    if isinstance(reward, str):
-        return reward
-    name = f"python:{getattr(reward, '__name__', type(reward).__name__)}"
-    functions[name] = reward
-    return name
-
-
-def _with_functions(config: Config, functions: Mapping[str, Callable[..., Any]]) -> Config:
-    """Give the task's verifiers the functions that exist in this process only."""
-    task: Task = config.task
-    if isinstance(task, Data):
-        for verifier in task.judges:
-            if isinstance(verifier, Function) and verifier.path in functions:
-                verifier.bind(functions[verifier.path])
-    return config
+def _path(reward: Reward) -> str:
+    return reward if isinstance(reward, str) else register(reward)

@@ -90,8 +90,8 @@ def environment(device: torch.device) -> dict[str, Any]:
 def new_folder(run: Path, config: Config) -> Iterator[None]:
     """Create a run folder with config.toml, and hold its lock inside a `with` block.
 
-    A folder without a finished step is used again. If the block refuses a value before the first step, a folder that was
-    created here is removed again.
+    A folder without a finished step is used again. If the block refuses a value before the first step, a folder that
+    was created here is removed again.
 
     Raises:
         InvalidValue: The folder holds a run with a finished step, or it cannot be written.

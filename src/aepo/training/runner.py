@@ -35,9 +35,10 @@ from aepo.training.folder import (
     write_change,
     write_environment,
 )
+from aepo.training.header import header
 from aepo.training.plot import plot_run
 from aepo.training.preflight import implausible_rate, preflight
-from aepo.training.progress import SAMPLES_PER_STEP, RunLog, Shown, data_line
+from aepo.training.progress import SAMPLES_PER_STEP, RunLog, Shown
 from aepo.training.step import Run, make_optimizer, probe, train_step
 from aepo.training.stopping import StopRequest
 from aepo.training.trackers import Forward, check_installed
@@ -66,13 +67,11 @@ def start(
         RunDiedError: The run cannot learn any more.
     """
     with new_folder(out, config):
-        if not quiet:
-            print(f"{config.method} on {config.model}, task {_task_name(config)}: {out}", flush=True)
         _say_preflight(preflight(config), quiet, strict)
         run, state = _prepare(config, None, quiet)
         write_environment(out, run.policy.device)
-        if run.task.facts() and not quiet:
-            print(data_line(run.task.facts()), flush=True)
+        if not quiet:
+            print(*header(run, out), sep="\n", flush=True)
         _say_preflight(_probe(run, quiet), quiet, strict)
         _finish(run, state, out, quiet, callbacks)
 
@@ -123,10 +122,6 @@ def _changed(out: Path, settings: Sequence[str]) -> Config:
     done = saved[-1] if saved else 0
     require(config.steps >= done, "steps", config.steps, f"at least the {done} steps that are done")
     return config
-
-
-def _task_name(config: Config) -> str:
-    return str(getattr(config.task, "train", "") or type(config.task).__name__.lower())
 
 
 def _probe(run: Run, quiet: bool) -> list[str]:
@@ -325,6 +320,14 @@ def _logged_step(
     if last or (due and not sick(row, run.policy.vocabulary)):
         save_checkpoint(out, run.policy, run.optimizer, state, run.config.checkpoint.keep)
     return state, row
+
+
+def evaluate_policy(policy: Policy, config: Config, problems: int, samples: int) -> Evaluation:
+    """Return an evaluation of a policy on the task of a configuration."""
+    task = config.task.fitted(lambda problem: len(prompt_tokens(policy, problem)))
+    with closing(make_sampler(policy, config)) as sampler:
+        sampler.refresh(policy)
+        return evaluate(policy, sampler.at_top_p(1.0), task, problems=problems, samples=samples)
 
 
 def evaluate_base(config: Config) -> Evaluation:
