@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -14,8 +13,8 @@ import tyro
 class Doctor:
     """Say what is wrong with a run, from its log: ours, TRL, verl, OpenRLHF, W&B, TensorBoard, ... (docs/doctor.md)."""
 
-    logs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Log files, or folders with logs in them."""
+    logs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Log files, folders with logs in them or below them, or wandb://entity/project/run."""
     resumed_at: Annotated[tuple[int, ...], tyro.conf.UseAppendAction] = field(default=())
     """A step at which the run was resumed, where the log does not show it; may be repeated."""
     json: bool = False

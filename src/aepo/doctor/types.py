@@ -48,6 +48,8 @@ class Log:
     """Steps at which the run was resumed: those that the log shows and those that the caller gives."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """The contents of `config.toml` if this package wrote the log, else empty."""
+    notes: tuple[str, ...] = ()
+    """Sentences about what was left out of the file or assumed when it was read."""
 
     @property
     def steps(self) -> tuple[int, int]:

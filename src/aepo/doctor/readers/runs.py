@@ -1,0 +1,264 @@
+"""From the rows of a file to its runs, and from a run to a `Log`."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from aepo.doctor.dialect import Dialect
+from aepo.doctor.names import AEPO, EASYR1, STEPS, VERL, recognise, recognise_one_metric
+from aepo.doctor.readers.rows import Column, Rows, plain, some_of
+from aepo.doctor.types import EntropyMeaning, Log, LogSeries, Point
+from aepo.errors import InvalidValue
+
+Found = Log | InvalidValue
+"""A log, or the reason why a run or a file is left out."""
+# Larger numbers count as infinite, because sums of them could overflow; float32 ends at 3.4e38.
+LARGEST = 1e100
+OF_WANDB = {*STEPS, "_runtime", "_timestamp"}
+# Learning rates at the same step that differ by a larger share come from different settings.
+SAME_RATE = 0.01
+UNDOCUMENTED = EntropyMeaning("unknown", "its meaning is not documented")
+
+
+@dataclass(frozen=True)
+class Place:
+    """`Place` says where rows come from."""
+
+    source: str
+    """The path of the file."""
+    name: str = ""
+    """The name of the run, if the file names its runs."""
+    form: str = ""
+    """The form of the file if it is not the trainer's own, such as W&B."""
+    is_chart: bool = False
+    """True if one metric is enough: charts are exported metric by metric."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """The settings of the run, if the file has them."""
+    notes: tuple[str, ...] = ()
+    """What was left out of the file."""
+
+
+def make_logs(rows: Rows, place: Place) -> list[Log]:
+    """Return one log for each run in the rows; an empty list if no known trainer writes these keys.
+
+    Raises:
+        InvalidValue: A known trainer wrote the rows, and they have no step, or no metric that is read.
+    """
+    dialect = _dialect(rows, place.is_chart)
+    if dialect is None:
+        return []
+    keys = {
+        name: next(key for key in wanted if key in rows.measured)
+        for name, wanted in dialect.keys.items()
+        if rows.measured.intersection(wanted)
+    }
+    where = f"{place.source} ({place.name})" if place.name else place.source
+    if not keys:
+        read = some_of(key for wanted in dialect.keys.values() for key in wanted)
+        wanted = f"a log of {dialect.name} with at least one of its training metrics in it, such as {read}"
+        raise InvalidValue("LOG", where, wanted)
+    walk = _Walk(rows, dialect, set(keys.values()))
+    if not walk.runs:
+        raise InvalidValue("LOG", where, f"a log of {dialect.name} with a number as step in its rows")
+    logs = [_log(rows, dialect, keys, place, run, walk.steps) for run in walk.runs]
+    return logs if len(logs) == 1 else [replace(log, source=_numbered(log.source, at)) for at, log in enumerate(logs, 1)]
+
+
+def logs_or_refusal(rows: Rows, place: Place, wanted: str = "rows of a trainer that docs/doctor.md lists") -> list[Found]:
+    """Return the logs of one run of several, or the reason why it has none, so that the others are read."""
+    try:
+        logs = make_logs(rows, place)
+    except InvalidValue as error:
+        return [error]
+    where = f"{place.source} ({place.name})" if place.name else place.source
+    return [*logs] or [InvalidValue("LOG", where, f"{wanted} (its keys: {some_of(rows.names)})")]
+
+
+def _numbered(source: str, run: int) -> str:
+    return f"{source[:-1]}, run {run})" if source.endswith(")") else f"{source} (run {run})"
+
+
+def _dialect(rows: Rows, is_chart: bool) -> Dialect | None:
+    dialect = recognise(rows.measured)
+    if dialect is None and is_chart:
+        dialect = recognise_one_metric(rows.measured)
+    # verl nests under one key, `data`; EasyR1 nests at the slashes of its keys.
+    if rows.groups & {"actor", "critic", "response_length"} and (dialect is VERL or dialect is None):
+        return EASYR1
+    return dialect
+
+
+@dataclass
+class _Run:
+    """One run: the rows of the file that can be in it, and the steps at which it was resumed."""
+
+    first_row: int
+    end_row: int
+    resumes: list[int] = field(default_factory=list)
+
+
+class _Walk:
+    """`_Walk` goes through the rows once, and finds out where runs begin and where they were resumed.
+
+    A run is resumed where its steps go back, but not to their start; what was done again counts. It is another run if
+    the steps go back to the start, or if the learning rate at a step that was done twice differs.
+    """
+
+    def __init__(self, rows: Rows, dialect: Dialect, read: set[str]) -> None:
+        self.rates = rows.columns.get(_read_as(dialect, rows, "learning_rate"), Column())
+        self.runs: list[_Run] = []
+        self.steps: list[int | None] = [None] * rows.count
+        ends = iter(sorted(rows.ends))
+        end = next(ends, None)
+        for row, stream, step in _stepped(rows, dialect, read):
+            ended = False
+            while end is not None and end <= row:
+                ended, end = True, next(ends, None)
+            self._place(row, stream, step, ended)
+
+    def _place(self, row: int, stream: str, step: int, ended: bool) -> None:
+        done = self.done.setdefault(stream, array("q")) if self.runs else array("q")
+        last = self.steps[done[-1]] if done else None
+        if not self.runs or (last is not None and step < last and self._is_new(stream, step, row)):
+            self._begin(row, stream)
+        elif last is not None and step < last:
+            while done and (self.steps[done[-1]] or 0) >= step:
+                self.steps[done.pop()] = None
+            if stream == self.first_stream:
+                self.runs[-1].resumes.append(step)
+        elif ended and last is not None and step > last:
+            self.runs[-1].resumes.append(step)
+        self.done[stream].append(row)
+        self.steps[row] = step
+        self.runs[-1].end_row = row + 1
+        begins = self.begins.setdefault(stream, [])
+        if len(begins) < 2 and step not in begins:
+            begins.append(step)
+
+    def _begin(self, row: int, stream: str) -> None:
+        self.runs.append(_Run(row, row + 1))
+        self.done: dict[str, array[int]] = {stream: array("q")}
+        self.begins: dict[str, list[int]] = {}
+        self.first_stream = stream
+
+    def _is_new(self, stream: str, step: int, row: int) -> bool:
+        """Return whether a row whose step goes back begins another run."""
+        first, *later = self.begins[stream]
+        interval = later[0] - first if later else 1
+        # A log that begins in the middle is of a resumed run: it can go back to its first step, which is no start.
+        if step <= max(first, 1) and step <= max(interval, 1):
+            return True
+        done = self.done[stream]
+        again = bisect_left(done, step, key=lambda row: self.steps[row] or 0)
+        if again == len(done) or self.steps[done[again]] != step:
+            return False
+        before, now = _at(self.rates, done[again]), _at(self.rates, row)
+        return before is not None and now is not None and not math.isclose(before, now, rel_tol=SAME_RATE)
+
+
+def _at(column: Column, row: int) -> float | None:
+    at = bisect_left(column.rows, row)
+    return column.values[at] if at < len(column.rows) and column.rows[at] == row else None
+
+
+def _read_as(dialect: Dialect, rows: Rows, name: str) -> str:
+    return next((key for key in dialect.keys.get(name, ()) if key in rows.measured), "")
+
+
+def _stepped(rows: Rows, dialect: Dialect, read: set[str]) -> Iterator[tuple[int, str, int]]:
+    """Yield (row, step name, step) of the rows that have a metric and a step, in the order of the file."""
+    measured = _measured(rows, read)
+    found, counts = {}, {}
+    for name in STEPS:
+        if name not in rows.measured:
+            continue
+        steps = array("d", [math.nan]) * rows.count
+        for row, step in zip(rows.columns[name].rows, rows.columns[name].values, strict=True):
+            if measured[row] and math.isfinite(step):
+                steps[row] = step
+        found[name], counts[name] = steps, sum(not math.isnan(step) for step in steps)
+    streams = [name for name in dialect.streams if counts.get(name)]
+    if not streams and found:
+        # Different names count steps differently, so they are never mixed: the first that half of the rows have counts,
+        # else the commonest.
+        half = sum(measured) / 2
+        streams = [max(found, key=lambda name: min(counts[name], half))]
+    for row in range(rows.count):
+        for stream in streams:
+            if not math.isnan(found[stream][row]):
+                yield row, stream, int(found[stream][row])
+                break
+
+
+def _measured(rows: Rows, read: set[str]) -> bytearray:
+    """Return for each row whether it has one of the trainer's metrics.
+
+    A history that was exported as a table has NaN in its gaps: in a row that logs something else, all metrics of the
+    trainer are NaN. Such a row has none. A chart leaves its gaps empty.
+    """
+    names = {plain(name) for name in rows.names}
+    has_gaps = "_step" in names and bool(names - read - OF_WANDB)
+    found = bytearray(rows.count)
+    for key in read:
+        column = rows.columns[key]
+        for row, value in zip(column.rows, column.values, strict=True):
+            if not has_gaps or not math.isnan(value):
+                found[row] = 1
+    return found
+
+
+def _log(
+    rows: Rows, dialect: Dialect, keys: Mapping[str, str], place: Place, run: _Run, steps: Sequence[int | None]
+) -> Log:
+    series = {name: _series(rows.columns[key], run, steps) for name, key in keys.items()}
+    series = {name: points for name, points in series.items() if points}
+    series |= _derived(dialect, series)
+    return Log(
+        framework=f"{dialect.name} ({place.form})" if place.form else dialect.name,
+        source=f"{place.source} ({place.name})" if place.name else place.source,
+        series=series,
+        keys={name: key for name, key in keys.items() if name in series},
+        entropy=dialect.entropies.get(keys.get("entropy", ""), UNDOCUMENTED),
+        resumes=tuple(sorted(set(run.resumes))),
+        settings=place.settings if dialect is AEPO else {},
+        notes=place.notes,
+    )
+
+
+def _series(column: Column, run: _Run, steps: Sequence[int | None]) -> LogSeries:
+    points: list[Point] = []
+    is_sorted = True
+    for at in range(bisect_left(column.rows, run.first_row), bisect_left(column.rows, run.end_row)):
+        step, value = steps[column.rows[at]], column.values[at]
+        if step is None:
+            continue
+        point = (step, math.copysign(math.inf, value) if abs(value) > LARGEST else value)
+        if points and step <= points[-1][0]:
+            if step == points[-1][0]:
+                points[-1] = point
+                continue
+            is_sorted = False
+        points.append(point)
+    return tuple(points) if is_sorted else tuple(sorted(dict(points).items()))
+
+
+def _derived(dialect: Dialect, series: Mapping[str, LogSeries]) -> dict[str, LogSeries]:
+    sources: dict[int, dict[str, float]] = {}
+    for name in dialect.derive_from:
+        for step, value in series.get(name, ()):
+            sources.setdefault(step, {})[name] = value
+    found: dict[str, list[Point]] = {}
+    for step in sorted(sources):
+        for name, value in dialect.derive(sources[step]).items():
+            found.setdefault(name, []).append((step, value))
+    return {name: tuple(points) for name, points in found.items()}
+
+
+def seen(rows: Sequence[Rows]) -> str:
+    """Return some key names of rows that no trainer is known by, for the message that refuses them."""
+    return some_of({name for each in rows for name in each.names})
