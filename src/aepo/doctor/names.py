@@ -181,7 +181,9 @@ TINKER = Dialect(
 
 OPENRLHF = Dialect(
     name="OpenRLHF",
-    marks=marks("policy_loss actor_lr", "policy_loss response_length", "response_length group_reward_std", "rollout/reward_mean"),
+    marks=marks(
+        "policy_loss actor_lr", "policy_loss response_length", "response_length group_reward_std", "rollout/reward_mean"
+    ),
     keys={
         "entropy": ("entropy_loss",),
         "reward": ("rollout/reward_mean", "reward"),
@@ -219,6 +221,10 @@ STEPS = (
 """The names of steps. The trainer's own counters come first: W&B's `_step` counts the calls of its log function."""
 
 
+ANYBODYS = ("loss", "grad_norm", "learning_rate", "lr")
+"""Keys that every trainer of neural networks logs, so that they tell nothing about who wrote the log."""
+
+
 @cache
 def known_keys() -> frozenset[str]:
     """Return every key that some trainer's log is recognised by or read from, steps included."""
@@ -238,7 +244,7 @@ def recognise_one_metric(keys: Collection[str]) -> Dialect | None:
 
     If trainers log different entropies under the key, the dialect says that the entropy's meaning is unknown.
     """
-    present = set(keys).difference(STEPS)
+    present = set(keys).difference(STEPS, ANYBODYS)
     readers = [
         dialect
         for dialect in (VERL, TRL, *DIALECTS)

@@ -9,6 +9,11 @@ from aepo.doctor.dialect import SAMPLED, SPREAD, Dialect, marks, same_rewards
 from aepo.doctor.types import EntropyMeaning
 
 ROLLOUT_STEP = "rollout/step"
+NAMED_A_LOSS = EntropyMeaning(
+    "exact",
+    "the exact entropy per token under the name of a loss",
+    "the name is that of a loss, the number is not: read it as the entropy, higher is more random",
+)
 
 SLIME = Dialect(
     name="slime / miles",
@@ -32,11 +37,7 @@ SLIME = Dialect(
         "loss": ("loss", "pg_loss"),
     },
     entropies={
-        "entropy_loss": EntropyMeaning(
-            "exact",
-            "the exact entropy per token under the name of a loss",
-            "the name is that of a loss, the number is not: read it as the entropy, higher is more random",
-        )
+        "entropy_loss": NAMED_A_LOSS,
     },
     streams=("step", ROLLOUT_STEP),
 )
@@ -64,7 +65,9 @@ PRIME_RL = Dialect(
 SKYRL = Dialect(
     name="SkyRL",
     marks=marks(
-        "policy/policy_entropy", "policy/policy_loss loss/avg_final_rewards", "reward/avg_raw_reward trainer/global_step"
+        "policy/policy_entropy",
+        "policy/policy_loss loss/avg_final_rewards",
+        "reward/avg_raw_reward trainer/global_step",
     ),
     keys={
         "entropy": ("policy/policy_entropy",),
@@ -165,8 +168,9 @@ ROLL = Dialect(
         "loss": ("actor/total_loss", "actor/pg_loss"),
     },
     entropies={
-        key: EntropyMeaning("exact", "the exact entropy per token")
-        for key in ("critic/entropy/mean", "actor/entropy", "actor/entropy_loss")
+        "critic/entropy/mean": EntropyMeaning("exact", "the exact entropy per token"),
+        "actor/entropy": EntropyMeaning("exact", "the exact entropy per token"),
+        "actor/entropy_loss": NAMED_A_LOSS,
     },
     derive=same_rewards,
     derive_from=SPREAD,

@@ -50,7 +50,8 @@ def _none_read(left_out: Sequence[InvalidValue]) -> InvalidValue:
     if len(left_out) == 1:
         return left_out[0]
     each = "; ".join(f"{error.got}: must be {error.wanted}" for error in left_out)
-    return InvalidValue("LOG", [str(error.got) for error in left_out], f"logs, of which at least one can be read ({each})")
+    sources = [str(error.got) for error in left_out]
+    return InvalidValue("LOG", sources, f"logs, of which at least one can be read ({each})")
 
 
 def _as_dict(log: Log, findings: Sequence[Finding]) -> dict[str, Any]:

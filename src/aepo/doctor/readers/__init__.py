@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from aepo.doctor.readers import completions, files, folders, stores, tensorboard, text, wandb
-from aepo.doctor.readers.runs import Found
+from aepo.doctor.readers.runs import KNOWN, Found
 from aepo.doctor.types import Log
 from aepo.errors import InvalidValue
 
@@ -57,7 +57,7 @@ def _place(place: Path | str) -> list[Found]:
         if not path.is_dir():
             return _file(path)
         found = [each for parts in folders.search(path) for each in _parts(parts)]
-        return found or [InvalidValue("LOG", str(path), f"a folder with {text.KNOWN} in it or below it")]
+        return found or [InvalidValue("LOG", str(path), f"a folder with {KNOWN} in it or below it")]
     except InvalidValue as error:
         return [error]
 

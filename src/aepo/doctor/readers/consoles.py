@@ -16,6 +16,7 @@ from aepo.doctor.readers.rows import ENDS, Rows, number, unwrapped
 _VERL = re.compile(r"\bstep:(\d{1,18}) - (\S+:\S.*)$")
 # Python printed the dictionary: nan and inf are bare names in it, which a parser of literals refuses.
 _ITEM = re.compile(r"'([^'\n]+)':\s*(?:'([^'\n]*)'|([^\s,{}'\[\]]+))")
+_FLAT = re.compile(r"\{'[^{}]*\}")
 _BAR = re.compile(r"^\s*\d+%\|[^|]*\|\s*(\d{1,18})/\d+ \[")
 _SLIME = re.compile(r"\b(perf|rollout|step|eval) (\d{1,18}): \{")
 _OPENRLHF = re.compile(r"\bGlobal step (\d{1,18})(?: \[[^\]]*\])?: \{")
@@ -67,29 +68,30 @@ class Dicts:
 
     def line(self, text: str) -> None:
         """Read a line with a quote in it."""
-        if not self.open and "{'" not in text:
-            return
-        if "{'" in text and (self.open or "}" not in text):
+        if "{'" in text:
             self.open = []
+        elif not self.open:
+            return
         self.open.append(text)
-        if "}" in text:
-            whole, self.open = "\n".join(self.open), []
-            self._dictionary(whole)
+        if text.rfind("}") > text.rfind("{'"):
+            whole, self.open = unwrapped("\n".join(self.open)), []
+            end = 0
+            for found in _FLAT.finditer(whole):
+                self._dictionary(whole[end : found.start() + 1], found[0])
+                end = found.end()
         elif len(self.open) > LONGEST:
             self.open = []
 
-    def _dictionary(self, text: str) -> None:
-        begin = text.rindex("{'") if text.count("{'") > 1 and "}" not in text[text.index("{'") : text.rindex("{'")] else 0
-        items = {key: quoted or bare for key, quoted, bare in _ITEM.findall(unwrapped(text[begin:]))}
-        before = text[: text.find("{'") + 1]
+    def _dictionary(self, before: str, text: str) -> None:
+        items = {key: quoted or bare for key, quoted, bare in _ITEM.findall(text)}
         if found := _SLIME.search(before):
-            step = "step" if found[1] == "step" else ROLLOUT_STEP
-            self.rows.add({**items, step: int(found[2])} if found[1] != "eval" else {})
+            if found[1] != "eval":
+                self.rows.add({**items, "step" if found[1] == "step" else ROLLOUT_STEP: int(found[2])})
         elif found := _OPENRLHF.search(before):
             self.rows.add({**items, "step": int(found[1])})
         elif "trainer/global_step" in items:
             self.rows.add(items)
-        elif {"epoch", "reward", "loss", ENDS, SWIFT_STEP} & set(items):
+        elif "Global step" not in before and {"epoch", "reward", "loss", ENDS, SWIFT_STEP} & set(items):
             self._of_transformers(items)
 
     def _of_transformers(self, items: Mapping[str, str]) -> None:
@@ -250,7 +252,7 @@ class Objects:
 
     def line(self, text: str) -> None:
         """Read a line with the sign."""
-        found = object_of(text[text.index(self.sign) :].rstrip())
+        found, _ = object_of(text[text.index(self.sign) :].rstrip())
         if found:
             metrics = found.get("metrics")
             self.rows.add({**metrics, "step": found.get("step")} if isinstance(metrics, dict) else found)

@@ -23,16 +23,17 @@ HISTORY = re.compile(r'"log_history"\s*:\s*\[')
 """Where the rows begin in a trainer_state.json."""
 
 
-def object_of(line: str) -> dict[str, Any] | None:
-    """Return the object of a line; of a line that is broken, the last whole object, which ends the line.
+def object_of(line: str) -> tuple[dict[str, Any] | None, bool]:
+    """Return the object of a line, and whether the line is broken.
 
-    A process that is killed leaves half a line, and the next one writes on behind it.
+    A process that is killed leaves half a line, and the next one writes on behind it. So the object of a broken line is
+    the last whole one in it, with which it ends.
     """
     found = _parsed(line)
-    if found is None and '"' in line:
-        starts = [match.start() for match in _OBJECT.finditer(line)][1:20]
-        found = next((whole for start in starts if isinstance(whole := _parsed(line[start:]), dict)), None)
-    return found if isinstance(found, dict) else None
+    if found is not None:
+        return (found, False) if isinstance(found, dict) else (None, False)
+    starts = [match.start() for match in _OBJECT.finditer(line)][1:20]
+    return next((whole for start in starts if isinstance(whole := _parsed(line[start:]), dict)), None), True
 
 
 def _parsed(text: str) -> Any:

@@ -17,7 +17,9 @@ ENDINGS = {".jsonl", ".log", ".out", ".txt", ".csv", ".tsv", ".db", ".sqlite", "
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _STEPS = re.compile(rb'"log_history"|^\s*\[\s*\{[^{}]*"(?:global_)?step"')
 # Files that lie beside logs and are none: what completions say, what was installed, and the log of W&B's own client.
-_NO_LOGS = re.compile(r"(?:requirements|vocab|merges|added_tokens)\.txt|debug(?:-internal|-core|-cli.*)?\.log|generations\.log")
+_NO_LOGS = re.compile(
+    r"(?:requirements|vocab|merges|added_tokens)\.txt|debug(?:-internal|-core|-cli.*)?\.log|generations\.log"
+)
 
 
 def search(folder: Path) -> Iterator[Sequence[Path]]:
@@ -26,7 +28,7 @@ def search(folder: Path) -> Iterator[Sequence[Path]]:
         here = Path(where)
         state = _newest_state(here, inner, names)
         inner[:] = sorted(name for name in inner if not _CHECKPOINT.fullmatch(name) and not name.startswith("."))
-        if MLFLOW_RUN <= {*inner, *names}:
+        if MLFLOW_RUN.issubset([*inner, *names]):
             inner.clear()
             yield [here]
             continue

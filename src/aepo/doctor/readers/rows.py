@@ -41,6 +41,8 @@ class Rows:
         """Known key -> its numbers."""
         self.names: dict[str, Column | None] = {}
         """Every key of the file, as it is written -> its column; None for an unknown key."""
+        self.written: dict[str, str] = {}
+        """Known key -> how the file writes it."""
         self.groups: set[str] = set()
         """The keys whose values are groups of keys."""
         self.ends: list[int] = []
@@ -80,6 +82,8 @@ class Rows:
         """Return the column for a key that is seen for the first time, None if the key is unknown."""
         known = plain(name)
         column = self.columns.setdefault(known, Column()) if known in known_keys() else None
+        if column is not None:
+            self.written.setdefault(known, name)
         if column is not None or len(self.names) < MOST_NAMES:
             self.names[name] = column
         return column

@@ -17,6 +17,7 @@ from aepo.errors import InvalidValue
 
 Found = Log | InvalidValue
 """A log, or the reason why a run or a file is left out."""
+KNOWN = "a log of a trainer that docs/doctor.md lists"
 # Larger numbers count as infinite, because sums of them could overflow; float32 ends at 3.4e38.
 LARGEST = 1e100
 OF_WANDB = {*STEPS, "_runtime", "_timestamp"}
@@ -66,10 +67,12 @@ def make_logs(rows: Rows, place: Place) -> list[Log]:
     if not walk.runs:
         raise InvalidValue("LOG", where, f"a log of {dialect.name} with a number as step in its rows")
     logs = [_log(rows, dialect, keys, place, run, walk.steps) for run in walk.runs]
-    return logs if len(logs) == 1 else [replace(log, source=_numbered(log.source, at)) for at, log in enumerate(logs, 1)]
+    if len(logs) == 1:
+        return logs
+    return [replace(log, source=_numbered(log.source, at)) for at, log in enumerate(logs, start=1)]
 
 
-def logs_or_refusal(rows: Rows, place: Place, wanted: str = "rows of a trainer that docs/doctor.md lists") -> list[Found]:
+def logs_or_refusal(rows: Rows, place: Place, wanted: str = KNOWN) -> list[Found]:
     """Return the logs of one run of several, or the reason why it has none, so that the others are read."""
     try:
         logs = make_logs(rows, place)
@@ -222,7 +225,7 @@ def _log(
         framework=f"{dialect.name} ({place.form})" if place.form else dialect.name,
         source=f"{place.source} ({place.name})" if place.name else place.source,
         series=series,
-        keys={name: key for name, key in keys.items() if name in series},
+        keys={name: rows.written[key] for name, key in keys.items() if name in series},
         entropy=dialect.entropies.get(keys.get("entropy", ""), UNDOCUMENTED),
         resumes=tuple(sorted(set(run.resumes))),
         settings=place.settings if dialect is AEPO else {},

@@ -1,4 +1,4 @@
-"""Tables: W&B's charts ("run - metric" columns) and histories, a trainer's rows as CSV, Unsloth's table in a notebook."""
+"""Tables: W&B's charts ("run - metric" columns) and histories, a trainer's rows, Unsloth's table in a notebook."""
 
 from __future__ import annotations
 

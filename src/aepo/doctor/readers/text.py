@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import re
 import tomllib
@@ -13,12 +12,11 @@ from typing import Any, TextIO
 from aepo.doctor.readers import documents, files, tables
 from aepo.doctor.readers.consoles import Console
 from aepo.doctor.readers.rows import Rows
-from aepo.doctor.readers.runs import Found, Place, make_logs, seen
+from aepo.doctor.readers.runs import KNOWN, Found, Place, make_logs, seen
 from aepo.doctor.types import Log
 from aepo.errors import InvalidValue
 
 _COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-KNOWN = "a log of a trainer that docs/doctor.md lists"
 
 
 def read(path: Path) -> list[Found]:
@@ -57,7 +55,8 @@ def _document(file: TextIO, after: re.Pattern[str], place: Place) -> list[Found]
             rows.add(found)
     if logs := make_logs(rows, _noted(place, broken, rows)):
         return [*logs]
-    raise InvalidValue("LOG", place.source, f"{KNOWN}; this is a JSON list of rows with the keys {seen([rows])}")
+    what = "the state of a trainer, and its rows have" if after is documents.HISTORY else "a JSON list of rows with"
+    raise InvalidValue("LOG", place.source, f"{KNOWN}; this is {what} the keys {seen([rows])}")
 
 
 def _lines(file: TextIO, place: Place) -> list[Found]:
@@ -68,13 +67,11 @@ def _lines(file: TextIO, place: Place) -> list[Found]:
         if "\x1b" in line:
             line = _COLOUR.sub("", line)
         if line.startswith('{"') or (line.startswith("{") and not line.startswith("{'")):
-            found = documents.object_of(line)
-            if found is None:
+            found, is_broken = documents.object_of(line)
+            if is_broken:
                 broken, last_broken = broken + 1, total
-            else:
+            if found is not None:
                 _add(rows, found)
-                if line.count('{"step"') > 1 and len(line) < 10_000:
-                    broken += 1
             continue
         console.line(line.rstrip("\n"))
     place = _noted(place, broken - (last_broken == total and broken > 0), rows)
@@ -82,9 +79,8 @@ def _lines(file: TextIO, place: Place) -> list[Found]:
     logs = [log for each in found_rows if each.count for log in _of(each, place)]
     if logs:
         return [*logs]
-    kind = "JSON lines" if rows.count else "text"
-    keys = seen(found_rows)
-    said = f"{kind} with the keys {keys}" if keys != "none" else f"{kind} without a line that a known trainer prints"
+    kind, keys = "JSON lines" if rows.count else "text", seen(found_rows)
+    said = f"{kind} with the keys {keys}" if keys != "none" else f"{kind} in which no line is one that a trainer prints"
     raise InvalidValue("LOG", place.source, f"{KNOWN}; this is {said}")
 
 
@@ -106,5 +102,5 @@ def _of(rows: Rows, place: Place) -> list[Log]:
 def _noted(place: Place, broken: int, rows: Rows) -> Place:
     if not broken:
         return place
-    lines = "line is" if broken == 1 else "lines are"
-    return replace(place, notes=(f"{broken} {lines} no whole JSON object and left out; {rows.count} rows were read",))
+    what = "1 broken row was" if broken == 1 else f"{broken} broken rows were"
+    return replace(place, notes=(f"{what} left out; {rows.count} rows were read",))
