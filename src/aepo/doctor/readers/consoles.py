@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from aepo.doctor.names import ROLLOUT_STEP, SWIFT_STEP
 from aepo.doctor.readers.documents import object_of
@@ -83,7 +84,7 @@ class Dicts:
             self.open = []
 
     def _dictionary(self, before: str, text: str) -> None:
-        items = {key: quoted or bare for key, quoted, bare in _ITEM.findall(text)}
+        items = _items(text)
         if found := _SLIME.search(before):
             if found[1] != "eval":
                 self.rows.add({**items, "step" if found[1] == "step" else ROLLOUT_STEP: int(found[2])})
@@ -94,7 +95,7 @@ class Dicts:
         elif "Global step" not in before and {"epoch", "reward", "loss", ENDS, SWIFT_STEP} & set(items):
             self._of_transformers(items)
 
-    def _of_transformers(self, items: Mapping[str, str]) -> None:
+    def _of_transformers(self, items: Mapping[str, Any]) -> None:
         if ENDS in items:
             self.rows.add({ENDS: 0.0})
             self.bar, self.steps = None, []
@@ -111,6 +112,12 @@ class Dicts:
             return 1
         interval = self.steps[-1] - self.steps[-2] if len(self.steps) > 1 else 1
         return self.steps[-1] + max(1, interval)
+
+
+def _items(text: str) -> Mapping[str, Any]:
+    """Return the items of a printed dictionary. Most can be parsed as JSON, which is ten times as fast."""
+    found, _ = object_of(text.replace("'", '"'))
+    return found or {key: quoted or bare for key, quoted, bare in _ITEM.findall(text)}
 
 
 class PrimeRL:

@@ -27,7 +27,7 @@ class Column:
     __slots__ = ("rows", "values")
 
     def __init__(self) -> None:
-        self.rows = array("q")
+        self.rows = array("L")
         self.values = array("d")
 
 

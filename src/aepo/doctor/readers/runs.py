@@ -12,7 +12,7 @@ from typing import Any
 from aepo.doctor.dialect import Dialect
 from aepo.doctor.names import AEPO, EASYR1, STEPS, VERL, recognise, recognise_one_metric
 from aepo.doctor.readers.rows import Column, Rows, plain, some_of
-from aepo.doctor.types import EntropyMeaning, Log, LogSeries, Point
+from aepo.doctor.types import EntropyMeaning, Log, LogSeries, Point, Series
 from aepo.errors import InvalidValue
 
 Found = Log | InvalidValue
@@ -23,6 +23,8 @@ LARGEST = 1e100
 OF_WANDB = {*STEPS, "_runtime", "_timestamp"}
 # Learning rates at the same step that differ by a larger share come from different settings.
 SAME_RATE = 0.01
+# The step of a row that is in no run.
+_NONE = -(1 << 63)
 UNDOCUMENTED = EntropyMeaning("unknown", "its meaning is not documented")
 
 
@@ -115,7 +117,7 @@ class _Walk:
     def __init__(self, rows: Rows, dialect: Dialect, read: set[str]) -> None:
         self.rates = rows.columns.get(_read_as(dialect, rows, "learning_rate"), Column())
         self.runs: list[_Run] = []
-        self.steps: list[int | None] = [None] * rows.count
+        self.steps = array("q", [_NONE]) * rows.count
         ends = iter(sorted(rows.ends))
         end = next(ends, None)
         for row, stream, step in _stepped(rows, dialect, read):
@@ -130,8 +132,8 @@ class _Walk:
         if not self.runs or (last is not None and step < last and self._is_new(stream, step, row)):
             self._begin(row, stream)
         elif last is not None and step < last:
-            while done and (self.steps[done[-1]] or 0) >= step:
-                self.steps[done.pop()] = None
+            while done and self.steps[done[-1]] >= step:
+                self.steps[done.pop()] = _NONE
             if stream == self.first_stream:
                 self.runs[-1].resumes.append(step)
         elif ended and last is not None and step > last:
@@ -157,7 +159,7 @@ class _Walk:
         if step <= max(first, 1) and step <= max(interval, 1):
             return True
         done = self.done[stream]
-        again = bisect_left(done, step, key=lambda row: self.steps[row] or 0)
+        again = bisect_left(done, step, key=self.steps.__getitem__)
         if again == len(done) or self.steps[done[again]] != step:
             return False
         before, now = _at(self.rates, done[again]), _at(self.rates, row)
@@ -215,11 +217,14 @@ def _measured(rows: Rows, read: set[str]) -> bytearray:
     return found
 
 
-def _log(
-    rows: Rows, dialect: Dialect, keys: Mapping[str, str], place: Place, run: _Run, steps: Sequence[int | None]
-) -> Log:
-    series = {name: _series(rows.columns[key], run, steps) for name, key in keys.items()}
-    series = {name: points for name, points in series.items() if points}
+def _log(rows: Rows, dialect: Dialect, keys: Mapping[str, str], place: Place, run: _Run, steps: array[int]) -> Log:
+    series: dict[str, LogSeries] = {}
+    clock = array("q")
+    for name, key in keys.items():
+        points = _series(rows.columns[key], run, steps)
+        if points:
+            clock = points.steps = clock if points.steps == clock else points.steps
+            series[name] = points
     series |= _derived(dialect, series)
     return Log(
         framework=f"{dialect.name} ({place.form})" if place.form else dialect.name,
@@ -233,33 +238,48 @@ def _log(
     )
 
 
-def _series(column: Column, run: _Run, steps: Sequence[int | None]) -> LogSeries:
-    points: list[Point] = []
+def _series(column: Column, run: _Run, steps: array[int]) -> Series:
+    """Return the points of one key in one run; of several at one step the last counts."""
+    found, values = array("q"), array("d")
     is_sorted = True
     for at in range(bisect_left(column.rows, run.first_row), bisect_left(column.rows, run.end_row)):
         step, value = steps[column.rows[at]], column.values[at]
-        if step is None:
+        if step == _NONE:
             continue
-        point = (step, math.copysign(math.inf, value) if abs(value) > LARGEST else value)
-        if points and step <= points[-1][0]:
-            if step == points[-1][0]:
-                points[-1] = point
+        if abs(value) > LARGEST:
+            value = math.copysign(math.inf, value)
+        if found and step <= found[-1]:
+            if step == found[-1]:
+                values[-1] = value
                 continue
             is_sorted = False
-        points.append(point)
-    return tuple(points) if is_sorted else tuple(sorted(dict(points).items()))
+        found.append(step)
+        values.append(value)
+    if is_sorted:
+        return Series(found, values)
+    latest = sorted(dict(zip(found, values, strict=True)).items())
+    return Series(array("q", (step for step, _ in latest)), array("d", (value for _, value in latest)))
 
 
 def _derived(dialect: Dialect, series: Mapping[str, LogSeries]) -> dict[str, LogSeries]:
-    sources: dict[int, dict[str, float]] = {}
-    for name in dialect.derive_from:
-        for step, value in series.get(name, ()):
-            sources.setdefault(step, {})[name] = value
-    found: dict[str, list[Point]] = {}
-    for step in sorted(sources):
-        for name, value in dialect.derive(sources[step]).items():
-            found.setdefault(name, []).append((step, value))
-    return {name: tuple(points) for name, points in found.items()}
+    """Return what the dialect derives, for the steps at which the first of its sources in the log has a value."""
+    sources = {name: series[name] for name in dialect.derive_from if name in series}
+    found: dict[str, tuple[array[int], array[float]]] = {}
+    for step, _ in next(iter(sources.values()), ()):
+        row = {}
+        for name, points in sources.items():
+            at = bisect_left(points, step, key=_step)
+            if at < len(points) and points[at][0] == step:
+                row[name] = points[at][1]
+        for name, value in dialect.derive(row).items():
+            steps, values = found.setdefault(name, (array("q"), array("d")))
+            steps.append(step)
+            values.append(value)
+    return {name: Series(*columns) for name, columns in found.items()}
+
+
+def _step(point: Point) -> int:
+    return point[0]
 
 
 def seen(rows: Sequence[Rows]) -> str:
