@@ -22,7 +22,7 @@ _BAR = re.compile(r"^\s*\d+%\|[^|]*\|\s*(\d{1,18})/\d+ \[")
 _SLIME = re.compile(r"\b(perf|rollout|step|eval) (\d{1,18}): \{")
 _OPENRLHF = re.compile(r"\bGlobal step (\d{1,18})(?: \[[^\]]*\])?: \{")
 _PRIME = re.compile(r"\bStep (\d{1,18}) \| (.*)")
-_PRIME_PART = re.compile(r"^\s*([A-Z][\w. -]*?):? (-?[\d.]+(?:e[+-]?\d+)?|nan|inf)(%| .*)?$")
+_PRIME_PART = re.compile(r"^\s*([A-Z][\w. -]*?):? (-?[\d.]+(?:e[+-]?\d+)?|nan|inf)(%?)(?:\s.*)?$")
 _NEMO_HEAD = re.compile(r"={5,} (Step|Epoch) (\d{1,18})/\d+ ={5,}")
 _NEMO_PART = re.compile(r"• ([A-Z][\w ]*): (-?[\d.]+(?:e[+-]?\d+)?|nan|inf|-inf)\s*$")
 _AREAL_HEAD = re.compile(r"\bTrain step (\d{1,18})/\d+ done")
@@ -123,7 +123,7 @@ def _items(text: str) -> Mapping[str, Any]:
 class PrimeRL:
     """prime-rl prints `Step N | Time: 1.0s | Loss: 0.1 | ...`, the trainer and the orchestrator each for itself."""
 
-    sign = " | "
+    sign = "Step "
     names: Mapping[str, str] = {
         "Loss": "loss/mean",
         "Entropy": "entropy/all/mean",

@@ -23,6 +23,8 @@ LARGEST = 1e100
 OF_WANDB = {*STEPS, "_runtime", "_timestamp"}
 # Learning rates at the same step that differ by a larger share come from different settings.
 SAME_RATE = 0.01
+# Processes that write one log can be so many steps apart: the sampler is ahead of the trainer.
+SLACK = 2
 # The step of a row that is in no run.
 _NONE = -(1 << 63)
 UNDOCUMENTED = EntropyMeaning("unknown", "its meaning is not documented")
@@ -118,6 +120,7 @@ class _Walk:
         self.rates = rows.columns.get(_read_as(dialect, rows, "learning_rate"), Column())
         self.runs: list[_Run] = []
         self.steps = array("q", [_NONE]) * rows.count
+        self.slack = SLACK if dialect.streams else 0
         ends = iter(sorted(rows.ends))
         end = next(ends, None)
         for row, stream, step in _stepped(rows, dialect, read):
@@ -129,9 +132,10 @@ class _Walk:
     def _place(self, row: int, stream: str, step: int, ended: bool) -> None:
         done = self.done.setdefault(stream, array("q")) if self.runs else array("q")
         last = self.steps[done[-1]] if done else None
-        if not self.runs or (last is not None and step < last and self._is_new(stream, step, row)):
+        goes_back = last is not None and step < last - self.slack
+        if not self.runs or (goes_back and self._is_new(stream, step, row)):
             self._begin(row, stream)
-        elif last is not None and step < last:
+        elif goes_back:
             while done and self.steps[done[-1]] >= step:
                 self.steps[done.pop()] = _NONE
             if stream == self.first_stream:
@@ -265,21 +269,20 @@ def _derived(dialect: Dialect, series: Mapping[str, LogSeries]) -> dict[str, Log
     """Return what the dialect derives, for the steps at which the first of its sources in the log has a value."""
     sources = {name: series[name] for name in dialect.derive_from if name in series}
     found: dict[str, tuple[array[int], array[float]]] = {}
-    for step, _ in next(iter(sources.values()), ()):
-        row = {}
-        for name, points in sources.items():
-            at = bisect_left(points, step, key=_step)
-            if at < len(points) and points[at][0] == step:
-                row[name] = points[at][1]
+    for step, row in _together(sources):
         for name, value in dialect.derive(row).items():
-            steps, values = found.setdefault(name, (array("q"), array("d")))
-            steps.append(step)
+            at, values = found.setdefault(name, (array("q"), array("d")))
+            at.append(step)
             values.append(value)
     return {name: Series(*columns) for name, columns in found.items()}
 
 
-def _step(point: Point) -> int:
-    return point[0]
+def _together(series: Mapping[str, LogSeries]) -> Iterator[tuple[int, dict[str, float]]]:
+    """Yield the step and the values of all series at each step of the first."""
+    first = next(iter(series.values()), ())
+    others = {name: dict(points) for name, points in list(series.items())[1:]}
+    for step, value in first:
+        yield step, {next(iter(series)): value, **{name: at[step] for name, at in others.items() if step in at}}
 
 
 def seen(rows: Sequence[Rows]) -> str:
