@@ -140,7 +140,7 @@ def test_prime_rl_console_of_both_processes(tmp_path, form):
     lines = []
     for step in range(3):
         lines += [
-            f"09:02 SUCCESS Step {step + 1} | Time{form}98.0s | Reward{form}0.25 | Truncation{form}12.5% | Turns{form}1.0",
+            f"09:02 SUCCESS Step {step + 1} | Time{form}98.0s | Reward{form}0.25 | Truncation{form}12.5% | Turns{form}1",
             f"09:02    INFO Step {step} | Time{form}9.5s | Loss{form}-0.5 | Entropy{form}1.5 | Mismatch KL{form}0.125 "
             f"| Grad. Norm{form}2.0 | LR{form}1.00e-06 | Throughput{form}0 tokens/s | Peak Mem.{form}81.1 GiB",
         ]
@@ -161,7 +161,8 @@ def test_skyrl_console_over_many_lines(tmp_path):
             f"(entry pid=1)  'trainer/global_step': {step}}}",
         ]
     (log,) = read(written(tmp_path / "out.log", "\n".join(lines)))
-    assert log.framework == "SkyRL" and log.get("entropy") == ((1, 0.1), (2, 0.2)) and log.get("length")[1] == (2, 512.0)
+    assert log.framework == "SkyRL" and log.get("entropy") == ((1, 0.1), (2, 0.2))
+    assert log.get("length") == ((1, 512.0), (2, 512.0))
 
 
 def test_nemo_rl_console_counts_steps_on_over_epochs(tmp_path):
@@ -193,9 +194,7 @@ def test_areal_tables_with_several_columns(tmp_path):
 
 def test_roll_console_has_json_behind_its_heading(tmp_path):
     row = {"actor/entropy": 0.3, "critic/score/mean": 0.2, "rollout/score/mean": 0.2, "actor/lr": 1e-6}
-    text = "".join(
-        f"[2026] [INFO] metrics_tag: {json.dumps({'step': step, 'metrics': row})}\n" for step in (1, 2)
-    )
+    text = "".join(f"[2026] [INFO] metrics_tag: {json.dumps({'step': step, 'metrics': row})}\n" for step in (1, 2))
     (log,) = read(written(tmp_path / "out.log", text))
     assert log.framework == "ROLL" and log.get("entropy") == ((1, 0.3), (2, 0.3)) and log.entropy.kind == "exact"
 
@@ -375,7 +374,9 @@ def test_mlflow_folder_and_database(tmp_path):
     base = sqlite3.connect(tmp_path / "mlflow.db")
     base.execute("CREATE TABLE experiments (experiment_id INTEGER)")
     base.execute("CREATE TABLE runs (run_uuid TEXT, name TEXT, start_time INTEGER)")
-    base.execute("CREATE TABLE metrics (key TEXT, value REAL, timestamp INTEGER, run_uuid TEXT, step INTEGER, is_nan INTEGER)")
+    base.execute(
+        "CREATE TABLE metrics (key TEXT, value REAL, timestamp INTEGER, run_uuid TEXT, step INTEGER, is_nan INTEGER)"
+    )
     for uuid in ("r1", "r2"):
         base.execute("INSERT INTO runs VALUES (?, ?, 1)", (uuid, f"name-{uuid}"))
         for step in range(3):
@@ -389,7 +390,9 @@ def test_mlflow_folder_and_database(tmp_path):
 
 def test_trackio_database(tmp_path):
     base = sqlite3.connect(tmp_path / "project.db")
-    base.execute("CREATE TABLE metrics (id INTEGER PRIMARY KEY, timestamp TEXT, run_name TEXT, step INTEGER, metrics TEXT)")
+    base.execute(
+        "CREATE TABLE metrics (id INTEGER PRIMARY KEY, timestamp TEXT, run_name TEXT, step INTEGER, metrics TEXT)"
+    )
     for step in range(3):
         for name in ("one", "two"):
             row = {"train/global_step": step + 1, "train/entropy": 0.5, "train/reward": "NaN", "train/reward_std": 0.1}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aepo.doctor.checks import examine
+from aepo.doctor.page import check_page, write_page
 from aepo.doctor.readers import read_all
 from aepo.doctor.types import Finding, Log
 from aepo.errors import InvalidValue, require
@@ -16,13 +17,16 @@ from aepo.errors import InvalidValue, require
 Examined = tuple[Log, list[Finding]]
 
 
-def doctor(paths: Sequence[Path | str], resumes: Sequence[int] = (), as_json: bool = False) -> int:
+def doctor(
+    paths: Sequence[Path | str], resumes: Sequence[int] = (), as_json: bool = False, page: Path | None = None
+) -> int:
     """Read the logs, examine them and print the findings.
 
     Args:
         paths: Log files, folders with logs in them, or `wandb://entity/project/run`.
         resumes: Steps at which the runs were resumed, in addition to those that the logs show.
         as_json: Print JSON instead of a table.
+        page: An HTML page to write as well, with a figure for each finding; None writes none.
 
     Returns:
         The exit code: 1 if a serious finding is sure or likely, else 0.
@@ -31,10 +35,14 @@ def doctor(paths: Sequence[Path | str], resumes: Sequence[int] = (), as_json: bo
         InvalidValue: No path has a log that can be read; or `paths` is empty.
     """
     require(bool(paths), "LOG", "nothing", "at least one file or folder")
+    if page is not None:
+        check_page(page)
     logs, left_out = read_all(paths, resumes)
     if not logs:
         raise _none_read(left_out)
     examined = [(log, examine(log)) for log in logs]
+    if page is not None:
+        write_page(page, examined, left_out)
     if as_json:
         missing = [{"source": str(error.got), "left_out": f"must be {error.wanted}"} for error in left_out]
         print(json.dumps([*(_as_dict(*pair) for pair in examined), *missing], indent=2))

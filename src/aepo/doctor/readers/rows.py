@@ -126,4 +126,3 @@ def some_of(keys: Iterable[str]) -> str:
 def unwrapped(text: str) -> str:
     """Replace the printed form of NumPy and PyTorch by the bare number: np.float64(3.8) becomes 3.8."""
     return _WRAPPED.sub(r"\1", text) if "(" in text else text
-

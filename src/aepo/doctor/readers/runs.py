@@ -12,7 +12,7 @@ from typing import Any
 from aepo.doctor.dialect import Dialect
 from aepo.doctor.names import AEPO, EASYR1, STEPS, VERL, recognise, recognise_one_metric
 from aepo.doctor.readers.rows import Column, Rows, plain, some_of
-from aepo.doctor.types import EntropyMeaning, Log, LogSeries, Point, Series
+from aepo.doctor.types import EntropyMeaning, Log, LogSeries, Series
 from aepo.errors import InvalidValue
 
 Found = Log | InvalidValue

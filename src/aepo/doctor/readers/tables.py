@@ -71,4 +71,3 @@ def _columns(header: list[str]) -> dict[int, tuple[str | None, str]]:
         elif key not in STEPS and not _EXTREME.search(key):
             found[at] = (run, key)
     return found
-
