@@ -140,7 +140,7 @@ def test_prime_rl_console_of_both_processes(tmp_path, form):
     lines = []
     for step in range(3):
         lines += [
-            f"09:02 SUCCESS Step {step + 1} | Time{form}98.0s | Reward{form}0.25 | Truncation{form}12.5% | Turns{form}1",
+            f"09:02 SUCCESS Step {step + 1} | Time{form}98.0s | Reward{form}0.25 | Truncation{form}12.5% ",
             f"09:02    INFO Step {step} | Time{form}9.5s | Loss{form}-0.5 | Entropy{form}1.5 | Mismatch KL{form}0.125 "
             f"| Grad. Norm{form}2.0 | LR{form}1.00e-06 | Throughput{form}0 tokens/s | Peak Mem.{form}81.1 GiB",
         ]

@@ -9,7 +9,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from aepo.doctor.names import ROLLOUT_STEP, SWIFT_STEP
+from aepo.doctor.names import SWIFT_STEP
+from aepo.doctor.names_large_scale import ROLLOUT_STEP
 from aepo.doctor.readers.documents import object_of
 from aepo.doctor.readers.rows import ENDS, Rows, number, unwrapped
 

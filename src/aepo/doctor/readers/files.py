@@ -45,11 +45,11 @@ def unpacked(path: Path) -> BinaryIO:
         with path.open("rb") as file:
             first = file.read(6)
         if first.startswith(b"\x1f\x8b"):
-            return io.BufferedReader(gzip.open(path))  # type: ignore[type-var]
+            return io.BufferedReader(gzip.open(path))
         if first.startswith(b"BZh"):
-            return io.BufferedReader(bz2.open(path))  # type: ignore[type-var]
+            return io.BufferedReader(bz2.open(path))
         if first.startswith(b"\xfd7zXZ\x00"):
-            return io.BufferedReader(lzma.open(path))  # type: ignore[type-var]
+            return io.BufferedReader(lzma.open(path))
         return path.open("rb")
     except OSError as error:
         raise InvalidValue("LOG", str(path), f"a readable file ({error.strerror})") from None

@@ -19,7 +19,7 @@ _STEPS = re.compile(rb'"log_history"|^\s*\[\s*\{[^{}]*"(?:global_)?step"')
 # Files that lie beside logs and are none: what completions say, what was installed, and the log of W&B's own client.
 _NO_LOGS = re.compile(
     r"(?:requirements|vocab|merges|added_tokens)\.txt|debug(?:-internal|-core|-cli.*)?\.log|generations\.log|"
-    r"doctor\.jsonl"
+    r"(?:doctor|samples|evaluations)\.jsonl"
 )
 
 

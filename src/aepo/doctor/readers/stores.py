@@ -76,7 +76,8 @@ def _columns(base: sqlite3.Connection) -> set[str]:
 def _mlflow(base: sqlite3.Connection) -> Iterator[tuple[str, Rows]]:
     """Yield the runs; a database keeps infinity as the largest number, and NaN as a flag."""
     for run, name in base.execute("SELECT run_uuid, name FROM runs ORDER BY start_time").fetchall():
-        rows, step, row = Rows(), None, {}
+        rows, step = Rows(), None
+        row: dict[str, float] = {}
         query = "SELECT step, key, value, is_nan FROM metrics WHERE run_uuid = ? ORDER BY step, timestamp"
         for at, key, value, is_nan in base.execute(query, (run,)):
             if at != step and row:

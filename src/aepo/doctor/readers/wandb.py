@@ -6,6 +6,7 @@ its own, so the few fields that are needed are decoded here; numbers of fields a
 
 from __future__ import annotations
 
+import importlib
 import json
 import struct
 from collections.abc import Iterator
@@ -146,11 +147,11 @@ def read_remote(run: str) -> list[Found]:
     if len(parts) not in (2, 3) or not all(parts):
         raise InvalidValue("LOG", place, "wandb://entity/project/run, or wandb://entity/project for all its runs")
     try:
-        import wandb
+        client = importlib.import_module("wandb")
     except ModuleNotFoundError:
         raise InvalidValue("LOG", place, "read with W&B's client: pip install 'aepo[wandb]'") from None
     try:
-        server = wandb.Api()
+        server = client.Api()
         runs = [server.run(run)] if len(parts) == 3 else [*server.runs(run)]
         found = [each for history in runs for each in _remote_run(place, history)]
     except Exception as error:  # the client raises its own, those of HTTP and those of its settings
