@@ -121,6 +121,22 @@ def test_ms_swift_has_the_step_in_a_text(tmp_path):
     assert console.framework == "ms-swift" and console.series == log.series
 
 
+def test_the_last_row_of_ms_swift_repeats_the_history(tmp_path):
+    rows = [{**TRL, "global_step/max_steps": f"{step}/3"} for step in (1, 2, 3)]
+    rows.append({"best_metric": None, "global_step": 3, "log_history": [{"step": step, **TRL} for step in (1, 2, 3)]})
+    (log,) = read(written(tmp_path / "logging.jsonl", "".join(json.dumps(row) + "\n" for row in rows)))
+    assert log.framework == "ms-swift" and log.steps == (1, 3)
+
+
+def test_an_evaluation_in_a_console_belongs_to_the_step_before_it(tmp_path):
+    text = "".join(
+        f"{bar(step)}{dictionary(0.5)}{bar(7, 7)}{{'eval_loss': 0.1, 'eval_reward': 0.{step}, 'epoch': 0.1}}\n"
+        for step in (1, 2)
+    )
+    (log,) = read(written(tmp_path / "out.log", text))
+    assert log.get("evaluation") == ((1, 0.1), (2, 0.2)) and log.get("entropy") == ((1, 0.5), (2, 0.5))
+
+
 def test_slime_console_merges_its_processes(tmp_path):
     lines = []
     for step in range(3):

@@ -105,6 +105,9 @@ class Dicts:
         elif "reward" in items or "loss" in items:
             self.steps = [*self.steps[-1:], self._step()]
             self.rows.add({**items, "step": self.steps[-1]})
+        elif self.steps:
+            # An evaluation belongs to the step before it.
+            self.rows.add({**items, "step": self.steps[-1]})
 
     def _step(self) -> int:
         if self.bar and self.bar not in self.steps[-1:]:

@@ -7,6 +7,7 @@ import math
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 from aepo.doctor.readers.rows import Rows, some_of
 from aepo.doctor.readers.runs import Found, Place, logs_or_refusal
@@ -44,7 +45,7 @@ def read_database(path: Path) -> list[Found]:
         InvalidValue: The database cannot be read, or is of another program.
     """
     try:
-        base = sqlite3.connect(f"file:{path.absolute()}?mode=ro", uri=True)
+        base = _open(path)
         try:
             tables = {name for (name,) in base.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             if {"metrics", "runs", "experiments"} <= tables:
@@ -63,6 +64,18 @@ def read_database(path: Path) -> list[Found]:
     if not found:
         raise InvalidValue("LOG", str(path), f"a database of {form} with at least one run in it")
     return found
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """Open a database without writing; in a folder that cannot be written a database with a journal is immutable."""
+    for way in ("mode=ro", "immutable=1"):
+        base = sqlite3.connect(f"file:{quote(str(path.absolute()))}?{way}", uri=True)
+        try:
+            base.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            return base
+        except sqlite3.OperationalError:
+            base.close()
+    raise sqlite3.OperationalError("it cannot be opened")
 
 
 def _named(place: Place, name: str) -> Place:

@@ -32,11 +32,18 @@ def read(path: Path) -> list[Found]:
         place = Place(str(path), settings=_settings(path.with_name("config.toml")))
         if documents.LIST.match(first):
             return _document(file, documents.LIST, place)
-        if first.lstrip().startswith("{") and documents.HISTORY.search(first):
+        if _is_state(first):
             return _document(file, documents.HISTORY, place)
         if (delimiter := tables.delimiter(path, first)) is not None:
             return tables.read(files.lines(file), delimiter, place)
         return _lines(file, place)
+
+
+def _is_state(first: str) -> bool:
+    """Return whether a file is one document with a history; rows of ms-swift's JSON lines can have one, too."""
+    line, _, rest = first.strip().partition("\n")
+    is_rows = bool(rest) and documents.object_of(line) != (None, True)
+    return line.startswith("{") and not is_rows and bool(documents.HISTORY.search(first))
 
 
 def _settings(path: Path) -> dict[str, Any]:
@@ -53,7 +60,7 @@ def _document(file: TextIO, after: re.Pattern[str], place: Place) -> list[Found]
             broken += 1
         else:
             rows.add(found)
-    if logs := make_logs(rows, _noted(place, broken, rows)):
+    if logs := _of(rows, _noted(place, broken, rows)):
         return [*logs]
     what = "the state of a trainer, and its rows have" if after is documents.HISTORY else "a JSON list of rows with"
     raise InvalidValue("LOG", place.source, f"{KNOWN}; this is {what} the keys {seen([rows])}")
