@@ -467,3 +467,19 @@ def test_a_refusal_says_what_the_file_looks_like(tmp_path, name, content, said):
     with pytest.raises(InvalidValue) as refusal:
         read(tmp_path / name)
     assert said in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_what_is_not_read_is_not_kept(tmp_path):
+    """Texts and unknown keys of 20 MB of rows take no memory."""
+    import tracemalloc
+
+    rows = (
+        {"step": step, **TRL, **{f"k{key}": 0.5 for key in range(200)}, "text": "x" * 20_000} for step in range(800)
+    )
+    with (tmp_path / "log.jsonl").open("w") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    tracemalloc.start()
+    (log,) = read(tmp_path / "log.jsonl")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert log.steps == (0, 799) and peak < 4e6
