@@ -144,6 +144,7 @@ def test_what_each_trainer_calls_entropy(dialect):
         "entropy_loss": ("exact", True),
         "objective/entropy": ("sum", True),
         "optim/entropy": ("sampled", True),
+        "approx_entropy": ("sampled", True),
     }
     for key, meaning in dialect.entropies.items():
         kind, needs_a_word = named.get(key, ("exact", False))
