@@ -56,7 +56,7 @@ approximate_kl gradient_norm saturated alarm command coefficient reward_failures
 AEPO = Dialect(
     name="aepo",
     marks=_marks("entropy sampled_entropy dead_groups seconds_sampling", "entropy target_entropy dead_groups"),
-    keys={name: (name,) for name in _OURS.split()},
+    keys={**{name: (name,) for name in _OURS.split()}, "evaluation": ("evaluation/pass@1",)},
     entropies={"entropy": EXACT},
 )
 
@@ -69,9 +69,13 @@ def _with_ours(keys: Mapping[str, tuple[str, ...]]) -> Mapping[str, tuple[str, .
 
 _VERL_COMMON = {
     "reward": ("critic/score/mean", "critic/rewards/mean"),
+    "kl_reference": ("actor/kl_loss", "actor/reward_kl_penalty"),
+    "teacher_kl": ("actor/distillation/loss", "distillation/loss"),
+    "loss": ("actor/pg_loss",),
     "advantage_high": ("critic/advantages/max",),
     "advantage_low": ("critic/advantages/min",),
     "length": ("response_length/mean",),
+    "length_max": ("response_length/max",),
     "truncated": ("response_length/clip_ratio",),
     "approximate_kl": ("actor/ppo_kl",),
     "gradient_norm": ("actor/grad_norm",),
@@ -130,6 +134,7 @@ TRL_PPO = Dialect(
         "reward": ("objective/scores", "objective/rlhf_reward"),
         "clip_fraction": ("policy/clipfrac_avg",),
         "approximate_kl": ("policy/approxkl_avg",),
+        "loss": ("loss/policy_avg",),
         "ratio": ("val/ratio",),
         "learning_rate": ("lr", "learning_rate"),
         "entropy_sum": ("objective/entropy",),
@@ -158,7 +163,12 @@ TRL = Dialect(
             "entropy": ("entropy",),
             "reward": ("reward",),
             "dead_groups": ("frac_reward_zero_std",),
+            "reward_spread": ("reward_std",),
+            "evaluation": ("eval_reward", "eval/reward"),
+            "kl_reference": ("kl",),
+            "loss": ("loss",),
             "length": ("completions/mean_length", "completion_length"),
+            "length_max": ("completions/max_length",),
             "truncated": ("completions/clipped_ratio",),
             "clip_fraction": ("clip_ratio/region_mean", "clip_ratio"),
             "mismatch": ("sampling/sampling_logp_difference/mean",),
@@ -172,6 +182,7 @@ TRL = Dialect(
             "exact", "the exact entropy per token of the distribution divided by the sampling temperature"
         ),
     },
+    derive=_same_rewards,
 )
 
 TINKER = Dialect(
@@ -180,6 +191,9 @@ TINKER = Dialect(
     keys={
         "entropy": ("optim/entropy",),
         "reward": ("env/all/reward/total",),
+        "evaluation": ("test/env/all/reward/total",),
+        "kl_reference": ("kl_policy_base",),
+        "teacher_kl": ("teacher_kl",),
         "groups_all_good": ("env/all/by_group/frac_all_good",),
         "groups_all_bad": ("env/all/by_group/frac_all_bad",),
         "length": ("env/all/ac_tokens_per_turn",),
@@ -201,6 +215,8 @@ OPENRLHF = Dialect(
         "entropy": ("entropy_loss",),
         "reward": ("reward",),
         "reward_spread": ("group_reward_std",),
+        "kl_reference": ("kl",),
+        "loss": ("policy_loss",),
         "length": ("response_length",),
         "truncated": ("truncated", "response_clip_ratio"),
         "clip_fraction": ("ppo_clip_ratio",),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from aepo.doctor.checks import entropy, sampler, signal, stability
+from aepo.doctor.checks import entropy, facts, length, reference, reward, sampler, signal, spikes, stability
 from aepo.doctor.types import Finding, Log
 
 Check = Callable[[Log], list[Finding]]
@@ -12,18 +12,27 @@ Check = Callable[[Log], list[Finding]]
 CHECKS: tuple[Check, ...] = (
     stability.not_finite,
     entropy.collapse,
+    entropy.dip,
     entropy.few_distinct,
     entropy.explosion,
     stability.leap,
     stability.gradient,
-    stability.reward_lost,
+    spikes.spikes,
+    reward.reward_lost,
+    reward.flat,
+    reward.drifting_apart,
+    reference.reference,
     signal.dead_groups,
-    signal.truncation,
+    length.truncation,
+    length.length,
     sampler.mismatch,
     signal.idle,
     signal.beyond_authority,
     signal.target_missed,
     stability.after_resume,
+    reward.solved,
+    facts.distillation,
+    facts.few_rows,
     entropy.impossible,
     entropy.meaning,
 )

@@ -1,0 +1,194 @@
+"""The noise of a series, with its autocorrelation, and levels that are compared against it."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, insort
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+
+from aepo.doctor.checks.base import window
+from aepo.doctor.types import Confidence, LogSeries
+
+# Limits from the surest to the weakest.
+Limits = tuple[tuple[float, Confidence], ...]
+StandardError = Callable[[int], float]
+# A change counts from this many standard errors beyond its limit; docs/doctor.md has the error rates that follow.
+SURE_BY = 3.0
+# The median of Gaussian values has 1.25 times the standard error of their mean.
+OF_MEDIAN = 1.25
+# From a median absolute deviation to a Gaussian standard deviation.
+FROM_MAD = 1.4826
+# Residuals further out than this many standard deviations are pulled in, because spikes are no noise.
+OUTLYING = 4.0
+MOST_LAGS = 100
+# A level that begins late is judged on at least this many last points, one at the start on at least FIRST.
+LAST, FIRST = 5, 3
+# A change is at most possible in a shorter log.
+FEW = 10
+# Share of the largest value below which logarithms are cut off.
+FLOOR = 1e-6
+
+
+@dataclass(frozen=True)
+class Change:
+    """`Change` holds two levels of a series that differ by more than its noise explains."""
+
+    before: float
+    """The level at the start, in the unit of the series."""
+    after: float
+    """The level at the end, in the unit of the series."""
+    confidence: Confidence
+    """How sure it is that the change is beyond its limit."""
+    width: int
+    """The number of last points whose median is `after`."""
+
+
+def running_median(values: Sequence[float], half: int) -> list[float]:
+    """Return the medians over `half` points on either side; at the ends both sides become shorter alike.
+
+    A monotone stretch and a step between two long levels come through unchanged.
+    """
+    held: list[float] = []
+    found, low, high = [], 0, 0
+    for at in range(len(values)):
+        side = min(half, at, len(values) - 1 - at)
+        while high <= at + side:
+            insort(held, values[high])
+            high += 1
+        while low < at - side:
+            held.pop(bisect_left(held, values[low]))
+            low += 1
+        found.append(held[len(held) // 2])
+    return found
+
+
+def standard_error(values: Sequence[float]) -> StandardError:
+    """Return a function from a number of neighbouring points to the standard error of their mean.
+
+    The noise is what a running median leaves, without spikes. Its autocorrelation counts (the sum of autocovariances
+    over the initial positive pairs of lags, Geyer 1992), so that a slow series has few independent points.
+    """
+    if len(values) < 2:
+        return lambda _: 0.0
+    smooth = running_median(values, max(2, len(values) // 8))
+    rest = [value - level for value, level in zip(values, smooth, strict=True)]
+    sizes = sorted(map(abs, rest))
+    most = max(OUTLYING * FROM_MAD * median(sizes), sizes[math.ceil(0.95 * len(sizes)) - 1])
+    rest = [max(-most, min(most, value)) for value in rest]
+    steps = [later - earlier for earlier, later in zip(values, values[1:], strict=False)]
+    slope = median(steps)
+    apart = FROM_MAD * median(abs(step - slope) for step in steps)
+    variance = max(fmean(value * value for value in rest), apart**2 / 2)
+    # A few points know their own noise badly.
+    variance *= (1 + 3 / len(values)) ** 2
+    long_run = variance * _correlation_time(rest)
+    return lambda points: math.sqrt(min(long_run / points, variance))
+
+
+def _correlation_time(rest: Sequence[float]) -> float:
+    """Return how many points of the series have the information of one independent point, at least 1."""
+    centre = fmean(rest)
+    rest = [value - centre for value in rest]
+    own = sum(value * value for value in rest)
+    if own == 0:
+        return 1.0
+    lags = min(MOST_LAGS, len(rest) // 4)
+    time, pair = -1.0, 0.0
+    for lag in range(0, lags - 1, 2):
+        pair = sum(_shared(rest, at) for at in (lag, lag + 1)) / own
+        if pair <= 0:
+            break
+        time += 2 * pair
+    return max(1.0, time)
+
+
+def _shared(rest: Sequence[float], lag: int) -> float:
+    return sum(map(float.__mul__, rest, rest[lag:])) if lag else sum(value * value for value in rest)
+
+
+def widths(length: int, least: int) -> list[int]:
+    """Return the widths at which a level of a series of this length is measured: `least`, doubled up to the window."""
+    widest = window(length)
+    found = [min(least, widest)]
+    while found[-1] < widest:
+        found.append(min(2 * found[-1], widest))
+    return found
+
+
+def changed(series: LogSeries, limits: Limits, falls: bool) -> Change | None:
+    """Compare the level at the end with the level at the start, as a ratio.
+
+    The start is measured over several widths, because a run can break in its first steps, and so is the end. A ratio
+    counts if it is still beyond the limit after `SURE_BY` of its standard errors were taken off.
+
+    Args:
+        series: Finite values, positive at the start.
+        limits: Ratios of the end to the start, with the confidence that each gives; the surest stands first.
+        falls: Whether the level has to be below the limit, not above it.
+
+    Returns:
+        The change with the highest confidence, or None if no limit is passed.
+    """
+    values = [value for _, value in series]
+    floor = FLOOR * max(map(abs, values), default=0.0)
+    if floor == 0:
+        return None
+    logs = [math.log(max(value, floor)) for value in values]
+    error = standard_error(logs)
+    sign = 1 if falls else -1
+    best: tuple[int, float, Change] | None = None
+    for first in widths(len(logs), FIRST):
+        for last in widths(len(logs), LAST):
+            before, after = median(logs[:first]), median(logs[-last:])
+            margin = SURE_BY * OF_MEDIAN * math.hypot(error(first), error(last))
+            beyond = sign * (after - before) + margin
+            rank = next((at for at, (limit, _) in enumerate(limits) if beyond < sign * math.log(limit)), None)
+            if rank is None or median(values[:first]) <= 0 or (best and (rank, beyond) >= best[:2]):
+                continue
+            confidence = limits[rank][1] if len(values) >= FEW else "possible"
+            change = Change(median(values[:first]), median(values[-last:]), confidence, last)
+            best = (rank, beyond, change)
+    return best[2] if best else None
+
+
+def risen(series: LogSeries) -> float:
+    """Return by how many standard errors the level at the end is above the level at the start; below 0 if it fell.
+
+    The result is infinite if the series has no noise, and 0 if it does not change.
+    """
+    values = [value for _, value in series]
+    wide = window(len(values))
+    moved = fmean(values[-wide:]) - fmean(values[:wide])
+    noise = math.sqrt(2) * standard_error(values)(wide)
+    if moved == 0:
+        return 0.0
+    return moved / noise if noise > 0 else math.copysign(math.inf, moved)
+
+
+def level_above(series: LogSeries, limits: Limits, robust: bool = False) -> tuple[Confidence, float, int] | None:
+    """Return the confidence with which the level at the end is at or above a limit, the level and its width.
+
+    Args:
+        series: Finite values.
+        limits: Levels, with the confidence that each gives; the surest stands first.
+        robust: Whether a level is a median, for values that can have spikes; shares take the mean.
+
+    Returns:
+        None if no limit is passed by `SURE_BY` standard errors.
+    """
+    values = [value for _, value in series]
+    if not values:
+        return None
+    error, best = standard_error(values), None
+    for last in widths(len(values), LAST):
+        level = median(values[-last:]) if robust else fmean(values[-last:])
+        low = level - SURE_BY * (OF_MEDIAN if robust else 1.0) * error(last)
+        rank = next((at for at, (limit, _) in enumerate(limits) if low >= limit - 1e-12), None)
+        if rank is not None and (best is None or rank <= best[0]):
+            best = (rank, level, last)
+    if best is None:
+        return None
+    confidence = limits[best[0]][1] if len(values) >= LAST else "possible"
+    return confidence, best[1], best[2]
