@@ -97,7 +97,8 @@ def dip(log: Log) -> list[Finding]:
         return []
     medians = [median(logs[at : at + DIP]) for at in range(len(logs) - DIP + 1)]
     lowest = min(medians)
-    error = standard_error(logs)
+    # The dip itself is no noise.
+    error = standard_error([value for value in logs if value >= before + math.log(RECOVERED)])
     margin = DIP_BY * OF_MEDIAN * math.hypot(error(wide), error(DIP))
     # A dip in the last steps would be a collapse, which has a check of its own.
     beyond = lowest - min(before, after) + margin

@@ -132,10 +132,9 @@ def changed(series: LogSeries, limits: Limits, falls: bool) -> Change | None:
         The change with the highest confidence, or None if no limit is passed.
     """
     values = [value for _, value in series]
-    floor = FLOOR * max(map(abs, values), default=0.0)
-    if floor == 0:
+    if max(values, default=0.0) <= 0:
         return None
-    logs = [math.log(max(value, floor)) for value in values]
+    logs = _logs(values)
     error = standard_error(logs)
     sign = 1 if falls else -1
     best: tuple[int, float, Change] | None = None
@@ -167,28 +166,40 @@ def risen(series: LogSeries) -> float:
     return moved / noise if noise > 0 else math.copysign(math.inf, moved)
 
 
-def level_above(series: LogSeries, limits: Limits, robust: bool = False) -> tuple[Confidence, float, int] | None:
+def level_above(series: LogSeries, limits: Limits, spiky: bool = False) -> tuple[Confidence, float, int] | None:
     """Return the confidence with which the level at the end is at or above a limit, the level and its width.
 
     Args:
         series: Finite values.
         limits: Levels, with the confidence that each gives; the surest stands first.
-        robust: Whether a level is a median, for values that can have spikes; shares take the mean.
+        spiky: Whether the values are positive and can have spikes. Their levels are medians and their noise is that of
+            the logarithms. The levels of other values, such as shares, are means.
 
     Returns:
         None if no limit is passed by `SURE_BY` standard errors.
     """
     values = [value for _, value in series]
-    if not values:
+    if not values or (spiky and max(values) <= 0):
         return None
-    error, best = standard_error(values), None
-    for last in widths(len(values), LAST):
-        level = median(values[-last:]) if robust else fmean(values[-last:])
-        low = level - SURE_BY * (OF_MEDIAN if robust else 1.0) * error(last)
-        rank = next((at for at, (limit, _) in enumerate(limits) if low >= limit - 1e-12), None)
-        if rank is not None and (best is None or rank <= best[0]):
-            best = (rank, level, last)
+    scaled = _logs(values) if spiky else values
+    bars = [math.log(limit) if spiky else limit for limit, _ in limits]
+    mean, factor = (median, SURE_BY * OF_MEDIAN) if spiky else (fmean, SURE_BY)
+    error, wide = standard_error(scaled), window(len(values))
+    now, best = mean(scaled[-wide:]), None
+    for last in sorted({*widths(len(values), LAST), max(1, len(values) // 2), len(values)}):
+        low = mean(scaled[-last:]) - factor * error(last)
+        # Half of the log, and all of it, only make the level of the end surer.
+        low = min(low, now) if last > wide else low
+        rank = next((at for at, bar in enumerate(bars) if low >= bar - 1e-12), None)
+        if rank is not None and (best is None or rank < best[0] or (rank == best[0] and last <= wide)):
+            best = (rank, min(last, wide))
     if best is None:
         return None
-    confidence = limits[best[0]][1] if len(values) >= LAST else "possible"
-    return confidence, best[1], best[2]
+    rank, last = best
+    return limits[rank][1] if len(values) >= LAST else "possible", mean(values[-last:]), last
+
+
+def _logs(values: Sequence[float]) -> list[float]:
+    """Return the logarithms of positive values; values near 0 are cut off at a small share of the largest one."""
+    floor = FLOOR * max(values)
+    return [math.log(max(value, floor)) for value in values]

@@ -42,7 +42,7 @@ def _at_first(log: Log, series: LogSeries) -> list[Finding]:
 
 
 def _grown(log: Log, series: LogSeries) -> list[Finding]:
-    found = level_above(series, FAR, robust=True)
+    found = level_above(series, FAR, spiky=True)
     if found is None or len(series) < FEW:
         return []
     confidence, level, width = found

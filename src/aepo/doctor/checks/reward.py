@@ -8,7 +8,7 @@ from itertools import accumulate
 from statistics import fmean, median
 
 from aepo.doctor.checks.base import decimals, end, finite, onset, percent, start, window
-from aepo.doctor.checks.noise import FEW, FIRST, LAST, Limits, StandardError, risen, standard_error, widths
+from aepo.doctor.checks.noise import FEW, FIRST, LAST, SURE_BY, StandardError, risen, standard_error, widths
 from aepo.doctor.types import Confidence, Finding, Log, LogSeries
 
 # A reward is lost if at most this share of its best level is left, and if that level was at least WORTH high.
@@ -22,9 +22,10 @@ FALL = 0.5
 # The best level is searched at every place of the log, so that it counts from this many standard errors.
 LOST_BY = 4.0
 # A reward in [.., 1] is at its top from here; TOPPED: share of groups without differences, where the top is unknown.
-SOLVED, TOPPED = 0.95, 0.9
+# If most completions are cut at the limit, a high reward is no solved task.
+SOLVED, TOPPED, MOSTLY = 0.95, 0.9, 0.5
 # Logged steps in which a reward that is always the same number is a finding.
-CONSTANT: tuple[tuple[int, Confidence], ...] = ((300, "sure"), (100, "likely"), (20, "possible"))
+CONSTANT: tuple[tuple[int, Confidence], ...] = ((100, "likely"), (20, "possible"))
 # A noisy reward that does not rise is a question only after this many logged steps.
 LONG = 100
 # Standard errors, and Kendall's rank statistic in standard deviations.
@@ -36,8 +37,8 @@ FEWEST_EVALUATIONS, WORSE = 5, 0.1
 
 def is_solved(log: Log) -> bool:
     """Return whether the reward is at its top at the end: near 1, or at its highest with groups that do not differ."""
-    reward = finite(log.get("reward"))
-    if not reward:
+    reward, cut = finite(log.get("reward")), finite(log.get("truncated"))
+    if not reward or (cut and end(cut) > MOSTLY):
         return False
     top, now = max(value for _, value in reward), end(reward)
     if top <= 1 + 1e-6:
@@ -62,14 +63,16 @@ def reward_lost(log: Log) -> list[Finding]:
         return []
     values = [value for _, value in reward]
     threes = [median(values[at : at + FIRST]) for at in range(len(values) - FIRST + 1)]
-    values = _within(values)
+    values = values[:FIRST] + _within(values)[FIRST:]
     error = standard_error(values)
     bottom = min(0.0, min(threes) + LOST_BY * error(FIRST))
     best = max(_best(values, error), bottom)
-    wide = min(widths(len(values), LAST), key=lambda width: fmean(values[-width:]) + LOST_BY * error(width))
+    # The noise of shares shrinks with their level, so that at the limit it is this small.
+    small = SURE_BY * math.sqrt(LOST)
+    wide = min(widths(len(values), LAST), key=lambda width: fmean(values[-width:]) + small * error(width))
     now = fmean(values[-wide:])
     left, largest = bottom + LOST * (best - bottom), max(abs(best), abs(bottom))
-    if best - bottom < max(WORTH, LEAST_FALL * largest) or now + LOST_BY * error(wide) > left:
+    if best - bottom < max(WORTH, LEAST_FALL * largest) or now + small * error(wide) > left:
         return []
     confidence: Confidence = "sure" if now <= bottom + LOST / 4 * (best - bottom) else "likely"
     below_zero = bottom < -LOST * best

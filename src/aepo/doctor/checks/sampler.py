@@ -36,7 +36,7 @@ def _measure(log: Log, name: str) -> Finding | None:
     if len(series) < FEWEST:
         return None
     what, limits = LIMITS[name]
-    found = level_above(series, limits, robust=True)
+    found = level_above(series, limits, spiky=True)
     if found is None:
         return None
     confidence, now, width = found
@@ -58,7 +58,9 @@ def _correlation(log: Log) -> Finding | None:
     if len(series) < FEWEST:
         return None
     found = level_above(
-        tuple((step, -value) for step, value in series), tuple((-limit, how) for limit, how in UNCORRELATED), robust=True
+        tuple((step, max(0.0, 1 - value)) for step, value in series),
+        tuple((1 - limit, how) for limit, how in UNCORRELATED),
+        spiky=True,
     )
     if found is None:
         return None
@@ -66,7 +68,7 @@ def _correlation(log: Log) -> Finding | None:
     return Finding(
         kind="sampler mismatch",
         step=onset(series, lambda value: value <= UNCORRELATED[-1][0], width),
-        evidence=f"the two probabilities correlate with {decimals(-level)} at the end, not with 1",
+        evidence=f"the two probabilities correlate with {decimals(1 - level)} at the end, not with 1",
         confidence=confidence,
         advice=_ADVICE,
     )

@@ -12,7 +12,7 @@ from aepo.doctor.checks.reward import is_solved
 from aepo.doctor.types import Finding, Log
 
 # Shares, as levels at the end.
-DEAD: Limits = ((0.5, "sure"), (0.35, "possible"))
+DEAD: Limits = ((0.5, "sure"), (0.42, "likely"), (0.35, "possible"))
 FEWEST = 3
 # A third of the run has at least FEWEST_FOR_TARGET steps, and SURE_OF_TARGET for a sure finding. MISSED is in nats. A
 # gap closes if the mean of its second half is below CLOSING times the mean of its first half.

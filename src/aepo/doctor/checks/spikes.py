@@ -56,7 +56,9 @@ def _spikes(log: Log, name: str) -> Finding | None:
 def _positive(series: LogSeries, least: float) -> list[tuple[int, float]]:
     """Return the places that stand out upwards, with the median around each."""
     values = [abs(value) for _, value in series]
-    floor = 1e-3 * median(values) if median(values) > 0 else 1e-12
+    floor = 1e-3 * median(values)
+    if floor == 0:
+        return []
     logs = [math.log(max(value, floor)) for value in values]
     around = _around(logs)
     spread = FROM_MAD * median(abs(value - level) for value, level in zip(logs, around, strict=True))

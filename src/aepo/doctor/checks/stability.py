@@ -59,7 +59,11 @@ def leap(log: Log) -> list[Finding]:
     confidence = next((how for limit, how in LEAPS if worst >= limit), None)
     if confidence is None:
         return []
-    first = next(at for at, value in series if value >= LEAPS[-1][0])
+    far = [at for at, value in series if value >= LEAPS[-1][0]]
+    first = far[0]
+    alone = len(far) <= max(1, len(series) // 100)
+    if alone and len(series) >= AROUND and all(_reward_holds(log, at) for at in far):
+        confidence = "possible"
     return [
         Finding(
             kind="explosion",
@@ -71,6 +75,18 @@ def leap(log: Log) -> list[Finding]:
             "probably lost",
         )
     ]
+
+
+def _reward_holds(log: Log, at: int) -> bool:
+    """Return whether the reward's level after a step is at least LEAST_JUMP below the level before, or higher."""
+    reward = finite(log.get("reward"))
+    # The reward of a step is measured before the step's update.
+    before = [value for step, value in reward if step <= at][-AROUND:]
+    after = [value for step, value in reward if step > at][:AROUND]
+    if not before or len(after) < LEAST_BEFORE:
+        return False
+    noise = 3 * stdev(after) / math.sqrt(len(after))
+    return fmean(after) + noise >= fmean(before) - LEAST_JUMP * abs(fmean(before))
 
 
 def gradient(log: Log) -> list[Finding]:
