@@ -41,3 +41,27 @@ def few_rows(log: Log) -> list[Finding]:
             serious=False,
         )
     ]
+
+
+# What the main checks read -> its name in the report.
+WANTED = {
+    "entropy": "entropy", "reward": "reward", "dead_groups": "share of groups with equal rewards",
+    "length": "length of completions", "truncated": "share of cut completions",
+    "kl_reference": "KL to the reference", "approximate_kl": "KL of the updates", "gradient_norm": "gradient norm",
+    "loss": "loss", "mismatch": "mismatch of sampler and trainer", "evaluation": "evaluation",
+}  # fmt: skip
+# Series that a check reads where the first is not in the log.
+INSTEAD = {
+    "dead_groups": ("no_advantage",),
+    "approximate_kl": ("ratio",),
+    "mismatch": ("mismatch_kl", "mismatch_probability", "mismatch_correlation"),
+}
+
+
+def missing(log: Log) -> list[str]:
+    """Return in words what the main checks read and the log does not have, so that nothing was said about it."""
+    return [
+        words
+        for name, words in WANTED.items()
+        if not any(log.get(series) for series in (name, *INSTEAD.get(name, ())))
+    ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aepo.doctor.checks.base import decimals, end, finite, onset, percent, start
-from aepo.doctor.checks.noise import FEW, LAST, Limits, changed, level_above, risen
+from aepo.doctor.checks.noise import FEW, ROWS, Limits, changed, level_above, risen
 from aepo.doctor.types import Confidence, Finding, Log, LogSeries
 
 # Shares of cut completions.
@@ -31,7 +31,7 @@ def truncation(log: Log) -> list[Finding]:
     pinned = ": nearly every completion has the length of the limit" if share >= PINNED else ""
     at_end = f"{percent(share)} of the completions are cut at the limit"
     evidence = f"{at_end} at the end, {percent(start(series))} at the start{pinned}{lengths}"
-    if len(series) < LAST:
+    if len(series) < ROWS:
         evidence = f"{at_end} in the {_rows(len(series))} of this log{pinned}{lengths}"
     return [
         Finding(
@@ -52,7 +52,7 @@ def _rows(count: int) -> str:
 def length(log: Log) -> list[Finding]:
     """Find completions that collapse to a few tokens, grow to a multiple, or all have the length of the limit."""
     series = finite(log.get("length"))
-    if len(series) < LAST or start(series) <= 0:
+    if len(series) < ROWS or start(series) <= 0:
         return []
     return _pinned(log, series) or _shorter(log, series) or _longer(log, series)
 

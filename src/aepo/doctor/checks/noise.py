@@ -15,7 +15,7 @@ from aepo.doctor.types import Confidence, LogSeries
 Limits = tuple[tuple[float, Confidence], ...]
 StandardError = Callable[[int], float]
 # A change counts from this many standard errors beyond its limit; docs/doctor.md has the error rates that follow.
-SURE_BY = 3.0
+SURE_BY = 2.5
 # The median of Gaussian values has 1.25 times the standard error of their mean.
 OF_MEDIAN = 1.25
 # From a median absolute deviation to a Gaussian standard deviation.
@@ -24,9 +24,9 @@ FROM_MAD = 1.4826
 OUTLYING = 4.0
 MOST_LAGS = 100
 # A level that begins late is judged on at least this many last points, one at the start on at least FIRST.
-LAST, FIRST = 5, 3
-# A change is at most possible in a shorter log.
-FEW = 10
+LAST, FIRST = 8, 3
+# With fewer rows than ROWS a level is at most possible, with fewer than FEW a change.
+ROWS, FEW = 5, 10
 # Share of the largest value below which logarithms are cut off.
 FLOOR = 1e-6
 
@@ -121,7 +121,8 @@ def changed(series: LogSeries, limits: Limits, falls: bool) -> Change | None:
     """Compare the level at the end with the level at the start, as a ratio.
 
     The start is measured over several widths, because a run can break in its first steps, and so is the end. A ratio
-    counts if it is still beyond the limit after `SURE_BY` of its standard errors were taken off.
+    counts if it is still beyond the limit after `SURE_BY` standard errors were taken off, either those of the
+    logarithms or those of the values.
 
     Args:
         series: Finite values, positive at the start.
@@ -134,21 +135,25 @@ def changed(series: LogSeries, limits: Limits, falls: bool) -> Change | None:
     values = [value for _, value in series]
     if max(values, default=0.0) <= 0:
         return None
-    logs = _logs(values)
-    error = standard_error(logs)
-    sign = 1 if falls else -1
+    logs, sign = _logs(values), 1 if falls else -1
+    of_logs, of_values = standard_error(logs), standard_error(values)
     best: tuple[int, float, Change] | None = None
     for first in widths(len(logs), FIRST):
         for last in widths(len(logs), LAST):
-            before, after = median(logs[:first]), median(logs[-last:])
-            margin = SURE_BY * OF_MEDIAN * math.hypot(error(first), error(last))
-            beyond = sign * (after - before) + margin
-            rank = next((at for at, (limit, _) in enumerate(limits) if beyond < sign * math.log(limit)), None)
-            if rank is None or median(values[:first]) <= 0 or (best and (rank, beyond) >= best[:2]):
+            before, after = median(values[:first]), median(values[-last:])
+            if before <= 0:
                 continue
-            confidence = limits[rank][1] if len(values) >= FEW else "possible"
-            change = Change(median(values[:first]), median(values[-last:]), confidence, last)
-            best = (rank, beyond, change)
+            moved = sign * (median(logs[-last:]) - median(logs[:first]))
+            by_logs = moved + SURE_BY * OF_MEDIAN * math.hypot(of_logs(first), of_logs(last))
+            # Where little is left, logarithms are noisy and the values are not.
+            margins = [sign * SURE_BY * OF_MEDIAN * of_values(width) for width in (first, last)]
+            ends = (before - margins[0], after + margins[1])
+            by_values = sign * math.log(ends[1] / ends[0]) if min(ends) > 0 else math.inf
+            beyond = min(by_logs, by_values)
+            rank = next((at for at, (limit, _) in enumerate(limits) if beyond < sign * math.log(limit)), None)
+            if rank is not None and (best is None or (rank, beyond) < best[:2]):
+                confidence = limits[rank][1] if len(values) >= FEW else "possible"
+                best = (rank, beyond, Change(before, after, confidence, last))
     return best[2] if best else None
 
 
@@ -196,7 +201,7 @@ def level_above(series: LogSeries, limits: Limits, spiky: bool = False) -> tuple
     if best is None:
         return None
     rank, last = best
-    return limits[rank][1] if len(values) >= LAST else "possible", mean(values[-last:]), last
+    return limits[rank][1] if len(values) >= ROWS else "possible", mean(values[-last:]), last
 
 
 def _logs(values: Sequence[float]) -> list[float]:

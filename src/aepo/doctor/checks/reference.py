@@ -9,7 +9,7 @@ from aepo.doctor.types import Finding, Log, LogSeries
 # Nats per token at the first logged step. The policy equals its reference there, so that rounding alone is left.
 AT_FIRST: Limits = ((0.5, "sure"), (0.1, "likely"), (0.03, "possible"))
 # Nats per token, as a level at the end. Sound runs stay below half a nat.
-FAR: Limits = ((10.0, "sure"), (2.0, "likely"), (0.5, "possible"))
+FAR: Limits = ((5.0, "sure"), (1.0, "likely"), (0.3, "possible"))
 # The level at the end is this multiple of the start, or more; else the KL is where it began.
 GREW = 3.0
 _REFERENCE = (

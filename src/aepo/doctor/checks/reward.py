@@ -187,7 +187,7 @@ def solved(log: Log) -> list[Finding]:
             kind="solved task",
             step=onset(reward, lambda value: value >= SOLVED * level),
             evidence=", ".join(parts),
-            confidence="sure" if len(reward) >= LAST else "possible",
+            confidence="sure" if len(reward) >= ROWS else "possible",
             advice="no fault: there is little left to learn here; stop, or go on with harder problems",
             serious=False,
         )

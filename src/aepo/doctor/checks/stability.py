@@ -11,8 +11,10 @@ from aepo.doctor.types import Finding, Log, LogSeries
 
 # Mean KL(pi_old, pi) over a step's updates, nats per token; PPO's usual early stop is at 0.01 to 0.05.
 LEAPS: Limits = ((1.0, "sure"), (0.3, "likely"))
+# Up to this share of the steps, leaps after which the reward holds are single steps.
+SINGLE = 0.02
 # Multiples of the gradient norm's level at the start.
-GROWN: Limits = ((30.0, "likely"), (10.0, "possible"))
+GROWN: Limits = ((20.0, "likely"), (10.0, "possible"))
 # At most AROUND and at least LEAST_BEFORE steps on either side of a resume are compared. JUMP is in standard deviations
 # of the steps before the resume.
 AROUND, LEAST_BEFORE = 10, 4
@@ -61,9 +63,8 @@ def leap(log: Log) -> list[Finding]:
         return []
     far = [at for at, value in series if value >= LEAPS[-1][0]]
     first = far[0]
-    alone = len(far) <= max(1, len(series) // 100)
-    if alone and len(series) >= AROUND and all(_reward_holds(log, at) for at in far):
-        confidence = "possible"
+    if len(series) >= AROUND and all(_reward_holds(log, at) for at in far):
+        confidence = "possible" if len(far) <= max(1, SINGLE * len(series)) else "likely"
     return [
         Finding(
             kind="explosion",
@@ -85,7 +86,7 @@ def _reward_holds(log: Log, at: int) -> bool:
     after = [value for step, value in reward if step > at][:AROUND]
     if not before or len(after) < LEAST_BEFORE:
         return False
-    noise = 3 * stdev(after) / math.sqrt(len(after))
+    noise = 3 * math.hypot(*(stdev(part) / math.sqrt(len(part)) for part in (before, after) if len(part) > 1))
     return fmean(after) + noise >= fmean(before) - LEAST_JUMP * abs(fmean(before))
 
 
