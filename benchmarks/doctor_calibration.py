@@ -22,7 +22,7 @@ from aepo.doctor.types import EntropyMeaning, Finding
 Noise = Callable[[random.Random, int], list[float]]
 # Name -> level, standard deviation of its logarithm. Figures of GRPO runs with 16 completions a step.
 POSITIVE = {
-    "entropy": (0.5, 0.15), "length": (300.0, 0.15), "gradient_norm": (0.2, 0.3), "kl_reference": (0.01, 0.5),
+    "entropy": (0.5, 0.15), "length": (300.0, 0.15), "gradient_norm": (0.2, 0.3), "reference_kl": (0.01, 0.5),
     "approximate_kl": (0.001, 0.7), "mismatch": (0.01, 0.3), "loss": (0.02, 0.5),
 }  # fmt: skip
 # Name -> share, and of how many a step is the mean.
@@ -140,10 +140,10 @@ FAULTS: dict[str, tuple[Plant, str, bool]] = {
     "reward to 0": (lambda r, s, t: {"reward": share(r, s["reward"], t, 0.0)}, "reward lost", True),
     "gradient 100 times": (lambda r, s, t: {"gradient_norm": moved(s["gradient_norm"], t, 100, 10)}, "explosion", True),
     "KL to the reference 5 nats": (
-        lambda r, s, t: {"kl_reference": moved(s["kl_reference"], t, 500, 40)}, "KL to the reference grows", True,
+        lambda r, s, t: {"reference_kl": moved(s["reference_kl"], t, 500, 40)}, "KL to the reference grows", True,
     ),
     "KL to the reference 0.5 from the first step": (
-        lambda r, s, t: {"kl_reference": [v * 50 for v in s["kl_reference"]]},
+        lambda r, s, t: {"reference_kl": [v * 50 for v in s["reference_kl"]]},
         "KL to the reference is not 0 at the start", True,
     ),
     "mismatch 0.15 nats": (lambda r, s, t: {"mismatch": moved(s["mismatch"], t, 15, 20)}, "sampler mismatch", True),

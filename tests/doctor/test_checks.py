@@ -301,7 +301,7 @@ def test_a_number_that_is_none(value):
     (finding,) = stability.not_finite(log(reward=lambda step: value if step in (7, 9) else 0.5))
     assert finding.step == 7 and "2 such values" in finding.evidence
     rising = lambda step: value if step == 7 else 0.4 + 0.01 * step
-    for name in ("reward", "loss", "kl_reference", "length", "truncated", "mismatch_probability"):
+    for name in ("reward", "loss", "reference_kl", "length", "truncated", "mismatch_probability"):
         assert kinds(log(**{name: rising})).get("not a number") == "sure", name
 
 

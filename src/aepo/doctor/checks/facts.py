@@ -47,7 +47,7 @@ def few_rows(log: Log) -> list[Finding]:
 WANTED = {
     "entropy": "entropy", "reward": "reward", "dead_groups": "share of groups with equal rewards",
     "length": "length of completions", "truncated": "share of cut completions",
-    "kl_reference": "KL to the reference", "approximate_kl": "KL of the updates", "gradient_norm": "gradient norm",
+    "reference_kl": "KL to the reference", "approximate_kl": "KL of the updates", "gradient_norm": "gradient norm",
     "loss": "loss", "mismatch": "mismatch of sampler and trainer", "evaluation": "evaluation",
 }  # fmt: skip
 # Series that a check reads where the first is not in the log.

@@ -20,7 +20,7 @@ _REFERENCE = (
 
 def reference(log: Log) -> list[Finding]:
     """Find a KL to the reference that is not 0 at the first step, or whose level grows far."""
-    series = tuple((step, abs(value)) for step, value in finite(log.get("kl_reference")))
+    series = tuple((step, abs(value)) for step, value in finite(log.get("reference_kl")))
     return _at_first(log, series) + _grown(log, series) if series else []
 
 
@@ -34,7 +34,7 @@ def _at_first(log: Log, series: LogSeries) -> list[Finding]:
         Finding(
             kind="KL to the reference is not 0 at the start",
             step=step,
-            evidence=f"`{log.keys.get('kl_reference')}` is {decimals(value)} nats per token at the first step",
+            evidence=f"`{log.keys.get('reference_kl')}` is {decimals(value)} nats per token at the first step",
             confidence=confidence if len(series) >= 3 else "possible",
             advice=_REFERENCE,
         )
@@ -53,7 +53,7 @@ def _grown(log: Log, series: LogSeries) -> list[Finding]:
         Finding(
             kind="KL to the reference grows",
             step=onset(series, lambda value: value >= FAR[-1][0], width),
-            evidence=f"`{log.keys.get('kl_reference')}` rose from {decimals(before)} to {decimals(level)} "
+            evidence=f"`{log.keys.get('reference_kl')}` rose from {decimals(before)} to {decimals(level)} "
             "nats per token",
             confidence=confidence,
             advice="the policy is far from the reference: raise the KL coefficient or lower the learning rate; read "

@@ -9,12 +9,12 @@ from aepo.doctor.checks.base import decimals, finite
 from aepo.doctor.checks.noise import FEW, FROM_MAD, running_median
 from aepo.doctor.types import Confidence, Finding, Log, LogSeries
 
-NAMES = ("gradient_norm", "kl_reference", "approximate_kl", "mismatch", "mismatch_kl", "loss", "entropy")
+NAMES = ("gradient_norm", "reference_kl", "approximate_kl", "mismatch", "mismatch_kl", "loss", "entropy")
 # A spike is this multiple of the median around it or more, and this many robust standard deviations (of logarithms)
 # away from it. A loss has both signs: for it LOSS_DEVIATIONS count.
 MULTIPLE, DEVIATIONS, LOSS_DEVIATIONS = 10.0, 8.0, 30.0
 # A value below this is no spike, whatever the multiple.
-LEAST = {"approximate_kl": 0.05, "kl_reference": 0.1, "mismatch": 0.05, "mismatch_kl": 0.02, "entropy": 0.2}
+LEAST = {"approximate_kl": 0.05, "reference_kl": 0.1, "mismatch": 0.05, "mismatch_kl": 0.02, "entropy": 0.2}
 # Points on either side of the median, and the longest spike: more points in a row are a level.
 AROUND, LONGEST = 10, 4
 # Spikes in at least this share of the steps, and as many as this, come again and again.
