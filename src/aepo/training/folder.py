@@ -22,6 +22,7 @@ import torch
 
 from aepo import __version__
 from aepo.config import Config, to_toml
+from aepo.doctor.live import FILE as DOCTOR
 from aepo.errors import InvalidValue
 
 try:
@@ -199,7 +200,8 @@ def cut_back(run: Path, step: int) -> None:
     Raises:
         InvalidValue: A file cannot be read (see `read_rows`). No file is changed then.
     """
-    kept = {name: read_rows(run / name, before=step) for name in FILES}
+    files = [*FILES, *([DOCTOR] if (run / DOCTOR).exists() else [])]
+    kept = {name: read_rows(run / name, before=step) for name in files}
     for name, rows in kept.items():
         write_atomically(run / name, "".join(json.dumps(row) + "\n" for row in rows))
 

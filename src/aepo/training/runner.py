@@ -11,6 +11,7 @@ import torch
 
 from aepo.config import Config, make_config, to_dict
 from aepo.control.base import generator
+from aepo.doctor.live import Watcher
 from aepo.engines.preflight import implausible_targets, targets
 from aepo.errors import InvalidValue
 from aepo.model.builtin import base_model
@@ -20,7 +21,7 @@ from aepo.sampling.hf import HFSampler
 from aepo.sampling.prompts import prompt_tokens
 from aepo.training.checkpoint import FOLDER, TrainState, load_checkpoint, save_checkpoint, steps_saved
 from aepo.training.evaluate import Evaluation, evaluate
-from aepo.training.folder import cut_back, sole_writer, start_folder
+from aepo.training.folder import METRICS, cut_back, read_rows, sole_writer, start_folder
 from aepo.training.plot import plot_run
 from aepo.training.preflight import preflight
 from aepo.training.progress import SAMPLES_PER_STEP, RunLog
@@ -162,11 +163,21 @@ def _finish(run: Run, state: TrainState, out: Path, quiet: bool) -> None:
         RunLog(out, config, state.step, quiet) as log,
         Forward(config.tracker, out, to_dict(config), state.step, log.say) as tracker,
     ):
-        while not _ended(config, state):
-            state = _logged_step(run, state, out, log, tracker)
+        watcher = _watcher(config, out, log)
+        stopped = False
+        while not stopped and not _ended(config, state):
+            state, stopped = _logged_step(run, state, out, log, tracker, watcher)
     plot_run(out)
     if not quiet:
-        print(f"finished: {out}")
+        print(f"{'stopped by the doctor' if stopped else 'finished'}: {out}")
+
+
+def _watcher(config: Config, out: Path, log: RunLog) -> Watcher:
+    """Return the doctor of the run, with the rows that a resumed run has logged before."""
+    watcher = Watcher(config.doctor, out, log.say, to_dict(config))
+    for row in read_rows(out / METRICS):
+        watcher.add(row["step"], row)
+    return watcher
 
 
 def _ended(config: Config, state: TrainState) -> bool:
@@ -175,8 +186,12 @@ def _ended(config: Config, state: TrainState) -> bool:
     return state.step >= config.steps or any(budget is not None and used >= budget for budget, used in spent)
 
 
-def _logged_step(run: Run, state: TrainState, out: Path, log: RunLog, tracker: Forward) -> TrainState:
+def _logged_step(
+    run: Run, state: TrainState, out: Path, log: RunLog, tracker: Forward, watcher: Watcher
+) -> tuple[TrainState, bool]:
     """Do one step, with its evaluation and its checkpoint if they are due, and log it.
+
+    The second value says whether the doctor stops the run after this step.
 
     The checkpoint is written after the rows, so that a resumed run repeats exactly the steps after the checkpoint.
     """
@@ -193,9 +208,10 @@ def _logged_step(run: Run, state: TrainState, out: Path, log: RunLog, tracker: F
     texts = run.policy.decode([sample.rollout.completion.tokens for sample in shown])
     log.step(row, shown, texts)
     tracker.step(row)
-    if evaluated or last or _due(state.step, run.config.checkpoint.every):
+    stopped = watcher.see(row["step"], row)
+    if evaluated or last or stopped or _due(state.step, run.config.checkpoint.every):
         save_checkpoint(out, run.policy, run.optimizer, state, run.config.checkpoint.keep)
-    return state
+    return state, stopped
 
 
 def evaluate_base(config: Config) -> Evaluation:
