@@ -2,9 +2,9 @@
 
     python benchmarks/doctor_calibration.py [--runs 1000] [--steps 300] [--log LOG] [--live 25]
 
-Stationary logs come from a generator of each noise shape, or, with --log, from blocks of a real log that are drawn with
-replacement (circular block bootstrap). A false alarm is a serious finding with the confidence of the column. With --live
-a log is examined whenever that many steps were added, as a callback does, and any of the looks counts.
+Stationary logs come from a generator of each noise shape, or, with --log, from blocks of a real log that are drawn
+with replacement (circular block bootstrap). A false alarm is a serious finding with the confidence of the column. With
+--live a log is examined whenever that many steps were added, as a callback does, and any of the looks counts.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from aepo.doctor import Log, examine, read
@@ -68,7 +69,7 @@ def generated(rng: random.Random, steps: int, noise: Noise, loud: float = 1.0) -
     return series
 
 
-def resampled(log: Log, rng: random.Random, steps: int, block: int = 20) -> dict[str, list[float]]:
+def resampled(rng: random.Random, log: Log, steps: int, block: int = 20) -> dict[str, list[float]]:
     """Return series made of blocks of consecutive rows of a log; all series have the same rows."""
     names = {name: [value for _, value in points] for name, points in log.series.items() if name != "learning_rate"}
     rows = min(map(len, names.values()))
@@ -110,9 +111,7 @@ def false_alarms(make: Callable[[random.Random], dict[str, list[float]]], runs: 
 
 def moved(values: list[float], at: int, factor: float, ramp: int) -> list[float]:
     """Return the values multiplied by a factor from a step on, over a ramp of so many steps."""
-    return [
-        value * factor ** min(1.0, max(0.0, (step - at + 1) / max(1, ramp))) for step, value in enumerate(values)
-    ]
+    return [value * factor ** min(1.0, max(0.0, (step - at + 1) / max(1, ramp))) for step, value in enumerate(values)]
 
 
 def share(rng: random.Random, values: list[float], at: int, level: float, of: int = 16) -> list[float]:
@@ -129,13 +128,13 @@ FAULTS: dict[str, tuple[Plant, str, bool]] = {
     "entropy to 5 %, at once": (lambda r, s, t: {"entropy": moved(s["entropy"], t, 0.05, 1)}, "collapse", True),
     "entropy to 5 %, over 60 steps": (lambda r, s, t: {"entropy": moved(s["entropy"], t, 0.05, 60)}, "collapse", True),
     "entropy to 5 % for 30 steps": (
-        lambda r, s, t: {"entropy": s["entropy"][:t] + [v / 20 for v in s["entropy"][t : t + 30]] + s["entropy"][t + 30 :]},
+        lambda r, s, t: {"entropy": [v / 20 if t <= at < t + 30 else v for at, v in enumerate(s["entropy"])]},
         "entropy dip", True,
     ),
     "entropy 8 times, at once": (lambda r, s, t: {"entropy": moved(s["entropy"], t, 8, 1)}, "explosion", True),
     "length to 2 %": (lambda r, s, t: {"length": moved(s["length"], t, 0.02, 30)}, "length collapse", True),
     "length 8 times": (lambda r, s, t: {"length": moved(s["length"], t, 8, 60)}, "length growing", True),
-    "half of the completions cut": (lambda r, s, t: {"truncated": share(r, s["truncated"], t, 0.5)}, "truncation", True),
+    "half of completions cut": (lambda r, s, t: {"truncated": share(r, s["truncated"], t, 0.5)}, "truncation", True),
     "80 % dead groups": (lambda r, s, t: {"dead_groups": share(r, s["dead_groups"], t, 0.8, 8)}, "dead groups", True),
     "reward to 0": (lambda r, s, t: {"reward": share(r, s["reward"], t, 0.0)}, "reward lost", True),
     "gradient 100 times": (lambda r, s, t: {"gradient_norm": moved(s["gradient_norm"], t, 100, 10)}, "explosion", True),
@@ -179,12 +178,12 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     for name, noise in SHAPES.items():
         for loud in (1.0, 2.0):
-            make = lambda rng, noise=noise, loud=loud: generated(rng, given.steps, noise, loud)
+            make = partial(generated, steps=given.steps, noise=noise, loud=loud)
             words = f"{name}{', twice as loud' if loud > 1 else ''}"
             print(f"| {words} | {false_alarms(make, given.runs, given.live)} |", flush=True)
     for path in given.log:
         for log in read(path):
-            make = lambda rng, log=log: resampled(log, rng, given.steps)
+            make = partial(resampled, log=log, steps=given.steps)
             print(f"| {path.name}, blocks of 20 | {false_alarms(make, given.runs, given.live)} |", flush=True)
     if given.live or not given.faults:
         return

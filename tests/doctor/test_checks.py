@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from aepo.doctor import examine, read
-from aepo.doctor.checks import CHECKS, entropy, sampler, reward, sampler, signal, stability
+from aepo.doctor.checks import CHECKS, entropy, reward, sampler, signal, stability
 from aepo.doctor.checks.base import onset
 from aepo.doctor.names import DIALECTS
 from aepo.doctor.types import EntropyMeaning, Log
@@ -335,14 +335,10 @@ def test_a_reward_below_zero_is_measured_on_the_range_of_its_log():
 
     def found(*levels, noise=0.0):
         values = [level + noise * (-1) ** step for level in levels for step in range(30)]
-        return [
-            (finding.confidence, finding.step) for finding in reward.reward_lost(log(len(values), reward=values))
-        ]
+        return [(finding.confidence, finding.step) for finding in reward.reward_lost(log(len(values), reward=values))]
 
     assert found(-0.2, 0.58, -0.95) == [("likely", 60)]
-    assert (
-        "bottom of this log" in reward.reward_lost(log(reward=lambda step: 0.58 if step < 15 else -0.95))[0].evidence
-    )
+    assert "bottom of this log" in reward.reward_lost(log(reward=lambda step: 0.58 if step < 15 else -0.95))[0].evidence
     assert found(-0.5, -1.0) == [("likely", 30)]
     assert found(-50, -10, -60) == [("likely", 60)] and found(-40, -60) == [("possible", 30)]
     assert found(0.1, -0.1) == [("possible", 30)], "half right to nearly half right"

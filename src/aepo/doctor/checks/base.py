@@ -53,7 +53,8 @@ def since(series: LogSeries, holds: Callable[[float], bool]) -> int | None:
 def smooth(series: LogSeries, width: int) -> LogSeries:
     """Return the trailing medians over `width` points; the first one stands where the window is full."""
     values = [value for _, value in series]
-    return tuple((series[last][0], median(values[last + 1 - width : last + 1])) for last in range(width - 1, len(series)))
+    ends = range(width, len(series) + 1)
+    return tuple((series[stop - 1][0], median(values[stop - width : stop])) for stop in ends)
 
 
 def onset(series: LogSeries, holds: Callable[[float], bool], width: int | None = None) -> int:

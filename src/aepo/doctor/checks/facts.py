@@ -61,7 +61,5 @@ INSTEAD = {
 def missing(log: Log) -> list[str]:
     """Return in words what the main checks read and the log does not have, so that nothing was said about it."""
     return [
-        words
-        for name, words in WANTED.items()
-        if not any(log.get(series) for series in (name, *INSTEAD.get(name, ())))
+        words for name, words in WANTED.items() if not any(log.get(series) for series in (name, *INSTEAD.get(name, ())))
     ]

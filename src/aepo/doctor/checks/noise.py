@@ -6,6 +6,7 @@ import math
 from bisect import bisect_left, insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean, median
 
 from aepo.doctor.checks.base import window
@@ -77,7 +78,7 @@ def standard_error(values: Sequence[float]) -> StandardError:
     sizes = sorted(map(abs, rest))
     most = max(OUTLYING * FROM_MAD * median(sizes), sizes[math.ceil(0.95 * len(sizes)) - 1])
     rest = [max(-most, min(most, value)) for value in rest]
-    steps = [later - earlier for earlier, later in zip(values, values[1:], strict=False)]
+    steps = [later - earlier for earlier, later in pairwise(values)]
     slope = median(steps)
     apart = FROM_MAD * median(abs(step - slope) for step in steps)
     variance = max(fmean(value * value for value in rest), apart**2 / 2)

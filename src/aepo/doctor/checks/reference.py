@@ -13,8 +13,8 @@ FAR: Limits = ((5.0, "sure"), (1.0, "likely"), (0.3, "possible"))
 # The level at the end is this multiple of the start, or more; else the KL is where it began.
 GREW = 3.0
 _REFERENCE = (
-    "the reference model is not the model that the run starts from: look at its path, adapter and precision, at dropout, "
-    "and whether it scores the same prompt and temperature"
+    "the reference model is not the model that the run starts from: look at its path, adapter and precision, at "
+    "dropout, and whether it scores the same prompt and temperature"
 )
 
 

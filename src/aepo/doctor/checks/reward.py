@@ -8,8 +8,8 @@ from itertools import accumulate
 from statistics import fmean, median
 
 from aepo.doctor.checks.base import decimals, end, finite, onset, percent, start, window
-from aepo.doctor.checks.noise import FEW, FIRST, LAST, ROWS, SURE_BY, Limits, StandardError, risen, standard_error, widths
-from aepo.doctor.types import Confidence, Finding, Log, LogSeries
+from aepo.doctor.checks.noise import FEW, FIRST, LAST, ROWS, SURE_BY, StandardError, risen, standard_error, widths
+from aepo.doctor.types import Confidence, Finding, Log
 
 # A reward is lost if at most this share of its best level is left, and if that level was at least WORTH high.
 LOST = 0.2

@@ -1,4 +1,4 @@
-"""Check for single steps that stand far out of their neighbours; a spike is no level, so it has a finding of its own."""
+"""Check for single steps that stand far out of their neighbours: a spike is no level."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ LEAST = {"approximate_kl": 0.05, "reference_kl": 0.1, "mismatch": 0.05, "mismatc
 AROUND, LONGEST = 10, 4
 # Spikes in at least this share of the steps, and as many as this, come again and again.
 OFTEN, AT_LEAST = 0.02, 3
-# The step after which the reward is compared uses this many points.
 
 
 def spikes(log: Log) -> list[Finding]:
