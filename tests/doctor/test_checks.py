@@ -72,7 +72,7 @@ def test_silent_on_healthy_completions():
         ("aepo/leap", "nothing is trained", "sure", range(1, 8)),
         ("aepo/dead", "dead groups", "sure", range(1)),
         ("aepo/idle", "a method that does nothing", "sure", [None]),
-        ("aepo/top_p", "sampler mismatch", "sure", range(1)),
+        ("aepo/top_p", "sampler mismatch", "likely", range(1)),
         ("trl/explode", "collapse", "likely", range(2, 5)),
         ("trl/dead", "dead groups", "sure", range(1, 2)),
         ("trl/dead", "nothing is trained", "sure", range(1, 2)),

@@ -26,7 +26,7 @@ OUTLYING = 4.0
 MOST_LAGS = 100
 # A level that begins late is judged on at least this many last points, one at the start on at least FIRST.
 LAST, FIRST = 8, 3
-# With fewer rows than ROWS a level is at most possible, with fewer than FEW a change.
+# With fewer rows than ROWS a finding is at most possible, with fewer than FEW at most likely, and a change possible.
 ROWS, FEW = 5, 10
 # Share of the largest value below which logarithms are cut off.
 FLOOR = 1e-6
@@ -202,7 +202,14 @@ def level_above(series: LogSeries, limits: Limits, spiky: bool = False) -> tuple
     if best is None:
         return None
     rank, last = best
-    return limits[rank][1] if len(values) >= ROWS else "possible", mean(values[-last:]), last
+    return capped(limits[rank][1], len(values)), mean(values[-last:]), last
+
+
+def capped(confidence: Confidence, rows: int) -> Confidence:
+    """Return the confidence, lowered where a log has so few rows that it says nothing sure."""
+    if rows < ROWS:
+        return "possible"
+    return "likely" if rows < FEW and confidence == "sure" else confidence
 
 
 def _logs(values: Sequence[float]) -> list[float]:

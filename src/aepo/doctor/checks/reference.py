@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aepo.doctor.checks.base import decimals, finite, onset, start
-from aepo.doctor.checks.noise import FEW, Limits, level_above
+from aepo.doctor.checks.noise import FEW, Limits, capped, level_above
 from aepo.doctor.types import Finding, Log, LogSeries
 
 # Nats per token at the first logged step. The policy equals its reference there, so that rounding alone is left.
@@ -35,7 +35,7 @@ def _at_first(log: Log, series: LogSeries) -> list[Finding]:
             kind="KL to the reference is not 0 at the start",
             step=step,
             evidence=f"`{log.keys.get('reference_kl')}` is {decimals(value)} nats per token at the first step",
-            confidence=confidence if len(series) >= 3 else "possible",
+            confidence=capped(confidence, len(series)),
             advice=_REFERENCE,
         )
     ]

@@ -8,7 +8,7 @@ from itertools import accumulate
 from statistics import fmean, median
 
 from aepo.doctor.checks.base import decimals, end, finite, onset, percent, start, window
-from aepo.doctor.checks.noise import FEW, FIRST, LAST, ROWS, SURE_BY, StandardError, risen, standard_error, widths
+from aepo.doctor.checks.noise import FEW, FIRST, LAST, SURE_BY, StandardError, capped, risen, standard_error, widths
 from aepo.doctor.types import Confidence, Finding, Log
 
 # A reward is lost if at most this share of its best level is left, and if that level was at least WORTH high.
@@ -187,7 +187,7 @@ def solved(log: Log) -> list[Finding]:
             kind="solved task",
             step=onset(reward, lambda value: value >= SOLVED * level),
             evidence=", ".join(parts),
-            confidence="sure" if len(reward) >= ROWS else "possible",
+            confidence=capped("sure", len(reward)),
             advice="no fault: there is little left to learn here; stop, or go on with harder problems",
             serious=False,
         )

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from aepo.doctor.checks.base import decimals, end, finite, onset, percent, start
-from aepo.doctor.checks.noise import Limits, level_above
+from aepo.doctor.checks.noise import Limits, capped, level_above
 from aepo.doctor.checks.reward import is_solved
 from aepo.doctor.types import Finding, Log
 
@@ -84,7 +84,7 @@ def _frozen(log: Log) -> list[Finding]:
                     kind="nothing is trained",
                     step=onset(series, lambda value: value == 0),
                     evidence=f"{what} is 0 in each of the last {max(FEWEST, len(series) // 3)} logged steps",
-                    confidence="sure",
+                    confidence=capped("sure", len(series)),
                     advice="look at the schedule, at frozen parameters, and at whether any advantage differs from 0",
                 )
             ]

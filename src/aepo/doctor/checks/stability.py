@@ -6,7 +6,7 @@ import math
 from statistics import fmean, stdev
 
 from aepo.doctor.checks.base import decimals, finite, onset, start
-from aepo.doctor.checks.noise import Limits, changed
+from aepo.doctor.checks.noise import Limits, capped, changed
 from aepo.doctor.types import Finding, Log, LogSeries
 
 # Mean KL(pi_old, pi) over a step's updates, nats per token; PPO's usual early stop is at 0.01 to 0.05.
@@ -61,6 +61,7 @@ def leap(log: Log) -> list[Finding]:
     confidence = next((how for limit, how in LEAPS if worst >= limit), None)
     if confidence is None:
         return []
+    confidence = capped(confidence, len(series))
     far = [at for at, value in series if value >= LEAPS[-1][0]]
     first = far[0]
     if len(series) >= AROUND and all(_reward_holds(log, at) for at in far):
