@@ -22,8 +22,8 @@ LEAST_RISE = 0.2
 ORDINARY = 1.0
 # A closed loop whose entropy is within this distance of its target (nats, or share of the target) is on target.
 ON_TARGET, ON_TARGET_SHARE = 0.1, 0.25
-# A dip is the lowest median of this many logged steps, so that it lasts five or more; it is over at this share of the start. It is searched at many places,
-# so that it counts from more standard errors than a change.
+# A dip is the lowest median of this many logged steps, so that it lasts five or more. It is over at this share of the
+# start. It is searched at many places, so that it counts from more standard errors than a change.
 DIP, RECOVERED, DIP_BY = 9, 0.5, 4.0
 # Log of the largest vocabulary in use (256k), rounded up: no distribution over tokens has a larger entropy.
 LARGEST = 13.0

@@ -13,6 +13,8 @@ from aepo.doctor.types import Finding, Log, LogSeries
 LEAPS: Limits = ((1.0, "sure"), (0.3, "likely"))
 # Up to this share of the steps, leaps after which the reward holds are single steps.
 SINGLE = 0.02
+# Share of its level that is left of a reward that holds.
+HOLDS = 0.5
 # Multiples of the gradient norm's level at the start.
 GROWN: Limits = ((20.0, "likely"), (10.0, "possible"))
 # At most AROUND and at least LEAST_BEFORE steps on either side of a resume are compared. JUMP is in standard deviations
@@ -80,7 +82,7 @@ def leap(log: Log) -> list[Finding]:
 
 
 def _reward_holds(log: Log, at: int) -> bool:
-    """Return whether the reward's level after a step is at least LEAST_JUMP below the level before, or higher."""
+    """Return whether at least the share HOLDS of the reward's level before a step is left after it."""
     reward = finite(log.get("reward"))
     # The reward of a step is measured before the step's update.
     before = [value for step, value in reward if step <= at][-AROUND:]
@@ -88,7 +90,7 @@ def _reward_holds(log: Log, at: int) -> bool:
     if not before or len(after) < LEAST_BEFORE:
         return False
     noise = 3 * math.hypot(*(stdev(part) / math.sqrt(len(part)) for part in (before, after) if len(part) > 1))
-    return fmean(after) + noise >= fmean(before) - LEAST_JUMP * abs(fmean(before))
+    return fmean(after) + noise >= fmean(before) - (1 - HOLDS) * abs(fmean(before))
 
 
 def gradient(log: Log) -> list[Finding]:
