@@ -70,6 +70,14 @@ def test_a_change_that_the_noise_explains_is_none():
     assert found.confidence == "likely" and found.after < 0.3 < found.before
 
 
+def test_one_huge_value_does_not_hide_the_others():
+    values = [0.01 * math.exp(0.2 * value) for value in draw(7, 100)]
+    values[50] = 1e6
+    limits = ((0.1, "sure"), (0.03, "possible"))
+    assert level_above(points(values), limits, spiky=True) is None
+    assert changed(points(values[:60] + [value / 100 for value in values[60:]]), ((0.1, "sure"),), True) is not None
+
+
 def test_a_rise_is_measured_in_its_noise():
     noise = draw(5, 100)
     assert abs(risen(points(noise))) < 4 < risen(points([value + 0.1 * at for at, value in enumerate(noise)]))

@@ -28,7 +28,7 @@ MOST_LAGS = 100
 LAST, FIRST = 8, 3
 # With fewer rows than ROWS a finding is at most possible, with fewer than FEW at most likely, and a change possible.
 ROWS, FEW = 5, 10
-# Share of the largest value below which logarithms are cut off.
+# Share of the median of the positive values below which logarithms are cut off.
 FLOOR = 1e-6
 
 
@@ -213,6 +213,6 @@ def capped(confidence: Confidence, rows: int) -> Confidence:
 
 
 def _logs(values: Sequence[float]) -> list[float]:
-    """Return the logarithms of positive values; values near 0 are cut off at a small share of the largest one."""
-    floor = FLOOR * max(values)
+    """Return the logarithms of positive values; values near 0 are cut off at a small share of an ordinary one."""
+    floor = FLOOR * median(value for value in values if value > 0)
     return [math.log(max(value, floor)) for value in values]

@@ -66,8 +66,10 @@ def leap(log: Log) -> list[Finding]:
     confidence = capped(confidence, len(series))
     far = [at for at, value in series if value >= LEAPS[-1][0]]
     first = far[0]
-    if len(series) >= AROUND and all(_reward_holds(log, at) for at in far):
-        confidence = "possible" if len(far) <= max(1, SINGLE * len(series)) else "likely"
+    held = {_reward_holds(log, at) for at in far}
+    if len(series) >= AROUND and False not in held:
+        single = held == {True} and len(far) <= max(1, SINGLE * len(series))
+        confidence = "possible" if single else "likely"
     return [
         Finding(
             kind="explosion",
@@ -81,14 +83,19 @@ def leap(log: Log) -> list[Finding]:
     ]
 
 
-def _reward_holds(log: Log, at: int) -> bool:
-    """Return whether at least the share HOLDS of the reward's level before a step is left after it."""
+def _reward_holds(log: Log, at: int) -> bool | None:
+    """Return whether at least the share HOLDS of the reward's level before a step is left after it.
+
+    The result is None if the log ends too soon to say.
+    """
     reward = finite(log.get("reward"))
     # The reward of a step is measured before the step's update.
     before = [value for step, value in reward if step <= at][-AROUND:]
     after = [value for step, value in reward if step > at][:AROUND]
-    if not before or len(after) < LEAST_BEFORE:
+    if not reward:
         return False
+    if not before or len(after) < LEAST_BEFORE:
+        return None
     noise = 3 * math.hypot(*(stdev(part) / math.sqrt(len(part)) for part in (before, after) if len(part) > 1))
     return fmean(after) + noise >= fmean(before) - (1 - HOLDS) * abs(fmean(before))
 
