@@ -213,7 +213,9 @@ def follow(
     """
     require(bool(paths), "LOG", "nothing", "at least one file or folder")
     require(interval > 0, "interval", interval, "a positive number of seconds")
-    news, seen, bad, waiting = News(options, file, say), {}, False, set()
+    news, bad = News(options, file, say), False
+    seen: dict[Path | str, tuple[tuple[str, int, int], ...]] = {}
+    waiting: set[str] = set()
     say(f"doctor: follows {', '.join(map(str, paths))} (Ctrl-C ends it)")
     try:
         while True:
@@ -280,7 +282,7 @@ def _rows(file: Path) -> list[Mapping[str, Any]]:
         lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
-    rows = []
+    rows: list[Mapping[str, Any]] = []
     for line in lines:
         try:
             row = json.loads(line)
