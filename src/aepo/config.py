@@ -16,6 +16,7 @@ import tomli_w
 from aepo.algorithm import Algorithm
 from aepo.control.base import Control, hooks
 from aepo.convert import SETTINGS, Settings, parse_setting, tree
+from aepo.doctor.live import DoctorConfig
 from aepo.errors import InvalidValue, require
 from aepo.grading.base import Grader
 from aepo.grading.table import GRADERS
@@ -196,6 +197,8 @@ class Config:
     """When checkpoints are written, and how many stay."""
     policy: PolicyConfig = PolicyConfig()
     """How the model is loaded and run."""
+    doctor: DoctorConfig = DoctorConfig()
+    """How the doctor watches the run (docs/doctor.md)."""
     kl_coefficient: float = 0.0
     """Coefficient of a penalty k3(pi, pi_ref) on every trained token. pi_ref is the model that the run starts from;
     with LoRA it is the model under the adapter. 0 means that there is no penalty.

@@ -36,7 +36,21 @@ def test_exit_code_counts_what_is_serious_and_not_just_possible(names, code, cap
 def test_what_was_looked_at_is_said_where_nothing_is_found(capsys):
     doctor([LOGS / "aepo" / "healthy"])
     out = " ".join(capsys.readouterr().out.split())
-    assert "aepo, steps 0 to 39" in out and "nothing found in: approximate_kl, clip_fraction, dead_groups" in out
+    assert "aepo, steps 0 to 39" in out and "read: approximate_kl, clip_fraction, dead_groups" in out
+    assert "no fault found" in out and "not in the log, so not judged: KL to the reference, loss, evaluation" in out
+
+
+def test_what_was_read_and_what_is_missing_is_said_beside_findings_too(capsys):
+    doctor([LOGS / "trl" / "cut"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "truncation" in out and "read: clip_fraction" in out and "not judged: KL to the reference" in out
+    assert "fact: on-policy" in out
+
+
+def test_json_has_what_was_read_and_what_is_missing(capsys):
+    doctor([LOGS / "aepo" / "healthy"], as_json=True)
+    (run,) = json.loads(capsys.readouterr().out)
+    assert "entropy" in run["read"] and "KL to the reference" in run["missing"] and "reward" not in run["missing"]
 
 
 def test_json(capsys):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aepo.doctor.checks import examine
+from aepo.doctor.checks.facts import missing
 from aepo.doctor.page import check_page, write_page
 from aepo.doctor.readers import read_all
 from aepo.doctor.types import Finding, Log
@@ -71,6 +72,8 @@ def _as_dict(log: Log, findings: Sequence[Finding]) -> dict[str, Any]:
         "last_step": last,
         "entropy": log.entropy.says,
         "keys": dict(log.keys),
+        "read": sorted(log.series),
+        "missing": missing(log),
         "resumes": list(log.resumes),
         "notes": list(log.notes),
         "findings": [dataclasses.asdict(finding) for finding in findings],
@@ -84,21 +87,34 @@ def _print(examined: Sequence[Examined]) -> None:
 
     console = Console()
     for log, findings in examined:
-        first, last = log.steps
-        console.print(
-            f"{log.source}: {log.framework}, steps {first} to {last}", markup=False, highlight=False, soft_wrap=True
-        )
-        for note in log.notes:
-            console.print(f"  {note}", markup=False, highlight=False, soft_wrap=True)
-        if "entropy" in log.series:
-            said = f"entropy (`{log.keys.get('entropy')}`) is {log.entropy.says}"
-            console.print(f"  {said}", markup=False, highlight=False, soft_wrap=True)
-        if not findings:
-            names = ", ".join(sorted(log.series))
-            console.print(f"  nothing found in: {names}\n", markup=False, highlight=False, soft_wrap=True)
-            continue
-        table = Table("finding", "step", "how sure", "evidence", "what to do", show_lines=True)
+        for line in _head(log):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        faults = [found for found in findings if found.serious]
+        if faults:
+            table = Table("finding", "step", "how sure", "evidence", "what to do", show_lines=True)
+            for found in faults:
+                table.add_row(*map(escape, (found.kind, _step(found), found.confidence, found.evidence, found.advice)))
+            console.print(table)
+        else:
+            console.print("  no fault found in what was read", markup=False, highlight=False)
         for found in findings:
-            step = "all" if found.step is None else str(found.step)
-            table.add_row(*map(escape, (found.kind, step, found.confidence, found.evidence, found.advice)))
-        console.print(table)
+            if not found.serious:
+                fact = f"  fact: {found.kind}: {found.evidence}; {found.advice}"
+                console.print(fact, markup=False, highlight=False, soft_wrap=True)
+        console.print()
+
+
+def _head(log: Log) -> list[str]:
+    """Return the lines that say what was read, what its entropy is, and what the log does not have."""
+    first, last = log.steps
+    lines = [f"{log.source}: {log.framework}, steps {first} to {last}"]
+    if "entropy" in log.series:
+        lines.append(f"  entropy (`{log.keys.get('entropy')}`) is {log.entropy.says}")
+    lines.append(f"  read: {', '.join(sorted(log.series))}")
+    if lacking := missing(log):
+        lines.append(f"  not in the log, so not judged: {', '.join(lacking)}")
+    return lines
+
+
+def _step(found: Finding) -> str:
+    return "all" if found.step is None else str(found.step)

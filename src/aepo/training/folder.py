@@ -23,6 +23,7 @@ import torch
 
 from aepo import __version__
 from aepo.config import Config, to_toml
+from aepo.doctor.live import FILE as DOCTOR
 from aepo.errors import InvalidValue
 
 try:
@@ -228,7 +229,8 @@ def cut_back(run: Path, step: int) -> None:
         InvalidValue: A file cannot be read (see `read_rows`), or the run is of version 0.1, which counted steps from 0.
             No file is changed then.
     """
-    kept = {name: read_rows(run / name, up_to=step) for name in FILES}
+    files = [*FILES, *([DOCTOR] if (run / DOCTOR).exists() else [])]
+    kept = {name: read_rows(run / name, up_to=step) for name in files}
     if kept[METRICS] and kept[METRICS][0]["step"] == 0:
         raise InvalidValue("resume", str(run), "a run of this version (version 0.1 counted steps from 0)")
     for name, rows in kept.items():

@@ -16,6 +16,7 @@ import torch
 
 from aepo.config import Config, make_config, to_dict
 from aepo.control.base import generator
+from aepo.doctor.live import Watcher
 from aepo.engines.preflight import Seen, implausible_targets, unusable_rewards
 from aepo.errors import InvalidValue, RunDiedError, require
 from aepo.model.builtin import base_model
@@ -247,11 +248,13 @@ def _finish(run: Run, state: TrainState, out: Path, quiet: bool, callbacks: Sequ
     ):
         if state.step == 0:
             _evaluate_first(run, log, callbacks)
-        recent = deque(read_rows(out / METRICS)[-MEMORY:], MEMORY)
+        rows = read_rows(out / METRICS)
+        recent, watcher = deque(rows[-MEMORY:], MEMORY), _watcher(config, out, log, rows)
         while not _ended(config, state) and asked.signal is None and not told:
             state, row = _logged_step(run, state, out, log, tracker, callbacks)
             recent.append(row)
             _stop_if_dead(run, recent, out)
+            told = watcher.see(row["step"], row)
             for callback in callbacks:
                 told = bool(callback.on_step(row)) or told
         stopped = not _ended(config, state)
@@ -259,7 +262,8 @@ def _finish(run: Run, state: TrainState, out: Path, quiet: bool, callbacks: Sequ
             save_checkpoint(out, run.policy, run.optimizer, state, config.checkpoint.keep)
     plot_run(out)
     if not quiet:
-        what = f"stopped after step {state.step}; go on with: aepo train --resume {out}" if stopped else "finished"
+        why = " by the doctor" if told and not callbacks else ""
+        what = f"stopped{why} after step {state.step}; go on with: aepo train --resume {out}"
         print(what if stopped else f"finished: {out}", flush=True)
     if asked.signal == signal.SIGTERM:
         sys.exit(128 + signal.SIGTERM)
@@ -276,6 +280,14 @@ def _evaluate_first(run: Run, log: RunLog, callbacks: Sequence[Callback]) -> Non
         log.say(f"evaluation before training: {scores}")
         for callback in callbacks:
             callback.on_evaluation(0, evaluation)
+
+
+def _watcher(config: Config, out: Path, log: RunLog, rows: Sequence[Mapping[str, Any]]) -> Watcher:
+    """Return the doctor of the run, with the rows that a resumed run has logged before."""
+    watcher = Watcher(config.doctor, out, log.say, to_dict(config))
+    for row in rows:
+        watcher.add(row["step"], row)
+    return watcher
 
 
 def _ended(config: Config, state: TrainState) -> bool:
