@@ -39,9 +39,6 @@ def _with_ours(keys: Mapping[str, tuple[str, ...]]) -> Mapping[str, tuple[str, .
 
 _VERL_COMMON = {
     "reward": ("critic/score/mean", "critic/rewards/mean"),
-    "reference_kl": ("actor/kl_loss", "actor/reward_kl_penalty"),
-    "teacher_kl": ("actor/distillation/loss", "distillation/loss"),
-    "loss": ("actor/pg_loss",),
     "advantage_high": ("critic/advantages/max",),
     "advantage_low": ("critic/advantages/min",),
     "length": ("response_length/mean",),
@@ -171,9 +168,6 @@ TINKER = Dialect(
     keys={
         "entropy": ("optim/entropy",),
         "reward": ("env/all/reward/total",),
-        "evaluation": ("test/env/all/reward/total",),
-        "reference_kl": ("kl_policy_base",),
-        "teacher_kl": ("teacher_kl",),
         "groups_all_good": ("env/all/by_group/frac_all_good",),
         "groups_all_bad": ("env/all/by_group/frac_all_bad",),
         "length": ("env/all/ac_tokens_per_turn",),
