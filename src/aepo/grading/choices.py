@@ -10,9 +10,10 @@ from aepo.grading.text import unwrap
 _BARE = re.compile(r"([A-Z])")
 _MARKED = re.compile(r"\(([A-Z])\)")
 _WITH_TEXT = re.compile(
-    r"(?:\(([A-J])\)(?:\s*[.:]|(?=\s))|([A-J])(?:\)|[.:](?=[\s\\])))\s*(?![-+*/^=<>_,;]|\\(?:c[au]p|cdot|times|in)\b)(\S.*)",
-    re.DOTALL,
+    r"(?:\(([A-J])\)(?:\s*[.:]|(?=\s))|([A-J])(?:\)|[.:](?=[\s\\])))\s*(?![*/^=<>_,;])(\S.*)", re.DOTALL
 )
+# After `(C) `, without markup of its own, this goes on a formula.
+_OPERATOR = re.compile(r"[-+]|\\(?:c[au]p|cdot|times|in)(?![A-Za-z])")
 _NAMED = re.compile(r"(?i)(?:option|choice)\s*:?\s*(?=\(?[A-Z]\b)")
 _ANOTHER = re.compile(r"(?<![A-Za-z(])[A-J]\)|\([A-J]\)|(?:^|[\s,])(?:and|or)\s+[A-H](?![A-Za-z])")
 _VERDICT = re.compile(
@@ -49,6 +50,8 @@ def letter(text: str) -> Chosen | None:
         return Chosen(match[1], marked=True)
     match = _WITH_TEXT.fullmatch(flat)
     if match is None or _ANOTHER.search(match[3]):
+        return None
+    if match[1] and not text.startswith("\\") and _OPERATOR.match(match[3]):
         return None
     return Chosen(match[1] or match[2], match[3], marked=True)
 

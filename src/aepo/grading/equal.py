@@ -41,8 +41,9 @@ def same_answer(gold: str, given: str) -> bool:
     number, value = exact_number(gold), exact_number(given)
     if number is not None and value is not None:
         return number == value
-    if (shorter := after_words(given)) != given and after_words(gold) == gold:
-        return same_answer(gold, shorter)
+    known, offered = _without_words(gold), after_words(given)
+    if (known, offered) != (gold, given):
+        return _same_label(gold, given) and same_answer(known, offered)
     if number is None and (words := _words(gold)) is not None:
         return words == _words(given)
     for rule in (_same_point, _same_range, _same_bracket_list):
@@ -232,18 +233,24 @@ def _same_formula(gold: str, given: str) -> bool:
         return same_answer(known[1], offered[1] if offered else given)
     if offered and not RELATION.search(gold):
         return same_answer(gold, offered[1])
-    if (shorter := after_words(gold)) != gold:
-        return same_answer(shorter, after_words(given)) if _same_label(gold, given) else False
     if not RELATION.search(gold) and EQUALS.search(given):
         return _same_chain(gold, [part.strip() for part in EQUALS.split(given)])
     left, right = (symbolic.parsed(_readable(text)) for text in (gold, given))
     return left is not None and right is not None and symbolic.same_formula(left, right)
 
 
+def _without_words(gold: str) -> str:
+    r"""Return the value after words in the known answer; not in SRMC = LRMC, which is an equation between words."""
+    value = after_words(gold)
+    return gold if re.search(r"(?<!\\)(?<![A-Za-z])[A-Za-z]{2}", unwrap(value)) else value
+
+
 def _same_label(gold: str, given: str) -> bool:
     """Return whether the words before the equals signs are the same, or only one answer has any."""
-    label, other = (unwrap(EQUALS.split(text)[0]).strip().casefold() for text in (gold, given))
-    return not EQUALS.search(given) or label == other
+    if after_words(gold) == gold or after_words(given) == given:
+        return True
+    label, other = (unwrap(re.split(r"[=:]", text)[0]).strip().casefold() for text in (gold, given))
+    return label == other
 
 
 def _same_chain(gold: str, parts: list[str]) -> bool:
