@@ -91,8 +91,8 @@ SAME = [
 ]
 
 DIFFERENT = [
-    ("50\\%", "50"),
-    ("9", "9\\%"),
+    ("50\\%", "5"),
+    ("9", "900\\%"),
     ("10", "1000\\%x"),
     ("0.333", "1/3"),
     ("1e-8", "2e-8"),
@@ -187,7 +187,8 @@ def test_without_boxes_math_verify_finds_the_answer():
     anywhere = MathGrader(boxed=False)
     assert anywhere.grade("The final answer is $\\frac{2}{4}$.", "0.5").correct
     assert anywhere.grade("The answer is 18", "#### 18").correct
-    assert not anywhere.grade("The answer is 18", "18\\%").correct
+    assert anywhere.grade("The answer is 18", "18\\%").correct
+    assert not anywhere.grade("The answer is 1800%", "18").correct
     assert not anywhere.grade("The answer is 0.3333333", "1/3").correct
     assert anywhere.grade("I do not know", "18") == Grade(False, "no answer found")
 

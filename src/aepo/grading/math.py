@@ -12,7 +12,7 @@ from aepo.grading.base import Grade, Grader
 from aepo.grading.boxes import boxed_answer
 from aepo.grading.equal import same_answer, same_formula
 from aepo.grading.spelling import currencies, standard
-from aepo.grading.text import accepted, clean, exact_number, printable, squeeze
+from aepo.grading.text import accepted, clean, exact_number, printable, split_percent, squeeze
 
 # A given answer is not read if it is longer than _ROOM characters and _TIMES the known ones, has more than _DEEPEST
 # brackets, or stacks more than _HIGHEST exponents: no form of a known answer needs that.
@@ -123,5 +123,7 @@ def _found_anywhere(completion: str, golds: list[str]) -> Grade:
     if not found:
         return Grade(False, "no answer found")
     given, text = symbolic.exact(found[0]), standard(str(found[-1]))
-    right = any(same_formula(gold, given) or same_answer(gold, text) for gold in golds)
+    # math-verify takes 1800% for 18, which would be the same as 18.
+    by_value = not split_percent(text)[1]
+    right = any(same_answer(gold, text) or (by_value and same_formula(gold, given)) for gold in golds)
     return Grade(right, "the same value" if right else f"not the same: {str(given)[:80]}")
