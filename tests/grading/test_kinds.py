@@ -309,6 +309,8 @@ DIFFERENT = {
 
 # (known answer, completion, right?)
 BOXES = [
+    ("0.5", r"\boxed{\frac{1}{2}} or \boxed{0.5}", True),
+    ("0.5", r"\boxed{\frac{1}{2}} or \boxed{0.6}", False),
     ("3, 5, 7", r"The primes are $\boxed{3}$, $\boxed{5}$, and $\boxed{7}$.", True),
     ("(2,5)", r"So $x=\boxed{2}$ and $y=\boxed{5}$.", True),
     ("3, 5", r"$x = \boxed{3}$ or $x = \boxed{5}$", True),

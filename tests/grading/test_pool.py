@@ -51,10 +51,18 @@ def test_grades_come_back_in_order_from_several_processes():
     assert not any(map(alive, workers))
 
 
-def test_what_hangs_or_crashes_costs_its_own_item_only_and_is_counted():
+def test_what_hangs_costs_its_own_item_only(monkeypatch):
+    monkeypatch.setattr("aepo.grading.pool._PATIENCE", 0.02)
+    with GradingPool(Obedient(), processes=1, seconds=50) as pool:
+        hung = pool.grade([("hang", "hang")])[0]
+        monkeypatch.setattr("aepo.grading.pool._PATIENCE", 20)
+        assert pool.grade([("good", "good")])[0].correct and pool.failures == 1
+    assert hung == Grade(False, "no verdict within 1 s on the clock", failed=True)
+
+
+def test_what_computes_too_long_or_crashes_costs_its_own_item_only_and_is_counted():
     bad = {
-        "hang": "no verdict within 1 s",
-        "spin": "no verdict within 1 s",
+        "spin": "no verdict within 1 s of processor time",
         "exit": "the grading process ended (exit status 3)",
         "segfault": "the grading process ended (SIGSEGV)",
         "memory": "the grader raised MemoryError: ",
@@ -73,6 +81,14 @@ def test_what_hangs_or_crashes_costs_its_own_item_only_and_is_counted():
         else:
             assert grade.reason.startswith(bad[deed]) and grade.failed and not grade.correct
     assert children() == before, "a process, or its remains, is left over"
+
+
+def test_the_limit_is_the_workers_processor_time_and_not_the_clock():
+    # A worker that waits longer than the limit computes less than it; one that computes as long is ended.
+    with GradingPool(Obedient(), processes=1, seconds=0.2) as pool:
+        patient, busy = pool.grade([("nap", "nap"), ("spin", "spin")])
+    assert patient.correct and not patient.failed, patient
+    assert busy.failed and busy.reason == "no verdict within 0.2 s of processor time"
 
 
 def test_the_memory_limit_is_the_workers_alone():

@@ -21,10 +21,16 @@ def boxed_answer(text: str) -> str | None:
     It is the content of the last box that holds one. Boxes that are joined by commas, "and" or "or" make one list:
     `$x = \boxed{3}$ or $x = \boxed{5}$` is "x =3, x =5".
     """
+    found = boxed_answers(text)
+    return None if found is None else ", ".join(found)
+
+
+def boxed_answers(text: str) -> list[str] | None:
+    """Return the answers in the last box or in the boxes of one list, or None without a box."""
     every = boxes(text)
     found = [box for box in every if not is_placeholder(box.content)]
     if not found:
-        return "" if every else None
+        return [""] if every else None
     listed, names = [found[-1]], list[str]()
     for box in reversed(found[:-1]):
         if (name := _joined(text, box, listed[0])) is None:
@@ -33,9 +39,9 @@ def boxed_answer(text: str) -> str | None:
         names.insert(0, name)
     contents = [box.content for box in listed]
     if len(set(contents)) == 1:
-        return contents[0]
+        return contents[:1]
     first = _LEADING.search(_bare(text[max(0, listed[0].start - _LONGEST) : listed[0].start]))
-    return ", ".join(name + each for name, each in zip([first[1] if first else "", *names], contents, strict=True))
+    return [name + each for name, each in zip([first[1] if first else "", *names], contents, strict=True)]
 
 
 def _joined(text: str, box: Box, following: Box) -> str | None:

@@ -9,10 +9,10 @@ from typing import ClassVar
 
 from aepo.grading import symbolic
 from aepo.grading.base import Grade, Grader
-from aepo.grading.boxes import boxed_answer
+from aepo.grading.boxes import boxed_answers
 from aepo.grading.equal import same_answer, same_formula
 from aepo.grading.spelling import currencies, standard
-from aepo.grading.text import accepted, clean, exact_number, printable, split_percent, squeeze
+from aepo.grading.text import accepted, clean, exact_number, printable, squeeze
 
 # A given answer is not read if it is longer than _ROOM characters and _TIMES the known ones, has more than _DEEPEST
 # brackets, or stacks more than _HIGHEST exponents: no form of a known answer needs that.
@@ -55,15 +55,18 @@ class MathGrader(Grader):
             return Grade(False, "the known answer is empty")
         if not self.boxed:
             return _found_anywhere(completion, [standard(gold) for gold in golds])
-        box = boxed_answer(completion)
-        if box is None or not box.strip():
-            return Grade(False, "no boxed answer" if box is None else "an empty box")
-        given = clean(box)
+        boxes = boxed_answers(completion)
+        if not any(boxes or []):
+            return Grade(False, "no boxed answer" if boxes is None else "an empty box")
+        assert boxes is not None
+        given = clean(", ".join(boxes))
         if any(squeeze(gold) == squeeze(given) for gold in golds):
             return Grade(True, "the same text")
         if too_large(given, golds):
             return Grade(False, "an answer too long or too deeply nested to be this one")
-        right = any(self._same(gold, box) for gold in spelled)
+        right = any(self._same(gold, given) for gold in spelled)
+        if not right and len(boxes) > 1:  # One value, written in several ways.
+            right = any(all(self._same(gold, box) for box in boxes) for gold in spelled)
         shown = given if len(given) <= 80 else given[:77] + "..."
         return Grade(right, "the same value" if right else f"not the same: {shown}")
 
@@ -123,7 +126,9 @@ def _found_anywhere(completion: str, golds: list[str]) -> Grade:
     if not found:
         return Grade(False, "no answer found")
     given, text = symbolic.exact(found[0]), standard(str(found[-1]))
-    # math-verify takes 1800% for 18, which would be the same as 18.
-    by_value = not split_percent(text)[1]
-    right = any(same_answer(gold, text) or (by_value and same_formula(gold, given)) for gold in golds)
+    if symbolic.is_percent(found[0]):
+        # math-verify takes 1800% for 18; the number before the sign is compared.
+        right = any(same_answer(gold, rf"{100 * given}\%") for gold in golds)
+    else:
+        right = any(same_answer(gold, text) or same_formula(gold, given) for gold in golds)
     return Grade(right, "the same value" if right else f"not the same: {str(given)[:80]}")

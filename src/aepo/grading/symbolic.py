@@ -75,6 +75,13 @@ def parsed(text: str) -> Any | None:
     return None if formula is None or formula.has(sympy.zoo, sympy.nan) else formula
 
 
+def is_percent(formula: Any) -> bool:
+    """Return whether a formula of math-verify was written with a percent sign."""
+    import sympy
+
+    return isinstance(formula, sympy.Basic) and bool(formula.atoms(sympy.UnevaluatedExpr))
+
+
 def exact(formula: Any) -> Any:
     """Return the formula with each decimal as the ratio that it spells, i as the imaginary unit, and real symbols."""
     import sympy
