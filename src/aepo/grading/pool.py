@@ -27,8 +27,8 @@ from aepo.grading.text import printable
 _START_SECONDS = 120.0
 # sympy's caches grow, so a worker is replaced after this many gradings, long before it reaches the memory limit.
 _LIFETIME = 5000
-# Limits are the worker's own processor time, which a busy machine does not use up. A worker that sleeps uses none: it is
-# ended after so many times the limit on the clock. Where there is no timer of processor time, the clock counts.
+# Limits are the worker's own processor time, which a busy machine does not use up. A worker that sleeps uses none, and
+# is ended after so many times the limit on the clock. Where there is no timer of processor time, the clock counts.
 _PATIENCE = 20.0 if hasattr(signal, "setitimer") else 1.0
 
 
@@ -160,7 +160,9 @@ class GradingPool:
         events = [self._hear(worker) for worker in heard]
         now = time.monotonic()
         late = [w for w in awaited.values() if w not in heard and w.deadline <= now]
-        events += [self._end(worker, f"no verdict within {self._seconds * _PATIENCE:g} s on the clock") for worker in late]
+        events += [
+            self._end(worker, f"no verdict within {self._seconds * _PATIENCE:g} s on the clock") for worker in late
+        ]
         return [event for event in events if event is not None]
 
     def _hear(self, worker: _Worker) -> tuple[int, Grade] | None:

@@ -55,9 +55,11 @@ class QwenGrader(Grader):
 
 
 def known_answer(text: str, units: bool = False) -> str:
-    """Return a benchmark's answer in the spelling that is compared. Dollar signs around it go with all those inside."""
-    text = text.strip()
-    if re.fullmatch(r"\$.*(?<!\\)\$", text, re.DOTALL):
+    """Return a benchmark's answer in the spelling that is compared.
+
+    A text with dollar signs around formulas (College Math, OlympiadBench) loses all of them first, escaped ones too.
+    """
+    if re.search(r"(?<!\\)\$", text):
         text = text.replace("$", "")
     return normalised(text, units)
 

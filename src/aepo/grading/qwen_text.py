@@ -14,21 +14,23 @@ _NUMBER = re.compile(r"-?\d*\.?\d+")
 _CUES = ("he answer is", "final answer is")
 _CHINESE_CUE = "\u7b54\u6848\u662f"
 # The words that it takes for units, as regular expressions (a full stop stands for any character), in its order.
-_UNITS = (
+_UNITS = re.split(
+    r"\|",
     "east|degree|mph|kmph|ft|m sqaure| m east|sq m|deg|mile|q .|monkey|prime|ratio|profit of rs|rd|o|gm|p . m|lb|tile|"
     "per|dm|lt|gain|ab|way|west|a .|b .|c .|d .|e .|f .|g .|h .|t|a|h|no change|men|soldier|pie|bc|excess|st|inches|"
     "noon|percent|by|gal|kmh|c|acre|rise|a . m|th|\u03c0 r 2|sq|mark|l|toy|coin|sq . m|gallon|\xb0 f|profit|minw|yr|"
     "women|feet|am|pm|hr|cu cm|square|v \xe2 \u20ac \u2122|are|rupee|rounds|cubic|cc|mtr|s|ohm|number|kmph|day|hour|"
     "minute|min|second|man|woman|sec|cube|mt|sq inch|mp|\u220f cm \xb3|hectare|more|sec|unit|cu . m|cm 2|rs .|rs|kg|g|"
     "month|km|m|cm|mm|apple|liter|loss|yard|pure|year|increase|decrease|d|less|Surface|litre|pi sq m|s .|metre|meter|"
-    "inch"
-).split("|")
+    "inch",
+)
 _NAMES = ("x=", "y=", "z=", "x\\in", "y\\in", "z\\in", "x\\to", "y\\to", "z\\to")
-_SMALL = (
+_SMALL = re.findall(
+    r"\w+",
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+    "eighteen nineteen",
+)
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
 _VALUES = (
     {word: value for value, word in enumerate(_SMALL)}
@@ -49,8 +51,7 @@ def extracted(completion: str, choices: bool = False) -> str:
     if choices:
         return chosen(text)
     found = _answer(text)
-    found = re.sub(r"\n\s*", "", found).removeprefix(":").removesuffix(".").removesuffix("/")
-    return found
+    return re.sub(r"\n\s*", "", found).removeprefix(":").removesuffix(".").removesuffix("/")
 
 
 def _answer(text: str) -> str:
@@ -63,7 +64,7 @@ def _answer(text: str) -> str:
             return text.rsplit(cue, 1)[1].strip()
     if _CHINESE_CUE in text:
         return text.split(_CHINESE_CUE)[1].strip().split("\n\n")[0].strip()
-    numbers = _NUMBER.findall(text.replace(",", ""))
+    numbers: list[str] = _NUMBER.findall(text.replace(",", ""))
     return numbers[-1] if numbers else ""
 
 
@@ -90,7 +91,7 @@ def chosen(text: str) -> str:
         text = text.split("\n\n")[0]
     parts = re.split("choice is|answer is", text)
     text = parts[-1].strip("\n").rstrip(".").rstrip("/").strip(" ").lstrip(":")
-    letters = _CHOICE.findall(text.upper())
+    letters: list[str] = _CHOICE.findall(text.upper())
     if not letters:
         return text.strip().strip(".").rstrip(".").rstrip("/")
     return letters[0] if len(parts) > 1 else letters[-1]
@@ -99,7 +100,7 @@ def chosen(text: str) -> str:
 def last_letter(text: str) -> str:
     """Return the last letter from A to E that stands alone in an answer, else the answer."""
     text = text.strip("\n").rstrip(".").rstrip("/").strip(" ").lstrip(":")
-    letters = _CHOICE.findall(text.upper())
+    letters: list[str] = _CHOICE.findall(text.upper())
     return letters[-1] if letters else text.strip().strip(".").rstrip(".").rstrip("/")
 
 

@@ -11,9 +11,9 @@ from aepo.grading.base import Grade, Grader
 def serve(descriptor: int) -> None:
     """Grade the pairs that arrive on a socket until it closes.
 
-    The first message is (grader, memory limit in bytes, limit of one grading in seconds of processor time). The reply is None if the
-    grader is ready; else it is a text with the error, and the function returns. Each further message is (completion,
-    answer), and its reply is a `Grade`.
+    The first message is (grader, memory limit in bytes, limit of one grading in seconds of processor time). The reply
+    is None if the grader is ready; else it is a text with the error, and the function returns. Each further message is
+    (completion, answer), and its reply is a `Grade`.
 
     Args:
         descriptor: The file descriptor of the socket.
