@@ -3,8 +3,8 @@
 python benchmarks/grading_speed.py DATA [--every 20] [--kinds self solutions value changed kinds]
 
 Each row is a completion and a known answer, graded once by `MathGrader` and once by `math_verify.parse` of both texts
-and `math_verify.verify`. The two go first in turn, because the second finds the parser's tables and caches filled by the
-first; and a busy machine slows both. Seconds are processor time.
+and `math_verify.verify`. The two go first in turn, because the second finds the parser's tables and caches filled by
+the first; and a busy machine slows both. Seconds are processor time.
 """
 
 from __future__ import annotations

@@ -188,6 +188,7 @@ def _rows(part: Part, unit: Unit, policy: Policy, sampler: Sampler, seed: int) -
             "sample": unit.samples[place % len(unit.samples)],
             "text": text,
             "answer": asked.answer(text),
+            "known": completion.prompt.problem.get("answer"),
             **_judged(verdict),
             "tokens": len(completion.tokens),
             "truncated": completion.truncated,

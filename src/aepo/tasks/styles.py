@@ -58,7 +58,7 @@ def _think(problem: str) -> Rendered:
     return Rendered(content, (("user", content),))
 
 
-# qwen25-math-cot, qwen-boxed and cot are those of Qwen2.5-Math's evaluation, to the byte: this makes figures comparable.
+# qwen25-math-cot, qwen-boxed and cot are those of Qwen2.5-Math's evaluation, to the byte: figures are comparable.
 # think is the form that AEPO is trained with: reasoning in think tags, the answer in a box.
 STYLES: Mapping[str, Callable[[str], Rendered]] = {
     "plain": _plain,
