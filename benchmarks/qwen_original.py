@@ -31,7 +31,7 @@ def original(folder: Path, found: list[Case]) -> list[bool | None]:
     lines = [json.dumps({"name": c.name, "completion": c.completion, "example": c.example}) for c in found]
     command = [folder / "venv/bin/python", HERE / "qwen_driver.py", folder / "evaluation"]
     done = subprocess.run(command, input="\n".join(lines), capture_output=True, text=True)
-    verdicts = [json.loads(line)[2] for line in done.stdout.splitlines()]
+    verdicts = [json.loads(line) for line in done.stdout.splitlines()]
     if len(verdicts) != len(found):
         raise SystemExit(f"the original ended after {len(verdicts)} of {len(found)} rows: {done.stderr[-500:]}")
     return verdicts
