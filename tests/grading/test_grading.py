@@ -1,4 +1,3 @@
-
 import pytest
 
 from aepo.errors import InvalidValue
