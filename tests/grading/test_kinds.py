@@ -39,6 +39,8 @@ SAME = {
         ("D", r"(D) \frac{1}{2}"),
         ("B", r"\textbf{(B) } 12"),
         ("B", r"\textbf{(B)} 12"),
+        ("B", r"\textbf{(B)}\ -12"),
+        ("B", "B) -12"),
     ],
     "yes or no": [
         ("Yes", "yes."),
@@ -200,6 +202,9 @@ DIFFERENT = {
         ("C", "C + 7"),
         ("A", r"A \cup B"),
         ("C", "(C) + 7"),
+        ("C", r"\text{(C)} + 7"),
+        (r"\text{(C)}", r"\text{(C)} + 1"),
+        ("C", r"\textbf{(C)} - 7"),
         ("A", "A or B"),
         ("B", "A. B"),
     ],

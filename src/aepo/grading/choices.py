@@ -12,8 +12,8 @@ _MARKED = re.compile(r"\(([A-Z])\)")
 _WITH_TEXT = re.compile(
     r"(?:\(([A-J])\)(?:\s*[.:]|(?=\s))|([A-J])(?:\)|[.:](?=[\s\\])))\s*(?![*/^=<>_,;])(\S.*)", re.DOTALL
 )
-# After `(C) `, without markup of its own, this goes on a formula.
-_OPERATOR = re.compile(r"[-+]|\\(?:c[au]p|cdot|times|in)(?![A-Za-z])")
+# After `(C) ` this goes on a formula. A minus sign at a number is the number's own if the letter has markup of its own.
+_OPERATOR = re.compile(r"[+]|-\s|\\(?:c[au]p|cdot|times|div|pm|in)(?![A-Za-z])")
 _NAMED = re.compile(r"(?i)(?:option|choice)\s*:?\s*(?=\(?[A-Z]\b)")
 _ANOTHER = re.compile(r"(?<![A-Za-z(])[A-J]\)|\([A-J]\)|(?:^|[\s,])(?:and|or)\s+[A-H](?![A-Za-z])")
 _VERDICT = re.compile(
@@ -51,7 +51,8 @@ def letter(text: str) -> Chosen | None:
     match = _WITH_TEXT.fullmatch(flat)
     if match is None or _ANOTHER.search(match[3]):
         return None
-    if match[1] and not text.startswith("\\") and _OPERATOR.match(match[3]):
+    minus = match[3].startswith("-") and not text.startswith("\\")
+    if match[1] and (minus or _OPERATOR.match(match[3])):
         return None
     return Chosen(match[1] or match[2], match[3], marked=True)
 
