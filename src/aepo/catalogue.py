@@ -27,7 +27,6 @@ ARXIV = "https://arxiv.org/abs/"
 LEFT_OUT = {
     "PKPO": "2505.15201",
     "CURE": "-",
-    "CE-GPPO": "2509.20712",
     "entropy ratio clipping": "2512.05591",
     "BAPO": "2510.18927",
     "EPO": "2509.22576",

@@ -41,7 +41,7 @@ from aepo.control.steer import STEER
 from aepo.control.trajectory_entropy import TrajectoryEntropy
 from aepo.errors import InvalidValue
 from aepo.loss.advantages import GroupMean, LeaveOneOut, PassAtK, QuantileBaseline
-from aepo.loss.surrogates import Clip, Ratio
+from aepo.loss.surrogates import Clip, GradientPreservingClip, Ratio
 
 
 @dataclass(frozen=True)
@@ -372,6 +372,13 @@ METHODS: dict[str, Method] = {
         sensor="token entropy",
         law="feed-forward",
         actuator="token temperature, advantages, clip bounds",
+    ),
+    "ce-gppo": _method(
+        Algorithm(surrogate=GradientPreservingClip()),
+        "Clipped tokens keep a limited gradient",
+        "2509.20712",
+        page="ce-gppo",
+        actuator="gradient of clipped tokens",
     ),
     # --- methods that change what is sampled or how it is rewarded, and one supervised term ---
     "dynamic-sampling": _method(

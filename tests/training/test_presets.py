@@ -160,7 +160,7 @@ def runs(model: Path, method: str, settings: tuple[str, ...], steps: int) -> tup
 
 WITHOUT_CONTROL = {
     "grpo": "dr-grpo",
-    **dict.fromkeys(("dr-grpo", "rloo", "pass-at-k", "qae", "clip-higher"), "grpo"),
+    **dict.fromkeys(("dr-grpo", "rloo", "pass-at-k", "qae", "clip-higher", "ce-gppo"), "grpo"),
 }
 
 # --- evidence: each function makes a check of (the steps of a run, those of the run without the control) --------
@@ -347,6 +347,11 @@ def bounded_at(*highs: float) -> Evidence:
 
 def clips_less(run, other) -> None:
     assert run[0].row["clip_fraction"] < other[0].row["clip_fraction"]
+
+
+def keeps_gradient(run, other) -> None:
+    """Tokens leave the bounds in both runs, and with their gradient kept they go further away."""
+    assert 0 < other[0].row["clip_fraction"] < run[0].row["clip_fraction"]
 
 
 def kl_cov(run, other) -> None:
@@ -548,6 +553,7 @@ CASES = (
         steps=3,
         on_policy=False,
     ),
+    Case("ce-gppo", 0, [keeps_gradient], (*OFF_POLICY, "optimizer.lr=1e-2"), on_policy=False),
     Case("archer", 0, [archer], OFF_POLICY),
     Case("hapo", 0, [hapo], OFF_POLICY),
     # What is sampled and rewarded.

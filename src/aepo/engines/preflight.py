@@ -15,7 +15,6 @@ from aepo.control.base import Control, hooks
 from aepo.control.schedules import Target
 from aepo.engines.capabilities import Engine
 from aepo.loss.advantages import PassAtK
-from aepo.loss.surrogates import Clip
 
 # `preflight` warns if, at an accuracy of one half, a larger share of the groups gives no gradient.
 DEAD_SHARE = 0.1
@@ -103,7 +102,7 @@ def _ratio_is_one(setup: Setup) -> list[str]:
         return []
     surrogate, control = setup.algorithm.surrogate, setup.algorithm.control
     idle = []
-    if isinstance(surrogate, Clip) and (surrogate.high != surrogate.low or surrogate.dual):
+    if surrogate.idle_at_ratio_one:
         idle.append("the clip bounds never act")
     if control.idle_at_ratio_one:
         idle.append(f"the control {control.name} never acts")
