@@ -15,6 +15,7 @@ from aepo.control.aent import AEnt
 from aepo.control.aepo import AEPO
 from aepo.control.aer import AER
 from aepo.control.archer import Archer
+from aepo.control.bapo import BAPO
 from aepo.control.base import Control
 from aepo.control.both import Both
 from aepo.control.clip_cov import ClipCov
@@ -372,6 +373,14 @@ METHODS: dict[str, Method] = {
         sensor="token entropy",
         law="feed-forward",
         actuator="token temperature, advantages, clip bounds",
+    ),
+    "bapo": _method(
+        Algorithm(surrogate=Clip(dual=3.0), control=BAPO()),
+        "Clip bounds searched until right answers have their share",
+        "2510.18927",
+        sensor="share of right answers in the update",
+        law="search in each pass",
+        actuator="clip bounds",
     ),
     "ce-gppo": _method(
         Algorithm(surrogate=GradientPreservingClip()),

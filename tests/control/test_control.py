@@ -73,7 +73,7 @@ def run(control, state):
         "mark": marked.marks,
         "shape": shaped,
         "reshape": control.reshape(shaped, marked, new, state),
-        "bounds": control.bounds(marked, state),
+        "bounds": control.bounds(marked, new, state),
         "penalty": control.penalty(marked, new, state),
         "replay": control.replay(state, step),
     }

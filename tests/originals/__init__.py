@@ -5,7 +5,6 @@ version of torch (float64), and cases of input, settings and output, rounded to 
 `old` and `new` are log-probabilities [B, T], nats; `gradient` is that of the loss by `new`.
 """
 
-
 from __future__ import annotations
 
 import json

@@ -349,6 +349,19 @@ def clips_less(run, other) -> None:
     assert run[0].row["clip_fraction"] < other[0].row["clip_fraction"]
 
 
+def balanced(run, other) -> None:
+    """The first pass, at a ratio of 1, has the first bounds if right tokens weigh at least as much as wrong ones, else
+    the last ones: no bound helps there. All passes have bounds between these.
+    """
+    first = run[0].passes[0]
+    right, wrong = first.advantages.clamp(min=0).sum(), -first.advantages.clamp(max=0).sum()
+    assert abs(right - wrong) > 1e-3
+    low, high = (0.4, 0.2) if right > wrong else (0.1, 2.0)
+    equal([first.bounds.low, first.bounds.high], [low, high])
+    found = [(round(each.bounds.low, 6), round(each.bounds.high, 6)) for step in run for each in step.passes]
+    assert len(set(found)) > 1 and all(0.1 <= low <= 0.4 and 0.2 <= high <= 2.0 for low, high in found)
+
+
 def keeps_gradient(run, other) -> None:
     """Tokens leave the bounds in both runs, and with their gradient kept they go further away."""
     assert 0 < other[0].row["clip_fraction"] < run[0].row["clip_fraction"]
@@ -553,6 +566,7 @@ CASES = (
         steps=3,
         on_policy=False,
     ),
+    Case("bapo", 0, [balanced], OFF_POLICY, on_policy=False),
     Case("ce-gppo", 0, [keeps_gradient], (*OFF_POLICY, "optimizer.lr=1e-2"), on_policy=False),
     Case("archer", 0, [archer], OFF_POLICY),
     Case("hapo", 0, [hapo], OFF_POLICY),

@@ -16,7 +16,7 @@ nothing, and a control overrides the hooks that it needs. The hooks in the order
       shape              (advantages, scored, state) -> Tensor              the advantages of the update
     every pass: for each microbatch of the update
       reshape            (advantages, scored, new, state) -> Tensor         advantages, given the current policy
-      bounds             (scored, state) -> Bounds | None                   clip bounds instead of the surrogate's
+      bounds             (scored, new, state) -> Bounds | None              clip bounds instead of the surrogate's
       penalty            (scored, new, state) -> Tensor | None              a term with gradient for the loss
     afterwards: when the update is done
       replay             (state, step) -> tuple[Sample, ...]                rows of earlier steps to train on again
@@ -360,8 +360,11 @@ class Control(ABC):
         """
         return advantages
 
-    def bounds(self, scored: Scored, state: State) -> Bounds | None:
-        """Return clip bounds for a microbatch that replace the surrogate's own; None to keep those."""
+    def bounds(self, scored: Scored, new: BatchStatistics, state: State) -> Bounds | None:
+        """Return clip bounds for a microbatch that replace the surrogate's own; None to keep those.
+
+        The statistics `new` are those of the current policy. Nothing here has a gradient.
+        """
         return None
 
     def penalty(self, scored: Scored, new: BatchStatistics, state: State) -> Tensor | None:

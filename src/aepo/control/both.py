@@ -146,10 +146,10 @@ class Both(Control):
         first, second = self._of(state)
         return self.second.reshape(self.first.reshape(advantages, scored, new, first), scored, new, second)
 
-    def bounds(self, scored: Scored, state: State) -> Bounds | None:
+    def bounds(self, scored: Scored, new: BatchStatistics, state: State) -> Bounds | None:
         """Return the bounds of the control that has them."""
         first, second = self._of(state)
-        return self.first.bounds(scored, first) or self.second.bounds(scored, second)
+        return self.first.bounds(scored, new, first) or self.second.bounds(scored, new, second)
 
     def penalty(self, scored: Scored, new: BatchStatistics, state: State) -> Tensor | None:
         """Return the sum of the penalties; None if there is none."""

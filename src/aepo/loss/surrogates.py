@@ -46,8 +46,9 @@ class Surrogate(ABC):
         """
 
     def clipped(self, ratio: Tensor, advantages: Tensor, bounds: Bounds | None = None) -> Tensor:
-        """Return which tokens get no gradient, or a limited one, because of a clip, bool [B, T]. The arguments are those
-        of a call.
+        """Return which tokens a clip leaves no gradient, or a limited one, bool [B, T].
+
+        The arguments are those of a call.
         """
         return torch.zeros_like(ratio, dtype=torch.bool)
 
