@@ -31,7 +31,6 @@ LEFT_OUT = {
     "EPO": "2509.22576",
     "ERA": "2510.08549",
     "ProRL": "2505.24864",
-    "W-REINFORCE / NSR": "2506.01347",
     "the unlikeliness reward": "2506.02355",
     "SEED-GRPO": "2505.12346",
     "SENT": "2512.04359",

@@ -37,6 +37,7 @@ from aepo.control.re3 import RE3
 from aepo.control.rpo import RPO
 from aepo.control.sac_dual import SACDual
 from aepo.control.schedules import Schedule, Target
+from aepo.control.signed_reward import SignedReward
 from aepo.control.siren import SIREN
 from aepo.control.steer import STEER
 from aepo.control.trajectory_entropy import TrajectoryEntropy
@@ -127,6 +128,10 @@ def _aepo(control: AEPO, title: str, paper: str = "2510.08141", **changes: str) 
         "cost": "extra completions",
     }
     return _method(control, title, paper, **{**row, **changes})
+
+
+def _signed(control: SignedReward, title: str) -> Method:
+    return _method(control, title, "2506.01347", sensor="rewards", actuator="advantages")
 
 
 METHODS: dict[str, Method] = {
@@ -324,6 +329,9 @@ METHODS: dict[str, Method] = {
         law="schedule",
         actuator="positive weight",
     ),
+    "psr": _signed(SignedReward(positive=1.0, negative=0.0), "Positive samples alone"),
+    "nsr": _signed(SignedReward(positive=0.0, negative=1.0), "Negative samples alone"),
+    "w-reinforce": _signed(SignedReward(), "Negative samples in full, positive ones at a tenth"),
     "entropic": _method(
         EntroPIC(),
         "PI-weighted push on confident tokens",

@@ -292,6 +292,22 @@ def reshapes(check_step: Callable[[Pass, Tensor], bool | Tensor], step: int = 0)
     return check
 
 
+def signed(positive: float, negative: float) -> Evidence:
+    """Right rows have one advantage and wrong rows another, also in groups of equal rewards, and those of 0 are out."""
+
+    def check(run, other):
+        for step in run:
+            right = [sample.rollout.reward > 0.5 for sample in step.samples]
+            wanted = [positive if each else -negative for each in right]
+            equal([sample.advantage for sample in step.samples], wanted)
+            assert [sample.trained for sample in step.samples] == [advantage != 0 for advantage in wanted]
+            assert step.row["trained"] == sum(advantage != 0 for advantage in wanted)
+            assert step.row["completions"] == PROMPTS * GROUP and step.row["dead_groups"] > 0
+            equal(step.advantages.sort().values.tolist(), per_token(step))
+
+    return check
+
+
 def raised(mine: Pass, plain: Tensor) -> bool:
     """Entropy-Adv: A rises by 0.4 times the entropy, or by |A| / 2 if that is less."""
     return torch.allclose(mine.advantages, plain + torch.minimum(0.4 * mine.entropy, plain.abs() / 2))
@@ -555,6 +571,9 @@ CASES = (
     Case("pos-adv-reweight", 0, [weights_positives(0.0, 0.0)], ("control.threshold=9",)),
     Case("pos-adv-stage", 0, [weights_positives(0.0, 0.0, 0.5, 1.0)], steps=4),
     Case("pos-adv-epoch", 0, [weights_positives(0.0, 0.25, 0.5, 0.75)], steps=4),
+    Case("psr", 0, [signed(1.0, 0.0)]),
+    Case("nsr", 0, [signed(0.0, 1.0)]),
+    Case("w-reinforce", 0, [signed(0.1, 1.0)]),
     Case("entropic", 1, [reshapes(moved_by(1), step=1)], ("control.threshold=0.3",)),
     Case("entropic", 1, [reshapes(moved_by(-1), step=1)], ("control.threshold=0.3", *BELOW)),
     # Clip bounds. The moving bound is made narrow, so that it binds.

@@ -261,6 +261,10 @@ class Control(ABC):
     """Whether the control acts only where pi has moved away from the policy that sampled, that is, from the second
     update of a rollout on.
     """
+    compares_groups: bool = True
+    """Whether the rows' advantages come from a comparison within groups, so that a group of equal rewards gives no
+    gradient.
+    """
     shuffle: bool = True
     """Whether ordinary and extra rows are each spread at random over all minibatches. False keeps the rows in the order
     that `mix` returns.

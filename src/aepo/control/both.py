@@ -79,6 +79,11 @@ class Both(Control):
         return self.first.acts_off_policy or self.second.acts_off_policy
 
     @property
+    def compares_groups(self) -> bool:  # type: ignore[override]
+        """Return whether both leave the comparison within groups as it is."""
+        return self.first.compares_groups and self.second.compares_groups
+
+    @property
     def adds_rows(self) -> bool:
         """Return whether one of the two adds rows."""
         return self.first.adds_rows or self.second.adds_rows

@@ -127,7 +127,7 @@ def _cut_distributions(setup: Setup) -> list[str]:
 def _small_groups(setup: Setup) -> list[str]:
     size, advantage, name = setup.group_size, setup.algorithm.advantage, setup.group_size_name
     sentences = []
-    if 2 * 0.5**size > DEAD_SHARE:
+    if setup.algorithm.control.compares_groups and 2 * 0.5**size > DEAD_SHARE:
         sentences.append(
             f"{name} = {size}: even at an accuracy of one half {2 * 0.5**size:.0%} of the groups are all "
             "right or all wrong and give no gradient"
