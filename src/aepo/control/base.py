@@ -194,7 +194,9 @@ class Needs:
     entropy_gradient: bool = False
     """Whether the passes of the update compute the entropy, with gradient. If not, `new.entropy` is None there."""
     kept: Kept | None = None
-    """The part of the vocabulary over which a second entropy is taken; in `penalty` it carries a gradient."""
+    """The part of the vocabulary over which a second entropy is taken, which carries a gradient in `penalty`, and a
+    second log-probability, which does not.
+    """
     reference: bool = False
     """Whether the log-probabilities of the frozen base model are needed."""
     solutions: bool = False
