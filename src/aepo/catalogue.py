@@ -34,7 +34,6 @@ LEFT_OUT = {
     "the unlikeliness reward": "2506.02355",
     "SEED-GRPO": "2505.12346",
     "SENT": "2512.04359",
-    "Lp-Reg": "2510.03222",
     "flexible entropy control": "2602.09782",
     "GTPO / GRPO-S": "2508.04349",
     "EMPG": "2509.09265",

@@ -30,6 +30,7 @@ from aepo.control.forking_tokens import ForkingTokens
 from aepo.control.hapo import HAPO
 from aepo.control.kl_cov import KLCov
 from aepo.control.laws import Proportional, Switch
+from aepo.control.lp_reg import LpReg
 from aepo.control.moving_bound import MovingBound
 from aepo.control.overlong import OverlongShaping
 from aepo.control.positive_reweight import PositiveReweight
@@ -292,6 +293,14 @@ METHODS: dict[str, Method] = {
         "2505.22617",
         sensor="token covariance",
         actuator="token KL",
+    ),
+    "lp-reg": _method(
+        Algorithm(surrogate=Clip(low=1.0, high=9.0), control=LpReg()),
+        "Unlikely tokens of wrong answers held near a proxy",
+        "2510.03222",
+        sensor="token log-probability",
+        actuator="token KL",
+        cost="a sum over the vocabulary",
     ),
     "steer": _method(
         STEER(),

@@ -390,6 +390,14 @@ def kl_cov(run, other) -> None:
     assert first.penalty.abs().max() < 1e-4 and 0 < penalised <= 0.2 * len(run[0].advantages)
 
 
+def protects(run, other) -> None:
+    """Half of the wrong tokens at most have a penalty. These are unlikely ones, also before the policy has moved."""
+    (first,) = run[0].passes
+    held, wrong = first.penalty > 1e-6, first.advantages < 0
+    assert 0 < held.sum() <= 0.5 * wrong.sum() and not (held & ~wrong).any()
+    assert first.logprobs[held].max() <= first.logprobs[wrong].sort().values[int(0.5 * int(wrong.sum()))]
+
+
 def archer(run, other) -> None:
     """Tokens have the bound 0.5 without a penalty, or 0.2 with a KL term, which grows from 0 at the base model."""
     bounds = torch.cat([each.bounds.high.flatten() for each in run[0].passes])
@@ -565,6 +573,7 @@ CASES = (
     Case("forking-tokens", 0, [reshapes(forking)]),
     Case("clip-cov", 0, [reshapes(one_left_out)]),
     Case("kl-cov", 0, [kl_cov], (*OFF_POLICY, "control.share=0.2"), on_policy=False),
+    Case("lp-reg", 0, [protects], ("control.share=0.5",)),
     Case("steer", 0, [reshapes(steered)]),
     Case("edge-grpo", 0, [reshapes(confident_first)]),
     Case("pos-adv-reweight", 0, [weights_positives(0.0, 0.05, 0.1)], steps=3),

@@ -320,9 +320,7 @@ class Fused(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, plan: Plan
-    ) -> Results:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, plan: Plan) -> Results:
         """Return the statistics; `aepo.entropy.statistics.token_statistics` describes the arguments."""
         with torch.autocast(hidden.device.type, enabled=False):
             chosen, sums = _Passes(hidden, _Head.of(weight, bias), labels, plan).forward()
