@@ -27,7 +27,6 @@ ARXIV = "https://arxiv.org/abs/"
 LEFT_OUT = {
     "PKPO": "2505.15201",
     "CURE": "-",
-    "entropy ratio clipping": "2512.05591",
     "EPO": "2509.22576",
     "ERA": "2510.08549",
     "ProRL": "2505.24864",

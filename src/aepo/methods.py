@@ -26,6 +26,7 @@ from aepo.control.eframe import EFRame
 from aepo.control.entropic import EntroPIC
 from aepo.control.entropy_adv import EntropyAdv
 from aepo.control.entropy_reg import EntropyReg
+from aepo.control.erc import ERC
 from aepo.control.forking_tokens import ForkingTokens
 from aepo.control.hapo import HAPO
 from aepo.control.kl_cov import KLCov
@@ -308,6 +309,14 @@ METHODS: dict[str, Method] = {
         "2510.10150",
         sensor="token entropy",
         actuator="advantages",
+    ),
+    "erc": _method(
+        Algorithm(surrogate=Clip(low=0.2, high=0.28, dual=10.0), control=ERC()),
+        "Tokens whose entropy moved too far without gradient",
+        "2512.05591",
+        sensor="token entropy, before and now",
+        actuator="token mask",
+        cost="entropy in the update",
     ),
     "edge-grpo": _method(
         EDGE(),

@@ -398,6 +398,13 @@ def protects(run, other) -> None:
     assert first.logprobs[held].max() <= first.logprobs[wrong].sort().values[int(0.5 * int(wrong.sum()))]
 
 
+def entropy_kept(run, other) -> None:
+    """No token loses its advantage before the policy has moved, and some do afterwards, though none without control."""
+    first, *later = ((each.advantages == 0).sum().item() for each in run[0].passes)
+    plain, *moved = ((each.advantages == 0).sum().item() for each in other[0].passes)
+    assert first == plain and any(mine > theirs for mine, theirs in zip(later, moved, strict=True))
+
+
 def archer(run, other) -> None:
     """Tokens have the bound 0.5 without a penalty, or 0.2 with a KL term, which grows from 0 at the base model."""
     bounds = torch.cat([each.bounds.high.flatten() for each in run[0].passes])
@@ -575,6 +582,7 @@ CASES = (
     Case("kl-cov", 0, [kl_cov], (*OFF_POLICY, "control.share=0.2"), on_policy=False),
     Case("lp-reg", 0, [protects], ("control.share=0.5",)),
     Case("steer", 0, [reshapes(steered)]),
+    Case("erc", 0, [entropy_kept], OFF_POLICY, on_policy=False),
     Case("edge-grpo", 0, [reshapes(confident_first)]),
     Case("pos-adv-reweight", 0, [weights_positives(0.0, 0.05, 0.1)], steps=3),
     Case("pos-adv-reweight", 0, [weights_positives(0.0, 0.0)], ("control.threshold=9",)),
