@@ -23,6 +23,7 @@ from aepo.control.distributions import Temperature
 from aepo.control.dynamic_sampling import DynamicSampling
 from aepo.control.edge_grpo import EDGE
 from aepo.control.eframe import EFRame
+from aepo.control.entrocraft import Entrocraft
 from aepo.control.entropic import EntroPIC
 from aepo.control.entropy_adv import EntropyAdv
 from aepo.control.entropy_reg import EntropyReg
@@ -357,6 +358,14 @@ METHODS: dict[str, Method] = {
         sensor="exact entropy",
         law="pi",
         actuator="weight of confident tokens",
+    ),
+    "entrocraft": _method(
+        Entrocraft(),
+        "A band of the entropy, held by leaving out rows",
+        "2604.26326",
+        sensor="exact entropy, same step",
+        law="three-way switch",
+        actuator="rows of one sign",
     ),
     "pass-at-k": _method(
         Algorithm(advantage=PassAtK()),

@@ -308,6 +308,20 @@ def signed(positive: float, negative: float) -> Evidence:
     return check
 
 
+def one_sign(sign: int) -> Evidence:
+    """Above the band (sign 1) only positive advantages are left, below it only negative ones, and they weigh more."""
+
+    def check(run, other):
+        for step in run:
+            assert (step.advantages * sign >= 0).all() and step.row["error"] * sign < 0
+        (mine,), (plain,) = run[0].passes, other[0].passes
+        left = mine.advantages != 0
+        assert torch.equal(left, plain.advantages * sign > 0)
+        assert (mine.advantages[left] / plain.advantages[left] > 1.3).all()  # a group of 4 keeps 3 rows at most
+
+    return check
+
+
 def raised(mine: Pass, plain: Tensor) -> bool:
     """Entropy-Adv: A rises by 0.4 times the entropy, or by |A| / 2 if that is less."""
     return torch.allclose(mine.advantages, plain + torch.minimum(0.4 * mine.entropy, plain.abs() / 2))
@@ -593,6 +607,15 @@ CASES = (
     Case("w-reinforce", 0, [signed(0.1, 1.0)]),
     Case("entropic", 1, [reshapes(moved_by(1), step=1)], ("control.threshold=0.3",)),
     Case("entropic", 1, [reshapes(moved_by(-1), step=1)], ("control.threshold=0.3", *BELOW)),
+    Case(
+        "entrocraft",
+        0,
+        [one_sign(1)],
+        ("control.low=0", "control.high=0.1", "control.low_end=0", "control.high_end=0.1"),
+    ),
+    Case(
+        "entrocraft", 0, [one_sign(-1)], ("control.low=8", "control.high=9", "control.low_end=8", "control.high_end=9")
+    ),
     # Clip bounds. The moving bound is made narrow, so that it binds.
     Case(
         "moving-bound",
