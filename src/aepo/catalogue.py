@@ -46,7 +46,8 @@ settings. A method is a point on four axes, advantage x surrogate x aggregate x 
 
 These methods are named by the papers around AEPO and left out: {left_out}.
 
-Of EDGE-GRPO only the entropy scaling is built, not the guided error correction.
+Of EDGE-GRPO only the entropy scaling is built, not the guided error correction. Of 2603.11682, REPO-D and ADAPO are not
+built: their formulas could not be found.
 
 """
 

@@ -37,6 +37,7 @@ from aepo.control.moving_bound import MovingBound
 from aepo.control.overlong import OverlongShaping
 from aepo.control.positive_reweight import PositiveReweight
 from aepo.control.re3 import RE3
+from aepo.control.repo import REPO
 from aepo.control.rpo import RPO
 from aepo.control.sac_dual import SACDual
 from aepo.control.schedules import Schedule, Target
@@ -366,6 +367,23 @@ METHODS: dict[str, Method] = {
         sensor="exact entropy, same step",
         law="three-way switch",
         actuator="rows of one sign",
+    ),
+    "repo-r": _method(
+        REPO(),
+        "Advantages rescaled by the token's log-probability",
+        "2603.11682",
+        sensor="exact entropy",
+        law="doubling and halving, with a change of sign",
+        actuator="advantages",
+    ),
+    "repo": _method(
+        REPO(form="centred"),
+        "Advantages minus the centred log-probability (reconstructed)",
+        "2603.11682",
+        sensor="exact entropy",
+        law="doubling and halving, with a change of sign",
+        actuator="advantages",
+        cost="entropy in the update",
     ),
     "pass-at-k": _method(
         Algorithm(advantage=PassAtK()),

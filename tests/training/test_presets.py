@@ -322,6 +322,22 @@ def one_sign(sign: int) -> Evidence:
     return check
 
 
+def follows_zeta(run, other) -> None:
+    """zeta doubles below the target."""
+    equal([step.row["coefficient"] for step in run], [0.001, 0.002])
+
+
+def rescaled(mine: Pass, plain: Tensor) -> bool:
+    """REPO-R: A times 1 - zeta log pi where A > 0, and 1 + zeta log pi where A < 0."""
+    return torch.allclose(mine.advantages, plain * (1 - plain.sign() * 0.001 * mine.logprobs), atol=1e-6, rtol=1e-6)
+
+
+def centred(mine: Pass, plain: Tensor) -> bool:
+    """REPO: A minus zeta times the centred log-probability, also in groups of equal rewards."""
+    wanted = plain - 0.001 * (mine.logprobs + mine.entropy)
+    return torch.allclose(mine.advantages, wanted, atol=1e-6, rtol=1e-6) and (mine.advantages[plain == 0] != 0).any()
+
+
 def raised(mine: Pass, plain: Tensor) -> bool:
     """Entropy-Adv: A rises by 0.4 times the entropy, or by |A| / 2 if that is less."""
     return torch.allclose(mine.advantages, plain + torch.minimum(0.4 * mine.entropy, plain.abs() / 2))
@@ -616,6 +632,8 @@ CASES = (
     Case(
         "entrocraft", 0, [one_sign(-1)], ("control.low=8", "control.high=9", "control.low_end=8", "control.high_end=9")
     ),
+    Case("repo-r", 0, [follows_zeta, reshapes(rescaled)], BELOW),
+    Case("repo", 0, [follows_zeta, reshapes(centred)], BELOW),
     # Clip bounds. The moving bound is made narrow, so that it binds.
     Case(
         "moving-bound",
