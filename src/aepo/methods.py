@@ -475,6 +475,15 @@ METHODS: dict[str, Method] = {
         actuator="what is sampled and replayed",
         cost="extra completions, replayed updates",
     ),
+    "uec-rl": _method(
+        EFRame(temperature=1.1, explored_threshold=0.5, replay_by="signed"),
+        "Explore hard prompts, replay right answers (reconstructed)",
+        "2604.14646",
+        page="uec-rl",
+        sensor="group accuracy",
+        actuator="what is sampled and replayed",
+        cost="extra completions, replayed updates",
+    ),
     "re3": _method(
         Algorithm(advantage=GroupMean(), control=RE3()),
         "State entropy with a random encoder (carried over)",

@@ -515,13 +515,20 @@ def shortened(run, other) -> None:
         assert step.row["reward"] == pytest.approx(rewards.mean().item())
 
 
-def explores(run, other) -> None:
+def explores(run, other, temperature: float = 1.2, threshold: float = 1.0) -> None:
     """20 more completions at T = 1.2 of each prompt without a right answer; step 1 has a pass for the replay."""
     for step in run:
         hard = sum(not any(s.rollout.reward > 0.5 for s in group) for group in step.groups.values())
-        assert step.row["extra_completions"] == 20 * hard > 0 and step.row["extra_temperature"] == 1.2
-        assert all(abs(s.advantage) > (1.0 if s.extra else 0.05) for s in step.samples if s.trained)
+        assert step.row["extra_completions"] == 20 * hard > 0 and step.row["extra_temperature"] == temperature
+        assert all(abs(s.advantage) > (threshold if s.extra else 0.05) for s in step.samples if s.trained)
     assert [len(step.passes) for step in run] == [1, 2]
+
+
+def explores_milder(run, other) -> None:
+    """UEC-RL: at T = 1.1, with smaller advantages of explored rows, and a replay of right rows alone."""
+    explores(run, other, temperature=1.1, threshold=0.5)
+    assert any(0.5 < abs(s.advantage) <= 1 for step in run for s in step.extra)
+    assert (run[1].passes[1].advantages > 1).all()
 
 
 def pays_novelty(run, other) -> None:
@@ -652,6 +659,7 @@ CASES = (
     Case("overlong", 0, [shortened]),
     Case("dapo", 0, [redraws, shortened], ("control.first.max_rounds=20",)),
     Case("eframe", 0, [explores], ("control.replay_freq=2",)),
+    Case("uec-rl", 0, [explores_milder], ("control.replay_freq=2",)),
     Case("re3", 0, [pays_novelty]),
     Case("rpo", 0, [adds_solutions]),
 )
