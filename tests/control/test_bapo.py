@@ -42,6 +42,12 @@ def test_golden_the_lower_bound_rises_first_then_the_upper_one():
     assert found(BAPO(balance=1.2), [4.0, *RATIOS[1:]], ADVANTAGES) == pytest.approx((0.9, 2.25))
 
 
+def test_golden_a_last_step_that_is_too_large_ends_at_the_limit():
+    # 0.6, 0.8, and 0.9 instead of 1.0; 1.2, 2.2, and 3.0 instead of 3.2.
+    assert found(BAPO(balance=9.0, step=0.2), RATIOS, ADVANTAGES) == pytest.approx((0.9, 3.0))
+    assert found(BAPO(balance=9.0, step=1.0), RATIOS, ADVANTAGES) == pytest.approx((0.9, 3.0))
+
+
 def test_golden_one_sign_alone():
     assert found(BAPO(), [1.0, 1.0], [-1.0, -1.0]) == pytest.approx((0.9, 3.0))
     assert found(BAPO(), [1.0, 1.0], [1.0, 1.0]) == pytest.approx((0.6, 1.2))

@@ -52,6 +52,9 @@ def test_golden_the_band_moves_over_the_run():
     assert shaped(0.56, step=25, schedule="cosine")[0] == 0
     assert shaped(0.66, step=25) == [6.0, 0, 0, 0]
     assert shaped(0.66, step=25, schedule="cosine") == [1.5, -0.5, -0.5, -0.5]
+    # At three quarters the lower end is 0.45 in a line and 0.6 - 0.2 * 0.8536 = 0.4293 along the cosine.
+    assert shaped(0.44, step=75)[0] == 0
+    assert shaped(0.44, step=75, schedule="cosine") == [1.5, -0.5, -0.5, -0.5]
 
 
 def test_golden_rows_without_an_advantage_are_kept_and_count():
