@@ -11,6 +11,7 @@ from aepo.errors import InvalidValue
 from aepo.loss.aggregates import token_mean
 from aepo.loss.policy_loss import policy_loss
 from aepo.loss.surrogates import Clip
+from aepo.methods import preset
 from tests import builders as b
 from tests import originals
 
@@ -73,6 +74,15 @@ def test_preflight_does_not_say_that_equal_groups_give_no_gradient():
         return any("all right or all wrong" in sentence for sentence in sentences)
 
     assert said(Algorithm()) and not said(Algorithm(control=control))
+
+
+def test_preflight_says_that_another_advantage_has_no_effect():
+    def said(method):
+        algorithm = preset(method)
+        sentences = preflight(Setup(engine=LOOP, algorithm=algorithm, group_size=8, updates_per_rollout=2))
+        return any("advantage = pass-at-k has no effect" in sentence for sentence in sentences)
+
+    assert said("w-reinforce+pass-at-k") and not said("w-reinforce") and not said("aepo+pass-at-k")
 
 
 @pytest.mark.parametrize(

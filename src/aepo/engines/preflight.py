@@ -55,6 +55,7 @@ def preflight(setup: Setup) -> list[str]:
         *_ratio_is_one(setup),
         *_cut_distributions(setup),
         *_small_groups(setup),
+        *_replaced_advantages(setup),
         *_unfinished_schedules(setup),
         *_no_shuffle(setup),
         *_no_solutions(setup),
@@ -135,6 +136,13 @@ def _small_groups(setup: Setup) -> list[str]:
     if isinstance(advantage, PassAtK) and advantage.k == size:
         sentences.append(f"advantage.k = {name} = {size}: one right answer settles it, so nothing trains")
     return sentences
+
+
+def _replaced_advantages(setup: Setup) -> list[str]:
+    control, advantage = setup.algorithm.control, setup.algorithm.advantage
+    if control.compares_groups or advantage == Algorithm().advantage:
+        return []
+    return [f"the control {control.name} replaces the advantages, so advantage = {advantage.name} has no effect"]
 
 
 def _unfinished_schedules(setup: Setup) -> list[str]:
