@@ -38,8 +38,15 @@ def test_golden_a_group_of_equal_rewards_trains():
     assert [row.advantage for row in mixed([0.0, 0.0], 0.1, 1.0)] == [-1.0, -1.0]
 
 
-def test_golden_a_reward_is_right_above_one_half():
-    assert [row.advantage for row in mixed([0.51, 0.5, -1.0, 2.0], 0.3, 0.7)] == [0.3, -0.7, -0.7, 0.3]
+def test_golden_the_run_says_what_is_right_and_not_the_size_of_the_reward():
+    rows = [b.sample(reward, 7.0) for reward in (0.2, 0.9)]
+    turned = [replace(row, rollout=replace(row.rollout, right=not row.rollout.right)) for row in rows]
+    assert [row.advantage for row in SignedReward().mix(turned, (), {}, b.step())] == [0.1, -1.0]
+
+
+def test_positive_samples_alone_need_a_right_answer():
+    assert SignedReward(positive=1.0, negative=0.0).needs_right
+    assert not SignedReward().needs_right and not SignedReward(positive=0.0).needs_right
 
 
 def gradient(rewards, positive, negative):

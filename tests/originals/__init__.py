@@ -35,7 +35,7 @@ def scored(given: dict, **statistics: Tensor) -> Scored:
     nothing, row = torch.zeros(rows), torch.zeros(rows, dtype=torch.long)
     ids = torch.zeros(rows, 2 + width, dtype=torch.long)
     trained = torch.ones(rows, dtype=torch.bool)
-    batch = Batch(ids, torch.ones_like(ids), mask, advantages, old, nothing, row, ~trained, trained)
+    batch = Batch(ids, torch.ones_like(ids), mask, advantages, old, nothing, ~trained, row, ~trained, trained)
     return Scored(batch, BatchStatistics(old, **statistics), b.place())
 
 

@@ -84,6 +84,11 @@ class Both(Control):
         return self.first.compares_groups and self.second.compares_groups
 
     @property
+    def needs_right(self) -> bool:
+        """Return whether one of the two does nothing while no completion counts as right."""
+        return self.first.needs_right or self.second.needs_right
+
+    @property
     def adds_rows(self) -> bool:
         """Return whether one of the two adds rows."""
         return self.first.adds_rows or self.second.adds_rows

@@ -13,7 +13,7 @@ from aepo.control.base import Control, Measured, Scored, State, Step
 from aepo.control.laws import outside
 from aepo.control.schedules import Target
 from aepo.errors import require
-from aepo.types import Metric, is_right
+from aepo.types import Metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,5 +98,5 @@ class Entrocraft(Control):
 
     def _replaced(self, scored: Scored, error: float) -> Tensor:
         """Return the advantage of each row outside the band, [B], as the authors' code has it."""
-        right = is_right(scored.batch.rewards).float()
+        right = scored.batch.right.float()
         return right if error < 0 else right - 1

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from aepo.control.base import Control, State, Step, is_correct
+from aepo.control.base import Control, State, Step
 from aepo.errors import require
 from aepo.types import Sample
 
@@ -24,7 +24,7 @@ class SignedReward(Control):
     name: ClassVar[str] = "signed-reward"
     compares_groups = False
     positive: float = 0.1
-    """Advantage of right answers (reward above 0.5)."""
+    """Advantage of right answers; `task.right` says which these are."""
     negative: float = 1.0
     """Advantage of wrong answers, with the opposite sign."""
 
@@ -34,11 +34,16 @@ class SignedReward(Control):
             require(0 <= value < math.inf, f"control.{field}", value, "a finite number, 0 or more")
         require(self.positive + self.negative > 0, "control.positive", self.positive, "above 0 if negative is 0")
 
+    @property
+    def needs_right(self) -> bool:
+        """Return whether only right answers are trained on."""
+        return self.negative == 0
+
     def mix(self, ordinary: Sequence[Sample], extra: Sequence[Sample], state: State, step: Step) -> list[Sample]:
         """Return all rows, the ordinary ones with their signed advantage. Extra rows stay as they are."""
         return [*map(self._signed, ordinary), *extra]
 
     def _signed(self, sample: Sample) -> Sample:
-        right = is_correct(sample.rollout)
+        right = sample.rollout.right
         weight = self.positive if right else self.negative
         return replace(sample, advantage=weight if right else -weight, trained=sample.trained and weight > 0)
