@@ -23,6 +23,9 @@ TRL_LOSS = {
     "entropy-adv": {},
     "overlong": {"control.filter_truncated": True, "control.buffer": 3},
     "aepo+clip-higher": {},
+    "w-reinforce": {},
+    "nsr": {},
+    "entrocraft": {"control.low": "8", "control.high": "9"},
 }
 OWN_LOSS = {
     "aepo-reference": {},
@@ -33,6 +36,10 @@ OWN_LOSS = {
     "aent": {},
     "siren": {},
     "trajectory-entropy": {},
+    "ce-gppo": {},
+    "erc": {},
+    "lp-reg": {"control.share": 0.3},
+    "repo": {},
 }
 
 

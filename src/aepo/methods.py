@@ -15,6 +15,7 @@ from aepo.control.aent import AEnt
 from aepo.control.aepo import AEPO
 from aepo.control.aer import AER
 from aepo.control.archer import Archer
+from aepo.control.bapo import BAPO
 from aepo.control.base import Control
 from aepo.control.both import Both
 from aepo.control.clip_cov import ClipCov
@@ -22,26 +23,31 @@ from aepo.control.distributions import Temperature
 from aepo.control.dynamic_sampling import DynamicSampling
 from aepo.control.edge_grpo import EDGE
 from aepo.control.eframe import EFRame
+from aepo.control.entrocraft import Entrocraft
 from aepo.control.entropic import EntroPIC
 from aepo.control.entropy_adv import EntropyAdv
 from aepo.control.entropy_reg import EntropyReg
+from aepo.control.erc import ERC
 from aepo.control.forking_tokens import ForkingTokens
 from aepo.control.hapo import HAPO
 from aepo.control.kl_cov import KLCov
 from aepo.control.laws import Proportional, Switch
+from aepo.control.lp_reg import LpReg
 from aepo.control.moving_bound import MovingBound
 from aepo.control.overlong import OverlongShaping
 from aepo.control.positive_reweight import PositiveReweight
 from aepo.control.re3 import RE3
+from aepo.control.repo import REPO
 from aepo.control.rpo import RPO
 from aepo.control.sac_dual import SACDual
 from aepo.control.schedules import Schedule, Target
+from aepo.control.signed_reward import SignedReward
 from aepo.control.siren import SIREN
 from aepo.control.steer import STEER
 from aepo.control.trajectory_entropy import TrajectoryEntropy
 from aepo.errors import InvalidValue, UnknownName
 from aepo.loss.advantages import GroupMean, LeaveOneOut, PassAtK, QuantileBaseline
-from aepo.loss.surrogates import Clip, Ratio
+from aepo.loss.surrogates import Clip, GradientPreservingClip, Ratio
 
 
 @dataclass(frozen=True)
@@ -126,6 +132,10 @@ def _aepo(control: AEPO, title: str, paper: str = "2510.08141", **changes: str) 
         "cost": "extra completions",
     }
     return _method(control, title, paper, **{**row, **changes})
+
+
+def _signed(control: SignedReward, title: str) -> Method:
+    return _method(control, title, "2506.01347", sensor="rewards", actuator="advantages")
 
 
 METHODS: dict[str, Method] = {
@@ -287,12 +297,28 @@ METHODS: dict[str, Method] = {
         sensor="token covariance",
         actuator="token KL",
     ),
+    "lp-reg": _method(
+        Algorithm(surrogate=Clip(low=1.0, high=9.0), control=LpReg()),
+        "Unlikely tokens of wrong answers held near a proxy",
+        "2510.03222",
+        sensor="token log-probability",
+        actuator="token KL",
+        cost="a sum over the vocabulary",
+    ),
     "steer": _method(
         STEER(),
         "Tokens weighted by the entropy change they would cause",
         "2510.10150",
         sensor="token entropy",
         actuator="advantages",
+    ),
+    "erc": _method(
+        Algorithm(surrogate=Clip(low=0.2, high=0.28, dual=10.0), control=ERC()),
+        "Tokens whose entropy moved too far without gradient",
+        "2512.05591",
+        sensor="token entropy, before and now",
+        actuator="token mask",
+        cost="entropy in the update",
     ),
     "edge-grpo": _method(
         EDGE(),
@@ -323,6 +349,9 @@ METHODS: dict[str, Method] = {
         law="schedule",
         actuator="positive weight",
     ),
+    "psr": _signed(SignedReward(positive=1.0, negative=0.0), "Positive samples alone"),
+    "nsr": _signed(SignedReward(positive=0.0, negative=1.0), "Negative samples alone"),
+    "w-reinforce": _signed(SignedReward(), "Negative samples in full, positive ones at a tenth"),
     "entropic": _method(
         EntroPIC(),
         "PI-weighted push on confident tokens",
@@ -330,6 +359,31 @@ METHODS: dict[str, Method] = {
         sensor="exact entropy",
         law="pi",
         actuator="weight of confident tokens",
+    ),
+    "entrocraft": _method(
+        Entrocraft(),
+        "A band of the entropy, held by leaving out rows",
+        "2604.26326",
+        sensor="exact entropy, same step",
+        law="three-way switch",
+        actuator="rows of one sign",
+    ),
+    "repo-r": _method(
+        REPO(),
+        "Advantages rescaled by the token's log-probability",
+        "2603.11682",
+        sensor="exact entropy",
+        law="doubling and halving, with a change of sign",
+        actuator="advantages",
+    ),
+    "repo": _method(
+        REPO(form="centred"),
+        "Advantages minus the centred log-probability (reconstructed)",
+        "2603.11682",
+        sensor="exact entropy",
+        law="doubling and halving, with a change of sign",
+        actuator="advantages",
+        cost="entropy in the update",
     ),
     "pass-at-k": _method(
         Algorithm(advantage=PassAtK()),
@@ -373,6 +427,21 @@ METHODS: dict[str, Method] = {
         law="feed-forward",
         actuator="token temperature, advantages, clip bounds",
     ),
+    "bapo": _method(
+        Algorithm(surrogate=Clip(dual=3.0), control=BAPO()),
+        "Clip bounds searched until right answers have their share",
+        "2510.18927",
+        sensor="share of right answers in the update",
+        law="search in each pass",
+        actuator="clip bounds",
+    ),
+    "ce-gppo": _method(
+        Algorithm(surrogate=GradientPreservingClip()),
+        "Clipped tokens keep a limited gradient",
+        "2509.20712",
+        page="ce-gppo",
+        actuator="gradient of clipped tokens",
+    ),
     # --- methods that change what is sampled or how it is rewarded, and one supervised term ---
     "dynamic-sampling": _method(
         DynamicSampling(),
@@ -402,6 +471,15 @@ METHODS: dict[str, Method] = {
         EFRame(),
         "Explore hard prompts, filter, replay",
         "2506.22200",
+        sensor="group accuracy",
+        actuator="what is sampled and replayed",
+        cost="extra completions, replayed updates",
+    ),
+    "uec-rl": _method(
+        EFRame(temperature=1.1, explored_threshold=0.5, replay_by="signed"),
+        "Explore hard prompts, replay right answers (reconstructed)",
+        "2604.14646",
+        page="uec-rl",
         sensor="group accuracy",
         actuator="what is sampled and replayed",
         cost="extra completions, replayed updates",

@@ -33,7 +33,7 @@ def one(entropy_is_high: bool, advantage: float = 1.0, **kwargs):
 def test_golden_each_completion_is_split_at_its_own_quantile():
     batch = rows()
     assert batch.marks["reasoning"].tolist() == [[0, 1, 0, 0, 0], [0, 1, 0, 0, 0]]
-    bounds = Archer().bounds(batch, {})
+    bounds = Archer().bounds(batch, batch.old, {})
     expected = torch.tensor([[0.2, 0.5, 0.2, 0.2, 0.2], [0.2, 0.5, 0.2, 0.2, 0.2]])
     assert torch.equal(bounds.low, expected) and torch.equal(bounds.high, expected)
 
@@ -59,7 +59,7 @@ def gradient(batch, ratio: float, control=None) -> float:
     new = BatchStatistics(logprobs, batch.old.entropy)
     policy_loss(
         logprobs, batch.old.logprobs, batch.batch.advantages, batch.batch.mask, Clip(),
-        control.penalty(batch, new, {}), control.bounds(batch, {}),
+        control.penalty(batch, new, {}), control.bounds(batch, batch.old, {}),
     ).loss.backward()  # fmt: skip
     return logprobs.grad.item()
 
@@ -92,7 +92,7 @@ def test_without_kl_it_needs_no_reference():
 
 def test_the_same_limits_for_both_kinds_are_grpo_with_kl():
     batch, control = rows(logprobs=-1.0, reference=-0.5), Archer(eps_r=0.2, beta_r=0.001)
-    assert (control.bounds(batch, {}).high == 0.2).all()
+    assert (control.bounds(batch, batch.old, {}).high == 0.2).all()
     penalty = control.penalty(batch, batch.old, {})
     torch.testing.assert_close(penalty, 0.001 * (math.exp(0.5) - 1.5) * batch.batch.mask)
 

@@ -60,7 +60,7 @@ class Archer(Control):
         above = entropy > row_quantile(entropy, mask, self.rho)[:, None]
         return {"reasoning": above * mask}
 
-    def bounds(self, scored: Scored, state: State) -> Bounds:
+    def bounds(self, scored: Scored, new: BatchStatistics, state: State) -> Bounds:
         """Return eps_r or eps_k for each token, in both directions."""
         eps = self._chosen(scored, self.eps_k, self.eps_r)
         return Bounds(low=eps, high=eps)

@@ -16,7 +16,6 @@ from aepo.control.schedules import Target
 from aepo.engines.capabilities import Engine
 from aepo.errors import InvalidValue
 from aepo.loss.advantages import PassAtK
-from aepo.loss.surrogates import Clip
 
 # `preflight` warns if, at an accuracy of one half, a larger share of the groups gives no gradient.
 DEAD_SHARE = 0.1
@@ -57,6 +56,7 @@ def preflight(setup: Setup) -> list[str]:
         *_ratio_is_one(setup),
         *_cut_distributions(setup),
         *_small_groups(setup),
+        *_replaced_advantages(setup),
         *_unfinished_schedules(setup),
         *_no_shuffle(setup),
         *_no_solutions(setup),
@@ -156,7 +156,7 @@ def _ratio_is_one(setup: Setup) -> list[str]:
         return []
     surrogate, control = setup.algorithm.surrogate, setup.algorithm.control
     idle = []
-    if isinstance(surrogate, Clip) and (surrogate.high != surrogate.low or surrogate.dual):
+    if surrogate.idle_at_ratio_one:
         idle.append("the clip bounds never act")
     if control.idle_at_ratio_one:
         idle.append(f"the control {control.name} never acts")
@@ -181,7 +181,7 @@ def _cut_distributions(setup: Setup) -> list[str]:
 def _small_groups(setup: Setup) -> list[str]:
     size, advantage, name = setup.group_size, setup.algorithm.advantage, setup.group_size_name
     sentences = []
-    if 2 * 0.5**size > DEAD_SHARE:
+    if setup.algorithm.control.compares_groups and 2 * 0.5**size > DEAD_SHARE:
         sentences.append(
             f"{name} = {size}: even at an accuracy of one half {2 * 0.5**size:.0%} of the groups are all "
             "right or all wrong and give no gradient"
@@ -189,6 +189,13 @@ def _small_groups(setup: Setup) -> list[str]:
     if isinstance(advantage, PassAtK) and advantage.k == size:
         sentences.append(f"advantage.k = {name} = {size}: one right answer settles it, so nothing trains")
     return sentences
+
+
+def _replaced_advantages(setup: Setup) -> list[str]:
+    control, advantage = setup.algorithm.control, setup.algorithm.advantage
+    if control.compares_groups or advantage == Algorithm().advantage:
+        return []
+    return [f"the control {control.name} replaces the advantages, so advantage = {advantage.name} has no effect"]
 
 
 def _unfinished_schedules(setup: Setup) -> list[str]:

@@ -92,7 +92,7 @@ def loss(
         weights,
         algorithm.surrogate,
         sum(terms[1:], terms[0]) if terms else None,
-        control.bounds(part, state),
+        control.bounds(part, new, state),
     )
 
 

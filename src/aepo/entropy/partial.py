@@ -4,12 +4,14 @@
     p(a) = exp(z_a) / sum_{b in A} exp(z_b)    renormalised
     H_A = -sum_{a in A} p(a) log p(a)          nats
     dH_A/dz_a = -p(a) (log p(a) + H_A) on A, 0 elsewhere
+    log p(y)                                   of the sampled token y; FLOOR if y is not in A
 
 A `Kept` decides which tokens are kept: it returns the threshold of each row of logits.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -100,3 +102,21 @@ class Nucleus(Kept):
             if not len(rows):
                 break
         return least
+
+
+@dataclass(frozen=True)
+class MinP(Kept):
+    """`MinP` keeps the tokens whose probability is at least `share` of the largest probability.
+
+    Lp-Reg's proxy distribution uses it (2510.03222; share 0.02).
+    """
+
+    share: float = 0.02
+    """The smallest probability of a kept token, as a share of the largest one, in (0, 1]."""
+
+    def __post_init__(self) -> None:
+        require(0 < self.share <= 1, "share", self.share, "a share of the largest probability in (0, 1]")
+
+    def threshold(self, z: Tensor) -> Tensor:
+        """Return the largest logit + log share of each row, [n, 1]."""
+        return z.amax(-1, keepdim=True) + math.log(self.share)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from aepo.entropy.kernels import Kernel
-from aepo.entropy.partial import Kept
+from aepo.entropy.partial import FLOOR, Kept
 
 # These decide how many rows a tile has when `chunk` is None. A tile with few rows stays in the cache. But the gradient
 # of the head, [V, D], is read and written once per tile, so a tile should not have too few.
@@ -130,15 +130,27 @@ def _wide(values: Tensor) -> Tensor:
     return values if values.device.type == "mps" else values.double()
 
 
-def _statistics(chosen: Tensor, sums: _Sums, plan: Plan) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Return log pi^T(label) [1 + K, N], the entropy [N] and the kept entropy [N], from the labels' logits [N] and the
-    sums. An entropy that was not asked for is None.
+Results = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]
+"""The results of `Fused`."""
+
+
+def _statistics(chosen: Tensor, sums: _Sums, plan: Plan) -> Results:
+    """Return log pi^T(label) [1 + K, N], the entropy [N], the kept entropy [N] and the kept log-probability [N], from
+    the labels' logits [N] and the sums. What was not asked for is None.
     """
     dtype, totals = chosen.dtype, _wide(sums.totals)
     logprobs = (_wide(chosen) - _wide(sums.peak)) / plan.temperatures_like(totals) - totals.log()
     entropy = None if sums.moment is None else _entropy(sums.totals[0], sums.moment).to(dtype)
     kept_entropy = None if sums.kept is None else _entropy(sums.kept[0], sums.kept[1]).to(dtype)
-    return logprobs.to(dtype), entropy, kept_entropy
+    return logprobs.to(dtype), entropy, kept_entropy, _kept_logprobs(chosen, sums)
+
+
+def _kept_logprobs(chosen: Tensor, sums: _Sums) -> Tensor | None:
+    """Return the label's log-probability among the kept tokens, [N]: FLOOR if it is not kept. None if none are kept."""
+    if sums.kept is None or sums.cut is None:
+        return None
+    inside = _wide(chosen) - _wide(sums.peak) - _wide(sums.kept[0]).log()
+    return inside.to(chosen.dtype).masked_fill(chosen < sums.cut, FLOOR)
 
 
 def _entropy(total: Tensor, moment: Tensor) -> Tensor:
@@ -303,24 +315,27 @@ class _Passes(NamedTuple):
 class Fused(torch.autograd.Function):
     """`Fused` is the autograd function from (hidden, weight, bias, labels, plan) to the token statistics.
 
-    Its results are log pi^T(label) [1 + K, N], the entropy [N] and the kept entropy [N]; an entropy is None if the plan
-    does not ask for it.
+    Its results are log pi^T(label) [1 + K, N], the entropy [N], the kept entropy [N], and the label's log-probability
+    among the kept tokens [N], which has no gradient. What the plan does not ask for is None.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, plan: Plan
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, plan: Plan) -> Results:
         """Return the statistics; `aepo.entropy.statistics.token_statistics` describes the arguments."""
         with torch.autocast(hidden.device.type, enabled=False):
             chosen, sums = _Passes(hidden, _Head.of(weight, bias), labels, plan).forward()
         ctx.plan = plan
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(hidden, weight, bias, labels, *sums)
-        return _statistics(chosen, sums, plan)
+        results = _statistics(chosen, sums, plan)
+        if results[3] is not None:
+            ctx.mark_non_differentiable(results[3])
+        return results
 
     @staticmethod
-    def backward(ctx: Any, by_logprobs: Tensor | None, by_entropy: Tensor | None, by_kept: Tensor | None) -> Any:
+    def backward(
+        ctx: Any, by_logprobs: Tensor | None, by_entropy: Tensor | None, by_kept: Tensor | None, _: None
+    ) -> Any:
         """Return the gradients of hidden, weight and bias.
 
         Raises:

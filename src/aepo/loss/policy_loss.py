@@ -23,7 +23,7 @@ class LossOutput:
     ratio: Metric
     """pi / pi_old."""
     clipped: Metric
-    """Share of the tokens whose surrogate gives no gradient."""
+    """Share of the tokens to which a clip leaves no gradient, or a limited one (`Surrogate.clipped`)."""
     approximate_kl: Metric
     """k3 estimate of KL(pi_old || pi), nats per token."""
 

@@ -21,7 +21,7 @@ FEWEST_FOR_TARGET, SURE_OF_TARGET, MISSED, CLOSING = 10, 30, 0.1, 0.8
 STILL = 1e-6
 AT_REST = {"approximate_kl": 0.0, "ratio": 1.0, "clip_fraction": 0.0, "clip_fraction_low": 0.0}
 # Controls whose effect is zero while the ratio is 1 (`acts_off_policy` in aepo.control, which needs torch).
-OFF_POLICY_CONTROLS = frozenset({"kl-cov", "archer", "hapo", "moving-bound"})
+OFF_POLICY_CONTROLS = frozenset({"kl-cov", "archer", "hapo", "moving-bound", "bapo", "erc"})
 
 
 def dead_groups(log: Log) -> list[Finding]:

@@ -262,9 +262,12 @@ class AEPOTrainer(EntropyControlTrainer):
 
 
 def _sources(samples: Sequence[Sample], rollouts: Sequence[Rollout]) -> list[int]:
-    """Return, for each sample, the index of its rollout in `rollouts`."""
-    numbers = {id(rollout): number for number, rollout in enumerate(rollouts)}
-    return [numbers[id(sample.rollout)] for sample in samples]
+    """Return, for each sample, the index of its rollout in `rollouts`.
+
+    Completions are compared, because the stages return changed copies of the rollouts.
+    """
+    numbers = {id(rollout.completion): number for number, rollout in enumerate(rollouts)}
+    return [numbers[id(sample.rollout.completion)] for sample in samples]
 
 
 def _order(sources: Sequence[int], ordinary: int) -> list[int]:

@@ -190,8 +190,8 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
         state, step = self.control_state, self._step
         ordinary, self._extra = stages.with_advantages(self._algorithm, finite, self._groups.extra, state, step)
         samples = self._control.mix(ordinary, self._extra, state, step)
-        origin = {id(rollout): row for rollout, row in zip(made, read_rows, strict=True)}
-        chosen = [origin[id(sample.rollout)] for sample in samples]
+        origin = {id(rollout.completion): row for rollout, row in zip(made, read_rows, strict=True)}
+        chosen = [origin[id(sample.rollout.completion)] for sample in samples]
         self._samples: dict[str, Sample] = {row.key: sample for row, sample in zip(chosen, samples, strict=True)}
         self._masks = {row.key: row.mask for row in chosen}
         self._failures = self._groups.completions - len(finite)
