@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from aepo.config import PolicyConfig
 from aepo.control.base import Needs
 from aepo.engines.collate import scatter
-from aepo.engines.linear_head import check_linear_head
+from aepo.engines.linear_head import logit_transform
 from aepo.entropy.statistics import token_statistics
 from aepo.errors import InvalidValue
 from aepo.model.loading import Loaded, load
@@ -50,7 +50,7 @@ class Policy:
         self._dtype: torch.dtype = getattr(torch, settings.dtype)
         if self._dtype != torch.float32:
             self._lower_precision()
-        self._check_head()
+        self._transform = logit_transform(self.model, partial(_product, self._head, self._dtype))
         if self.checkpointing:
             _enable_checkpointing(self.model)
 
@@ -171,12 +171,13 @@ class Policy:
         if self.checkpointing:  # transformers recomputes activations only in train mode; there is no dropout
             self.model.train(torch.is_grad_enabled())
         mask = batch.mask.bool()
-        head = self.model.get_output_embeddings()
+        head = self._head
         stats = token_statistics(
             self._hidden(trimmed(batch)).to(self._dtype),
             head.weight.to(self._dtype),
             batch.input_ids[:, batch.prompt_width :][mask],
             bias=None if head.bias is None else head.bias.to(self._dtype),
+            transform=self._transform,
             temperatures=needs.temperatures,
             entropy=entropy,
             kept=needs.kept,
@@ -201,13 +202,14 @@ class Policy:
         `token_statistics` computes logits in the same way. Both changes are in the modules themselves, so that a
         sampler that calls the model computes the same values as the update.
         """
-        body, head = self.model.base_model, self.model.get_output_embeddings()
+        body, head = self.model.base_model, self._head
         body.forward = torch.autocast(self.device.type, dtype=self._dtype)(body.forward)
         head.forward = partial(_product, head, self._dtype)
 
-    def _check_head(self) -> None:
-        """Refuse a model whose logits are not a plain linear map of its last hidden states."""
-        check_linear_head(self.model, partial(_product, self.model.get_output_embeddings(), self._dtype))
+    @property
+    def _head(self) -> Any:
+        """Return the LM head."""
+        return self.model.get_output_embeddings()
 
 
 def trimmed(batch: Batch) -> Batch:
