@@ -51,7 +51,7 @@ def logit_transform(model: Any, linear: Callable[[Tensor], Tensor]) -> LogitTran
     try:
         cases = [_Case.of(model, linear, ids, 1.0)]
         size = cases[0].logits.abs().max().item()
-        if 0 < size < math.inf:
+        if 0 < size < math.inf and cases[0].inside:
             cases.append(_Case.of(model, linear, ids, LARGE / size))
     except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
         wanted = f"one that makes logits of token ids alone ({_first_line(error)})"
@@ -125,7 +125,9 @@ def _special(config: Any) -> set[int]:
 class _Case:
     """`_Case` holds the model's logits and the output layer's results for one set of hidden states, in float32."""
 
-    def __init__(self, outputs: Tensor, logits: Tensor) -> None:
+    def __init__(self, outputs: Tensor, logits: Tensor, inside: bool = True) -> None:
+        # Whether the hidden states were those inside the pass that made the logits. Only those can be enlarged.
+        self.inside = inside
         self.tolerance = TOLERANCE * max(torch.finfo(x.dtype).eps for x in (outputs, logits))
         self.outputs, self.logits = outputs.float(), logits.float()
 
@@ -145,7 +147,10 @@ class _Case:
         try:
             with torch.no_grad():
                 logits = model(input_ids=ids, use_cache=False).logits
-                return cls(linear(seen[-1]), logits)
+                inside = bool(seen)  # OPT calls the layers of its body one by one
+                if not inside:
+                    model.base_model(input_ids=ids, use_cache=False)
+                return cls(linear(seen[-1]), logits, inside)
         finally:
             handle.remove()
 

@@ -16,9 +16,10 @@ from torch.nn import functional as F
 from aepo.config import PolicyConfig
 from aepo.control.base import Needs
 from aepo.engines.collate import scatter
-from aepo.engines.linear_head import logit_transform
+from aepo.engines.linear_head import logit_transform, real_tokens
 from aepo.entropy.statistics import token_statistics
 from aepo.errors import InvalidValue
+from aepo.model.forward import check_padding, last_hidden
 from aepo.model.loading import Loaded, load
 from aepo.types import Batch, BatchStatistics
 
@@ -51,6 +52,7 @@ class Policy:
         if self._dtype != torch.float32:
             self._lower_precision()
         self._transform = logit_transform(self.model, partial(_product, self._head, self._dtype))
+        check_padding(self.model, real_tokens(self.model), self.pad_token_id, self._dtype)
         if self.checkpointing:
             _enable_checkpointing(self.model)
 
@@ -186,14 +188,7 @@ class Policy:
 
     def _hidden(self, batch: Batch) -> Tensor:
         """Return the hidden states that predict the completion tokens, [N, D], row by row."""
-        positions = (batch.attention_mask.cumsum(1) - 1).clamp(min=0)
-        output = self.model.base_model(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            position_ids=positions,
-            use_cache=False,
-        )
-        hidden: Tensor = output.last_hidden_state
+        hidden = last_hidden(self.model, batch.input_ids, batch.attention_mask)
         return hidden[:, batch.prompt_width - 1 : -1][batch.mask.bool()]
 
     def _lower_precision(self) -> None:
@@ -205,6 +200,11 @@ class Policy:
         body, head = self.model.base_model, self._head
         body.forward = torch.autocast(self.device.type, dtype=self._dtype)(body.forward)
         head.forward = partial(_product, head, self._dtype)
+
+    @property
+    def dtype(self) -> str:
+        """Return the dtype of the forward pass, as `policy.dtype` names it."""
+        return str(self._dtype).removeprefix("torch.")
 
     @property
     def _head(self) -> Any:

@@ -17,6 +17,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from aepo.entropy.partial import FLOOR
 from aepo.errors import require
+from aepo.model.forward import accepted
 from aepo.sampling.base import Sampler
 from aepo.types import Completion, Request, TokenTemperature
 
@@ -151,10 +152,9 @@ class HFSampler(Sampler):
         output = self.model(
             input_ids=ids,
             attention_mask=mask,
-            position_ids=positions,
             use_cache=True,
-            logits_to_keep=1,
             **{self._cache_argument: cache},
+            **accepted(self.model, position_ids=positions, logits_to_keep=1),
         )
         logits: Tensor = output.logits[:, -1]
         return logits

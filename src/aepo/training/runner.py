@@ -16,6 +16,7 @@ from aepo.errors import InvalidValue
 from aepo.model.builtin import base_model
 from aepo.model.policy import Policy
 from aepo.sampling.base import Sampler
+from aepo.sampling.check import check_sampler
 from aepo.sampling.hf import HFSampler
 from aepo.sampling.prompts import prompt_tokens
 from aepo.training.checkpoint import FOLDER, TrainState, load_checkpoint, save_checkpoint, steps_saved
@@ -102,19 +103,21 @@ def _say_pretraining(step: int, steps: int, loss: float) -> None:
 
 
 def make_sampler(policy: Policy, config: Config) -> Sampler:
-    """Return the sampler that the settings ask for.
+    """Return the sampler that the settings ask for, and refuse a model that it cannot draw from.
 
     The vLLM engine does not start here. It starts when the sampler first receives weights.
     """
     sampling = config.sampling
     if sampling.engine == "hf":
-        return HFSampler(
+        sampler = HFSampler(
             policy.model,
             eos_token_ids=policy.eos_token_ids,
             pad_token_id=policy.pad_token_id,
             top_p=sampling.top_p,
             max_rows=sampling.max_rows,
         )
+        check_sampler(policy, sampler.at_top_p(1.0))
+        return sampler
     from aepo.sampling.vllm import VLLMBackend, VLLMSampler
     from aepo.sampling.vllm_local import LocalVLLMBackend
     from aepo.sampling.vllm_server import ServerVLLMBackend
