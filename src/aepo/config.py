@@ -129,8 +129,10 @@ class PolicyConfig:
 
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of the forward pass. The weights are float32 in both cases."""
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    """transformers' implementation of attention. `flash_attention_2` needs bfloat16."""
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    """transformers' implementation of attention. `auto` takes `sdpa` where the model has it, else `eager`.
+    `flash_attention_2` needs bfloat16.
+    """
     gradient_checkpointing: bool = False
     """Compute activations a second time in the backward pass: less memory for one more forward pass."""
     trust_remote_code: bool = False

@@ -13,7 +13,7 @@ from aepo.errors import InvalidValue
 
 # Largest relative change of a token's hidden state by padding and by later tokens, as the median over tokens. Masked
 # attention rounds in another way; a model that reads padding changes by much more.
-CHANGE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+CHANGE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
 
 
 def accepted(module: Any, **arguments: Any) -> dict[str, Any]:

@@ -132,6 +132,8 @@ class HFSampler(Sampler):
         positions = (columns - (width - lengths[:, None])).clamp(min=0)
         cache = DynamicCache(config=self.model.config)
         logits = self._forward(torch.tensor(ids, device=device), mask, positions, cache)
+        if all(getattr(layer, "keys", None) is None for layer in cache.layers):
+            mask = None  # Mamba takes a mask of the new tokens alone, and has no keys to mask
         prompts = torch.tensor([number_of[request.prompt.tokens] for request in requests], device=device)
         _repeat(cache, prompts, room)
         live = _Live(
@@ -225,7 +227,9 @@ class _Live:
     positions: Tensor
     """int64 [A, 1]: the position of the first sampled token."""
     mask: Tensor | None
-    """bool [A, P], false on padding of the prompt; None if there is no padding, so that the model needs no mask."""
+    """bool [A, P], false on padding of the prompt; None if there is no padding, so that the model needs no mask, or no
+    layer of the cache keeps keys, so that there is nothing to mask.
+    """
     ended: Tensor
     """bool [A]: whether the row has ended."""
 
