@@ -172,7 +172,7 @@ def _difference(cases: list[_Case], transform: LogitTransform) -> str:
         mine, theirs = worst.outputs.shape[-1], worst.logits.shape[-1]
         return f"whose output layer has {mine} rows and which gives {theirs} logits"
     largest = worst.logits.abs().max().item()
-    return f"whose logits of up to {largest:.3g} differ by {worst.off(transform):.2g} from its output layer's"
+    return f"whose logits of up to {largest:.3g} differ by {worst.off(transform):.2g} from those of its output layer"
 
 
 def _wanted(config: Any) -> str:
