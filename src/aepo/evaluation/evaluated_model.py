@@ -89,7 +89,9 @@ class EvaluatedModel:
         settings = PolicyConfig()
         if self.run is not None:
             settings = override(settings, read_toml(self.run / CONFIG).get("policy", {}), "policy.")
-        return Policy.load(self.folder or _builtin(config), device, settings)
+        # A run's checkpoint carries the template that it was trained with.
+        template = config.task.template() if self.run is None else None
+        return Policy.load(self.folder or _builtin(config), device, settings, template=template)
 
 
 def _builtin(config: Config) -> Path:

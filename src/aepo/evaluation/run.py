@@ -22,14 +22,11 @@ from aepo.evaluation.samples import RESULT, SAMPLES, Unit, append, cut_to_whole_
 from aepo.evaluation.scores import Tally, scores
 from aepo.model.policy import Policy
 from aepo.sampling.base import Sampler
-from aepo.sampling.prompts import prompt_tokens
+from aepo.sampling.prompts import fitted
 from aepo.tasks.rewards import Verdict
 from aepo.training.folder import environment, write_atomically
 from aepo.training.runner import make_sampler
 from aepo.types import Prompt, Request, is_right
-
-# Qwen2.5-Math's evaluation ends a completion at these tokens, even if a base model's own configuration does not.
-CHATML, STOPS = "<|im_start|>", ("<|im_end|>", "<|endoftext|>")
 
 
 @dataclass(frozen=True)
@@ -106,20 +103,17 @@ def _prepare(options: Options, model: EvaluatedModel) -> tuple[list[Questions], 
         raise InvalidValue("--benchmark", "", "given for this model; or --data FILE, or --task NAME")
     config = model.config(options.task, options.set, options.limit)
     policy = model.load(config, options.device)
-    task = config.task.fitted(lambda problem: len(prompt_tokens(policy, problem)))
+    task = fitted(config.task, policy, config.seed)
     name = options.task or type(task).__name__.lower()
     return [from_task(name, task, config.evaluation.prompts, options.max_tokens)], config, policy
 
 
 def _stop_at_chatml(policy: Policy, questions: Sequence[Questions]) -> tuple[int, ...]:
-    """Return the tokens that end a completion.
+    """Return the tokens that end a completion: those of Qwen's chat format too if prompts are in it.
 
-    If prompts are in Qwen's chat format, the policy also ends a completion at the tokens of that format.
+    Qwen2.5-Math's evaluation does the same, even if a base model's own configuration does not.
     """
-    if any(CHATML in asked.problems[0].text for asked in questions):
-        known = policy.tokenizer.get_vocab()
-        ids = [*policy.eos_token_ids, *(known[stop] for stop in STOPS if stop in known)]
-        policy.eos_token_ids = tuple(dict.fromkeys(ids))
+    policy.end_at([asked.problems[0].text for asked in questions])
     return policy.eos_token_ids
 
 

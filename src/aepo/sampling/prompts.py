@@ -17,17 +17,30 @@ def take_prompts(task: Task, policy: Policy, seed: int, position: int, count: in
 
 
 def prompt_tokens(policy: Policy, problem: Problem) -> tuple[int, ...]:
-    """Return the problem's tokens: its chat turns in the model's chat template, or else its text."""
-    return policy.encode_chat(problem.messages) if problem.messages else policy.encode(problem.text)
+    """Return the problem's tokens; see `Encoding.prompt`."""
+    return policy.encoding.prompt(problem)
+
+
+def fitted(task: Task, policy: Policy, seed: int) -> Task:
+    """Return the task after a check of its prompts with this policy, whose ends then fit the form of the prompts.
+
+    Raises:
+        InvalidValue: A prompt cannot be shown to this model, or it is too long.
+    """
+    checked = task.fitted(lambda problem: len(prompt_tokens(policy, problem)))
+    first = checked.train_problem(seed, 0)
+    prompt_tokens(policy, first)
+    policy.end_at([first.text])
+    return checked
 
 
 def solution_tokens(task: Task, policy: Policy, problem: Problem) -> tuple[int, ...]:
-    """Return the tokens of the task's own answer, with the end-of-sequence token.
+    """Return the tokens of the task's own answer, with the token that ends it: the end of turn in a chat.
 
     If the task has no answer, the tuple is empty.
     """
     text = task.solution(problem.data)
-    return () if text is None else (*policy.encode(text), policy.eos_token_ids[0])
+    return () if text is None else (*policy.encode(text), policy.ends.of_answer(bool(problem.messages)))
 
 
 def reward(task: Task, policy: Policy, completions: Sequence[Completion]) -> tuple[list[Rollout], list[str]]:

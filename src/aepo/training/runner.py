@@ -17,7 +17,7 @@ from aepo.model.builtin import base_model
 from aepo.model.policy import Policy
 from aepo.sampling.base import Sampler
 from aepo.sampling.hf import HFSampler
-from aepo.sampling.prompts import prompt_tokens
+from aepo.sampling.prompts import fitted
 from aepo.training.checkpoint import FOLDER, TrainState, load_checkpoint, save_checkpoint, steps_saved
 from aepo.training.evaluate import Evaluation, evaluate
 from aepo.training.folder import cut_back, sole_writer, start_folder
@@ -135,8 +135,10 @@ def _prepare(config: Config, checkpoint: Path | None, quiet: bool) -> tuple[Run,
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    policy = Policy.load(checkpoint or model_folder(config, quiet), device, config.policy, config.seed)
-    task = config.task.fitted(lambda problem: len(prompt_tokens(policy, problem)))
+    folder = checkpoint or model_folder(config, quiet)
+    template = None if checkpoint else config.task.template()  # a checkpoint carries it
+    policy = Policy.load(folder, device, config.policy, config.seed, template)
+    task = fitted(config.task, policy, config.seed)
     task.eval_problems(config.evaluation.prompts)
     optimizer = make_optimizer(policy, config.optimizer)
     if checkpoint is None:
