@@ -22,6 +22,7 @@ from aepo.engines.collate import collate
 from aepo.errors import require
 from aepo.model.policy import Policy
 from aepo.sampling.base import Sampler
+from aepo.sampling.draw import WHOLE
 from aepo.sampling.prompts import fitted, reward, take_prompts
 from aepo.tasks import TASKS, Task
 from aepo.training.runner import make_sampler, model_folder
@@ -177,7 +178,7 @@ def measure(config: Config, prompts: int, samples: int) -> Measurement:
     device = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
     policy = Policy.load(model_folder(config), device, config.policy, config.seed, config.task.template())
     task = fitted(config.task, policy, config.seed)
-    sampler = make_sampler(policy, config).at_top_p(1.0)
+    sampler = make_sampler(policy, config).with_cuts(WHOLE)
     sampler.refresh(policy)
     base = Base(task, policy, sampler, config.seed)
     asked = take_prompts(task, policy, config.seed, 0, prompts)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,8 +17,10 @@ from aepo.errors import InvalidValue
 from aepo.model.builtin import base_model
 from aepo.model.policy import Policy
 from aepo.sampling.base import Sampler
+from aepo.sampling.draw import WHOLE
 from aepo.sampling.hf import HFSampler
 from aepo.sampling.prompts import fitted
+from aepo.sampling.stops import StopStrings
 from aepo.training.checkpoint import FOLDER, TrainState, load_checkpoint, save_checkpoint, steps_saved
 from aepo.training.evaluate import Evaluation, evaluate
 from aepo.training.folder import cut_back, sole_writer, start_folder
@@ -107,13 +110,15 @@ def make_sampler(policy: Policy, config: Config) -> Sampler:
     The vLLM engine does not start here. It starts when the sampler first receives weights.
     """
     sampling = config.sampling
+    stop = StopStrings(sampling.stops, policy.tokenizer) if sampling.stops else None
+    drawn: dict[str, Any] = {"top_p": sampling.top_p, "top_k": sampling.top_k, "min_p": sampling.min_p, "stop": stop}
     if sampling.engine == "hf":
         return HFSampler(
             policy.model,
             eos_token_ids=policy.eos_token_ids,
             pad_token_id=policy.pad_token_id,
-            top_p=sampling.top_p,
             max_rows=sampling.max_rows,
+            **drawn,
         )
     from aepo.sampling.vllm import VLLMBackend, VLLMSampler
     from aepo.sampling.vllm_local import LocalVLLMBackend
@@ -123,8 +128,8 @@ def make_sampler(policy: Policy, config: Config) -> Sampler:
     if sampling.server is not None:
         backend = ServerVLLMBackend(sampling.server, scratch=Path(sampling.scratch or "."))
     else:
-        backend = LocalVLLMBackend()
-    return VLLMSampler(backend, eos_token_ids=policy.eos_token_ids, top_p=sampling.top_p)
+        backend = LocalVLLMBackend(**({"skip_tokenizer_init": False} if stop else {}))
+    return VLLMSampler(backend, eos_token_ids=policy.eos_token_ids, **drawn)
 
 
 def _prepare(config: Config, checkpoint: Path | None, quiet: bool) -> tuple[Run, TrainState]:
@@ -216,7 +221,7 @@ def _shown(samples: Sequence[Sample], draw: torch.Generator) -> list[Sample]:
 def _evaluate(run: Run) -> Evaluation:
     settings = run.config.evaluation
     run.sampler.refresh(run.policy)
-    sampler = run.sampler.at_top_p(1.0)
+    sampler = run.sampler.with_cuts(WHOLE)
     return evaluate(run.policy, sampler, run.task, problems=settings.prompts, samples=settings.samples)
 
 
