@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from aepo.engines.stops import MARGIN, StopStrings
 from aepo.errors import InvalidValue
 from aepo.model.policy import Policy
 from aepo.sampling.hf import HFSampler
-from aepo.sampling.stops import MARGIN, StopStrings
 from aepo.sampling.vllm import VLLMBackend, VLLMOutput, VLLMSampler
 from aepo.types import Prompt, Request
 from tests.tiny_models import byte_tokenizer, make_model

@@ -16,10 +16,10 @@ from torch.nn import functional as F
 from aepo.config import PolicyConfig
 from aepo.control.base import Needs
 from aepo.engines.collate import scatter
+from aepo.engines.ends import find_ends
 from aepo.engines.linear_head import check_linear_head
 from aepo.entropy.statistics import token_statistics
 from aepo.model.encoding import Encoding
-from aepo.model.ends import find_ends
 from aepo.model.loading import Loaded, load
 from aepo.types import Batch, BatchStatistics
 

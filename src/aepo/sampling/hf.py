@@ -15,11 +15,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from aepo.engines.stops import StopStrings
 from aepo.entropy.partial import FLOOR
 from aepo.errors import require
 from aepo.sampling.base import Sampler
 from aepo.sampling.draw import Cuts, draw_tokens
-from aepo.sampling.stops import StopStrings
 from aepo.types import Completion, Request, TokenTemperature
 
 # Rows that have ended leave the batch when they are this share of it; see benchmarks/results/sampling_cpu.md.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from aepo.engines.ends import Ends
 from aepo.engines.stages import rewarded
+from aepo.model.encoding import Encoding
 from aepo.model.policy import Policy
 from aepo.tasks import Problem, Task
 from aepo.types import Completion, Prompt, Rollout
@@ -27,11 +29,27 @@ def fitted(task: Task, policy: Policy, seed: int) -> Task:
     Raises:
         InvalidValue: A prompt cannot be shown to this model, or it is too long.
     """
-    checked = task.fitted(lambda problem: len(prompt_tokens(policy, problem)))
-    first = checked.train_problem(seed, 0)
-    prompt_tokens(policy, first)
+    checked, first = checked_prompts(task, policy.encoding, seed)
     policy.end_at([first.text])
     return checked
+
+
+def checked_prompts(task: Task, encoding: Encoding, seed: int) -> tuple[Task, Problem]:
+    """Return the task after a check of its prompts, and its first problem.
+
+    Raises:
+        InvalidValue: A prompt cannot be shown to this model, or it is too long.
+    """
+    checked = task.fitted(lambda problem: len(encoding.prompt(problem)))
+    first = checked.train_problem(seed, 0)
+    encoding.prompt(first)  # a task whose prompts have no end checks none of them
+    return checked, first
+
+
+def ends_line(ends: Ends, stops: Sequence[str]) -> str:
+    """Return where a completion ends, as one line for people: the tokens with their places, and the stop strings."""
+    texts = f", or with the text {' or '.join(map(repr, stops))}" if stops else ""
+    return ends.line() + texts
 
 
 def solution_tokens(task: Task, policy: Policy, problem: Problem) -> tuple[int, ...]:

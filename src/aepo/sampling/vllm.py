@@ -19,10 +19,10 @@ from typing import Any, Protocol
 
 import torch
 
+from aepo.engines.stops import StopStrings
 from aepo.errors import require
 from aepo.sampling.base import Sampler
 from aepo.sampling.draw import Cuts
-from aepo.sampling.stops import StopStrings
 from aepo.types import Completion, Request
 
 # Least temperature. Below it vLLM raises the temperature or samples greedily, without an error.

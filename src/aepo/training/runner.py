@@ -13,14 +13,14 @@ import torch
 from aepo.config import Config, make_config, to_dict
 from aepo.control.base import generator
 from aepo.engines.preflight import implausible_targets, targets
+from aepo.engines.stops import StopStrings
 from aepo.errors import InvalidValue
 from aepo.model.builtin import base_model
 from aepo.model.policy import Policy
 from aepo.sampling.base import Sampler
 from aepo.sampling.draw import WHOLE
 from aepo.sampling.hf import HFSampler
-from aepo.sampling.prompts import fitted
-from aepo.sampling.stops import StopStrings
+from aepo.sampling.prompts import ends_line, fitted
 from aepo.training.checkpoint import FOLDER, TrainState, load_checkpoint, save_checkpoint, steps_saved
 from aepo.training.evaluate import Evaluation, evaluate
 from aepo.training.folder import cut_back, sole_writer, start_folder
@@ -144,6 +144,8 @@ def _prepare(config: Config, checkpoint: Path | None, quiet: bool) -> tuple[Run,
     template = None if checkpoint else config.task.template()  # a checkpoint carries it
     policy = Policy.load(folder, device, config.policy, config.seed, template)
     task = fitted(config.task, policy, config.seed)
+    if not quiet:
+        print(ends_line(policy.ends, config.sampling.stops), flush=True)
     task.eval_problems(config.evaluation.prompts)
     optimizer = make_optimizer(policy, config.optimizer)
     if checkpoint is None:

@@ -78,7 +78,7 @@ def find_ends(tokenizer: Any, generation: Any, config: Any, name: str, prompts: 
     configured = [*_ids(getattr(config, "eos_token_id", None)), *_ids(getattr(inner, "eos_token_id", None))]
     if declared:  # a class of configurations has a default, which need not be an end of this tokenizer
         configured = [token for token in configured if token in special]
-    turn = _end_of_turn(tokenizer, special)
+    turn = end_of_turn(tokenizer)
     places = {
         "generation config": declared,
         "config": configured,
@@ -112,10 +112,11 @@ def _special(tokenizer: Any) -> set[int]:
     return {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
 
 
-def _end_of_turn(tokenizer: Any, special: set[int]) -> int | None:
+def end_of_turn(tokenizer: Any) -> int | None:
     """Return the special token that follows the content of an assistant's turn in the chat template, or None."""
-    if not tokenizer.chat_template:
+    if not getattr(tokenizer, "chat_template", None):
         return None
+    special = _special(tokenizer)
     for parts in (False, True):
         contents = [[{"type": "text", "text": text}] if parts else text for text in ("x", _MARK)]
         roles = ("user", "assistant")

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from aepo.engines.ends import find_ends
 from aepo.errors import InvalidValue
-from aepo.model.ends import find_ends
 from aepo.model.policy import Policy
 from tests.tiny_models import byte_tokenizer, make_model
 from tests.tiny_tokenizers import FAMILIES, family_tokenizer
