@@ -65,5 +65,5 @@ class ChatSettings:
         given["chat_template_kwargs"] = dict(self.chat_template_kwargs) or None
         for name, value in given.items():
             where = f"the prompt of {problem.where or problem.id} is plain text"
-            wanted = f"left out, or used with chat prompts: task.style=chat or think, or rows of messages ({where})"
+            wanted = f"left out, or used with chat prompts: the style chat or think, or rows of messages ({where})"
             require(value is None, f"task.{name}", value, wanted)
