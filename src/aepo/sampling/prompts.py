@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from aepo.engines.ends import Ends
 from aepo.engines.stages import rewarded
+from aepo.model.encoding import Encoding
 from aepo.model.policy import Policy
 from aepo.tasks import Problem, Task
 from aepo.types import Completion, Prompt, Rollout
@@ -17,17 +19,46 @@ def take_prompts(task: Task, policy: Policy, seed: int, position: int, count: in
 
 
 def prompt_tokens(policy: Policy, problem: Problem) -> tuple[int, ...]:
-    """Return the problem's tokens: its chat turns in the model's chat template, or else its text."""
-    return policy.encode_chat(problem.messages) if problem.messages else policy.encode(problem.text)
+    """Return the problem's tokens; see `Encoding.prompt`."""
+    return policy.encoding.prompt(problem)
+
+
+def fitted(task: Task, policy: Policy, seed: int) -> Task:
+    """Return the task after a check of its prompts with this policy, whose ends then fit the form of the prompts.
+
+    Raises:
+        InvalidValue: A prompt cannot be shown to this model, or it is too long.
+    """
+    checked, first = checked_prompts(task, policy.encoding, seed)
+    policy.end_at([first.text])
+    return checked
+
+
+def checked_prompts(task: Task, encoding: Encoding, seed: int) -> tuple[Task, Problem]:
+    """Return the task after a check of its prompts, and its first problem.
+
+    Raises:
+        InvalidValue: A prompt cannot be shown to this model, or it is too long.
+    """
+    checked = task.fitted(lambda problem: len(encoding.prompt(problem)))
+    first = checked.train_problem(seed, 0)
+    encoding.prompt(first)  # a task whose prompts have no end checks none of them
+    return checked, first
+
+
+def ends_line(ends: Ends, stops: Sequence[str]) -> str:
+    """Return where a completion ends, as one line for people: the tokens with their places, and the stop strings."""
+    texts = f", or with the text {' or '.join(map(repr, stops))}" if stops else ""
+    return ends.line() + texts
 
 
 def solution_tokens(task: Task, policy: Policy, problem: Problem) -> tuple[int, ...]:
-    """Return the tokens of the task's own answer, with the end-of-sequence token.
+    """Return the tokens of the task's own answer, with the token that ends it: the end of turn in a chat.
 
     If the task has no answer, the tuple is empty.
     """
     text = task.solution(problem.data)
-    return () if text is None else (*policy.encode(text), policy.eos_token_ids[0])
+    return () if text is None else (*policy.encode(text), policy.ends.of_answer(bool(problem.messages)))
 
 
 def reward(task: Task, policy: Policy, completions: Sequence[Completion]) -> tuple[list[Rollout], list[str]]:

@@ -6,6 +6,7 @@ behind HTTP (`aepo.sampling.vllm_server`).
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import shutil
@@ -18,8 +19,10 @@ from typing import Any, Protocol
 
 import torch
 
+from aepo.engines.stops import StopStrings
 from aepo.errors import require
 from aepo.sampling.base import Sampler
+from aepo.sampling.draw import Cuts
 from aepo.types import Completion, Request
 
 # Least temperature. Below it vLLM raises the temperature or samples greedily, without an error.
@@ -48,14 +51,16 @@ class VLLMRequest:
     """The number of completions."""
     temperature: float
     """The sampling temperature."""
-    top_p: float
-    """The top-p cut; 1 is the whole vocabulary."""
+    cuts: Cuts
+    """What is cut off the distribution."""
     max_tokens: int
     """The largest length of a completion, tokens."""
     end: tuple[int, ...]
     """The tokens that end a completion."""
     seed: int
     """Completion i is drawn with seed + i."""
+    stop: tuple[str, ...] = ()
+    """The texts that end a completion; vLLM needs the tokenizer for them."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class VLLMOutput:
     logprobs: tuple[float, ...]
     """The log-probability of each token, nats."""
     ended: bool
-    """True if an end token ended the completion, False if the limit did."""
+    """True if an end token or a stop string ended the completion, False if the limit did."""
 
 
 class VLLMBackend(ABC):
@@ -121,14 +126,24 @@ class VLLMSampler(Sampler):
     Args:
         backend: Where vLLM runs.
         eos_token_ids: Each of these tokens ends a completion; without any, every completion runs to the limit.
-        top_p: Draw from the smallest set of tokens whose probability (at the request's temperature) reaches this.
+        top_p, top_k, min_p: What is cut off the distribution at the request's temperature; see `Cuts`.
+        stop: Texts that end a completion too; None for none. The backend needs the tokenizer for them.
     """
 
-    def __init__(self, backend: VLLMBackend, *, eos_token_ids: Sequence[int], top_p: float = 1.0) -> None:
-        require(0 < top_p <= 1, "top_p", top_p, "in (0, 1]")
+    def __init__(
+        self,
+        backend: VLLMBackend,
+        *,
+        eos_token_ids: Sequence[int],
+        top_p: float = 1.0,
+        top_k: int | None = None,
+        min_p: float = 0.0,
+        stop: StopStrings | None = None,
+    ) -> None:
         self.backend = backend
         self.eos_token_ids = tuple(eos_token_ids)
-        self.top_p = top_p
+        self.cuts = Cuts(top_p, top_k, min_p)
+        self.stop = stop
 
     def refresh(self, policy: SavablePolicy) -> None:
         """Give the backend the policy's present weights."""
@@ -138,9 +153,11 @@ class VLLMSampler(Sampler):
         """Close the backend, for all samplers that share it."""
         self.backend.close()
 
-    def at_top_p(self, top_p: float) -> VLLMSampler:
-        """Return a sampler on the same backend with another top-p cut."""
-        return VLLMSampler(self.backend, eos_token_ids=self.eos_token_ids, top_p=top_p)
+    def with_cuts(self, cuts: Cuts) -> VLLMSampler:
+        """Return a sampler on the same backend with other cuts."""
+        sampler = copy.copy(self)
+        sampler.cuts = cuts
+        return sampler
 
     def sample(self, requests: Sequence[Request], *, max_tokens: int, generator: torch.Generator) -> list[Completion]:
         """Draw the completions of all requests in one call, each at its own temperature; see `Sampler.sample`.
@@ -164,8 +181,9 @@ class VLLMSampler(Sampler):
             return []
         self._check_room(requests, max_tokens)
         seeds = torch.randint(2**62, (len(parts),), generator=generator, device=generator.device).tolist()
+        stop = () if self.stop is None else self.stop.strings
         asked = [
-            VLLMRequest(r.prompt.tokens, count, r.temperature, self.top_p, max_tokens, self.eos_token_ids, seed)
+            VLLMRequest(r.prompt.tokens, count, r.temperature, self.cuts, max_tokens, self.eos_token_ids, seed, stop)
             for (r, count), seed in zip(parts, seeds, strict=True)
         ]
         outputs = self.backend.generate(asked)
@@ -174,24 +192,27 @@ class VLLMSampler(Sampler):
             self.backend.close()
             raise RuntimeError("vLLM gave log-probabilities that are not finite; the weights have probably diverged")
         return [
-            _completion(request, output) for (request, _), some in zip(parts, outputs, strict=True) for output in some
+            self._completion(request, output)
+            for (request, _), some in zip(parts, outputs, strict=True)
+            for output in some
         ]
+
+    def _completion(self, request: Request, output: VLLMOutput) -> Completion:
+        """Return the completion, without what vLLM may have drawn after the token that completed a stop string."""
+        length = None if self.stop is None else self.stop.length(output.tokens)
+        return Completion(
+            prompt=request.prompt,
+            group=request.group,
+            temperature=request.temperature,
+            tokens=output.tokens[:length],
+            logprobs=output.logprobs[: len(output.tokens[:length])],
+            truncated=not output.ended and length is None,
+        )
 
     def _check_room(self, requests: Sequence[Request], max_tokens: int) -> None:
         longest, limit = max(len(request.prompt.tokens) for request in requests), self.backend.max_model_len
         wanted = f"at most {limit - longest} after a prompt of {longest} tokens (the engine's max_model_len is {limit})"
         require(longest + max_tokens <= limit, "max_tokens", max_tokens, wanted)
-
-
-def _completion(request: Request, output: VLLMOutput) -> Completion:
-    return Completion(
-        prompt=request.prompt,
-        group=request.group,
-        temperature=request.temperature,
-        tokens=output.tokens,
-        logprobs=output.logprobs,
-        truncated=not output.ended,
-    )
 
 
 def _check(requests: Sequence[Request], max_tokens: int) -> None:

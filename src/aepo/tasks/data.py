@@ -11,13 +11,14 @@ from typing import Any, Literal
 
 from aepo.errors import InvalidValue, require
 from aepo.tasks.base import Problem, Task
+from aepo.tasks.chat import ChatSettings
 from aepo.tasks.rewards import Answered, Graded, Verdict, Verifier
 from aepo.tasks.rows import Columns, Row, load_rows
 from aepo.tasks.styles import Rendered, render
 
 
 @dataclass(frozen=True)
-class Data(Task):
+class Data(ChatSettings, Task):
     """`Data` takes problems from a file or a data set: `--set task=data --set task.train=problems.parquet`.
 
     A training row whose prompt is in the evaluation set is left out of training. Rows that hold chat messages keep
@@ -114,7 +115,9 @@ class Data(Task):
         for rows in self._rows:
             long = [row for row in rows if length(self._problem(row)) > self.max_prompt]
             if long and self.long_prompts == "refuse":
-                got = f"{length(self._problem(long[0]))} tokens in row {long[0].id} ({len(long)} rows are too long)"
+                first = long[0]
+                tokens, found = length(self._problem(first)), f"{first.where}; {len(long)} rows are too long"
+                got = f"{tokens} tokens in row {first.id} ({found})"
                 wanted = f"at most task.max_prompt = {self.max_prompt}; or set task.long_prompts=skip"
                 raise InvalidValue("prompt", got, wanted)
             dropped = set(map(id, long))
@@ -153,8 +156,10 @@ class Data(Task):
             "columns": row.columns,
             "solution": row.solution,
         }
-        data["messages"] = shown.messages
-        return Problem(row.id, shown.text, data, shown.messages)
+        problem = Problem(row.id, shown.text, data, shown.messages, row.template_kwargs, row.where)
+        asked = self.asked(problem)
+        data["messages"] = asked.messages
+        return asked
 
 
 @lru_cache(maxsize=4)

@@ -10,11 +10,12 @@ from typing import Any
 from aepo.errors import InvalidValue, require
 from aepo.grading.text import last_boxed
 from aepo.tasks.base import Problem, Task
+from aepo.tasks.chat import ChatSettings
 from aepo.tasks.styles import render
 
 
 @dataclass(frozen=True)
-class Gym(Task):
+class Gym(ChatSettings, Task):
     """`Gym` makes the problems of a reasoning-gym data set: `--set task=gym --set task.dataset=basic_arithmetic`.
 
     The problems are made, so they have no end. The answer is the content of the last box, or the whole text without a
@@ -81,7 +82,7 @@ class Gym(Task):
 
     def _problem(self, name: str, entry: Mapping[str, Any]) -> Problem:
         shown = render(self.style, entry["question"])
-        return Problem(f"{self.dataset}-{name}", shown.text, {"entry": entry}, shown.messages)
+        return self.asked(Problem(f"{self.dataset}-{name}", shown.text, {"entry": entry}, shown.messages))
 
 
 def _number(seed: int, index: int, attempt: int) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from aepo.control.base import generator
 from aepo.model.policy import Policy
 from aepo.sampling.base import Sampler
+from aepo.sampling.prompts import prompt_tokens
 from aepo.tasks import Task
 from aepo.types import Prompt, Request, is_right
 
@@ -93,8 +94,7 @@ def evaluate(
         seed: Seed of the draws.
     """
     chosen = task.eval_problems(problems)
-    tokens = [policy.encode_chat(p.messages) if p.messages else policy.encode(p.text) for p in chosen]
-    prompts = [Prompt(p.id, ids, p.data) for p, ids in zip(chosen, tokens, strict=True)]
+    prompts = [Prompt(p.id, prompt_tokens(policy, p), p.data) for p in chosen]
     correct, failures = [0] * len(prompts), 0
     # Only a few problems are sampled at a time, so that memory does not grow with the number of samples.
     at_once = max(1, 4096 // samples)

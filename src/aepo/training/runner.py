@@ -6,19 +6,22 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from aepo.config import Config, make_config, to_dict
 from aepo.control.base import generator
 from aepo.engines.preflight import implausible_targets, targets
+from aepo.engines.stops import StopStrings
 from aepo.errors import InvalidValue
 from aepo.model.builtin import base_model
 from aepo.model.policy import Policy
 from aepo.sampling.base import Sampler
 from aepo.sampling.check import check_sampler
+from aepo.sampling.draw import WHOLE
 from aepo.sampling.hf import HFSampler
-from aepo.sampling.prompts import prompt_tokens
+from aepo.sampling.prompts import ends_line, fitted
 from aepo.training.checkpoint import FOLDER, TrainState, load_checkpoint, save_checkpoint, steps_saved
 from aepo.training.evaluate import Evaluation, evaluate
 from aepo.training.folder import cut_back, sole_writer, start_folder
@@ -108,15 +111,17 @@ def make_sampler(policy: Policy, config: Config) -> Sampler:
     The vLLM engine does not start here. It starts when the sampler first receives weights.
     """
     sampling = config.sampling
+    stop = StopStrings(sampling.stops, policy.tokenizer) if sampling.stops else None
+    drawn: dict[str, Any] = {"top_p": sampling.top_p, "top_k": sampling.top_k, "min_p": sampling.min_p, "stop": stop}
     if sampling.engine == "hf":
         sampler = HFSampler(
             policy.model,
             eos_token_ids=policy.eos_token_ids,
             pad_token_id=policy.pad_token_id,
-            top_p=sampling.top_p,
             max_rows=sampling.max_rows,
+            **drawn,
         )
-        check_sampler(policy, sampler.at_top_p(1.0))
+        check_sampler(policy, sampler.with_cuts(WHOLE))
         return sampler
     from aepo.sampling.vllm import VLLMBackend, VLLMSampler
     from aepo.sampling.vllm_local import LocalVLLMBackend
@@ -126,8 +131,8 @@ def make_sampler(policy: Policy, config: Config) -> Sampler:
     if sampling.server is not None:
         backend = ServerVLLMBackend(sampling.server, scratch=Path(sampling.scratch or "."))
     else:
-        backend = LocalVLLMBackend()
-    return VLLMSampler(backend, eos_token_ids=policy.eos_token_ids, top_p=sampling.top_p)
+        backend = LocalVLLMBackend(**({"skip_tokenizer_init": False} if stop else {}))
+    return VLLMSampler(backend, eos_token_ids=policy.eos_token_ids, **drawn)
 
 
 def _prepare(config: Config, checkpoint: Path | None, quiet: bool) -> tuple[Run, TrainState]:
@@ -138,8 +143,12 @@ def _prepare(config: Config, checkpoint: Path | None, quiet: bool) -> tuple[Run,
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    policy = Policy.load(checkpoint or model_folder(config, quiet), device, config.policy, config.seed)
-    task = config.task.fitted(lambda problem: len(prompt_tokens(policy, problem)))
+    folder = checkpoint or model_folder(config, quiet)
+    template = None if checkpoint else config.task.template()  # a checkpoint carries it
+    policy = Policy.load(folder, device, config.policy, config.seed, template)
+    task = fitted(config.task, policy, config.seed)
+    if not quiet:
+        print(ends_line(policy.ends, config.sampling.stops), flush=True)
     task.eval_problems(config.evaluation.prompts)
     optimizer = make_optimizer(policy, config.optimizer)
     if checkpoint is None:
@@ -217,7 +226,7 @@ def _shown(samples: Sequence[Sample], draw: torch.Generator) -> list[Sample]:
 def _evaluate(run: Run) -> Evaluation:
     settings = run.config.evaluation
     run.sampler.refresh(run.policy)
-    sampler = run.sampler.at_top_p(1.0)
+    sampler = run.sampler.with_cuts(WHOLE)
     return evaluate(run.policy, sampler, run.task, problems=settings.prompts, samples=settings.samples)
 
 
