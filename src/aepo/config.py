@@ -16,6 +16,7 @@ import tomli_w
 from aepo.algorithm import Algorithm
 from aepo.control.base import Control, hooks
 from aepo.convert import SETTINGS, Settings, parse_setting, tree
+from aepo.engines.positions import OverLength
 from aepo.errors import InvalidValue, require
 from aepo.grading.base import Grader
 from aepo.grading.table import GRADERS
@@ -161,6 +162,10 @@ class PolicyConfig:
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     """transformers' implementation of attention. `auto` takes `sdpa` where the model has it, else `eager`.
     `flash_attention_2` needs bfloat16.
+    """
+    over_length: OverLength = "refuse"
+    """What happens where a prompt and the longest completion have more tokens than the model has positions: `refuse`
+    ends before the work starts, `cut` ends such a completion at the last position.
     """
     gradient_checkpointing: bool = False
     """Compute activations a second time in the backward pass: less memory for one more forward pass."""

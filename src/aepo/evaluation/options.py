@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from aepo.engines.positions import OverLength
 from aepo.errors import require
 
 # The largest k that is reported by default.
@@ -66,6 +67,9 @@ class Options:
     (default: 100, or as many as the run evaluates on)."""
     max_rows: int | None = None
     """Largest number of completions that are decoded at once; it limits memory (default: no limit)."""
+    over_length: OverLength | None = None
+    """refuse, or cut: what happens where a prompt and the longest completion have more tokens than the model has
+    positions (default: the run's own setting, or refuse)."""
     device: str = "auto"
     """auto, cpu or cuda."""
 

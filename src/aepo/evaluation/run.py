@@ -13,6 +13,7 @@ from typing import Any
 
 from aepo.config import Config, default_config, override
 from aepo.control.base import generator
+from aepo.engines.positions import Room
 from aepo.errors import InvalidValue, require
 from aepo.evaluation.benchmarks import find
 from aepo.evaluation.evaluated_model import EvaluatedModel, weights_digest
@@ -65,6 +66,7 @@ def run(options: Options) -> dict[str, Any]:
     questions, config, policy = _prepare(options, model)
     stops = _stop_at_chatml(policy, questions)
     parts = [_part(asked, way, policy) for asked in questions for way in options.passes()]
+    notes = _notes(policy, parts)
     settings = {
         "model": model.name,
         "folder": model.folder or "built in",
@@ -74,6 +76,7 @@ def run(options: Options) -> dict[str, Any]:
         "benchmarks": [part.questions.settings(part.prompts) for part in parts[:: len(options.passes())]],
         "stop_tokens": list(stops),
         **({"stop": list(config.sampling.stops)} if config.sampling.stops else {}),
+        **({"over_length": "cut"} if policy.room.over_length == "cut" else {}),
     }
     folder = options.out or _default_folder(model, questions)
     open_folder(folder, settings)
@@ -82,7 +85,7 @@ def run(options: Options) -> dict[str, Any]:
     result = {
         "settings": settings,
         "results": _summaries(parts, options.seed, folder / SAMPLES),
-        "notes": _notes(policy, parts),
+        "notes": notes,
         "environment": environment(policy.device),
     }
     write_atomically(folder / RESULT, json.dumps(result, indent=2))
@@ -103,7 +106,7 @@ def _prepare(options: Options, model: EvaluatedModel) -> tuple[list[Questions], 
             chat = _chat(options)
             questions, template = [from_rows(source, *own, chat) for source in sources], chat.template()
         config = model.with_stops(default_config(), options.stop)
-        return questions, config, model.load(config, options.device, template)
+        return questions, config, model.load(config, options.device, template, options.over_length)
     for name in ("prompt", "grader", "system_prompt", "chat_template", "chat_template_kwargs"):
         given = getattr(options, name)
         require(
@@ -117,8 +120,8 @@ def _prepare(options: Options, model: EvaluatedModel) -> tuple[list[Questions], 
     config = model.with_stops(model.config(options.task, options.set, options.limit), options.stop)
     # A run's checkpoint carries the template that it was trained with.
     template = None if options.task is None and model.run is not None else config.task.template()
-    policy = model.load(config, options.device, template)
-    task = fitted(config.task, policy, config.seed)
+    policy = model.load(config, options.device, template, options.over_length)
+    task = fitted(config.task, policy, config.seed, Room())  # `_notes` checks what is sampled
     name = options.task or type(task).__name__.lower()
     return [from_task(name, task, config.evaluation.prompts, options.max_tokens)], config, policy
 
@@ -164,12 +167,22 @@ def _default_folder(model: EvaluatedModel, questions: Sequence[Questions]) -> Pa
 
 
 def _notes(policy: Policy, parts: Sequence[Part]) -> list[str]:
-    """Return sentences that a reader of the numbers should know."""
-    positions = getattr(policy.model.config, "max_position_embeddings", None)
-    longest = max(max(len(p.tokens) for p in part.prompts) + part.questions.max_tokens for part in parts)
-    if positions is None or longest <= positions:
-        return []
-    return [f"prompt and completion may take {longest} tokens; the model is made for {positions} positions"]
+    """Return sentences that a reader of the numbers should know.
+
+    Raises:
+        InvalidValue: The model has too few positions, and completions are not to be cut.
+    """
+    notes = []
+    room = replace(policy.room, advice="give --over-length cut, or fewer --max-tokens")
+    for asked in {part.questions.name: part for part in parts}.values():
+        longest, limit = max(len(prompt.tokens) for prompt in asked.prompts), asked.questions.max_tokens
+        left = room.limit(longest, limit)
+        if left < limit:
+            notes.append(
+                f"{asked.questions.name}: a completion ends at the model's {room.positions} positions: after the "
+                f"longest prompt it has {left} tokens, not {limit}"
+            )
+    return notes
 
 
 # --- sampling -----------------------------------------------------------------------------------------------

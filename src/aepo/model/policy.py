@@ -18,6 +18,7 @@ from aepo.control.base import Needs
 from aepo.engines.collate import scatter
 from aepo.engines.ends import find_ends
 from aepo.engines.linear_head import logit_transform, real_tokens
+from aepo.engines.positions import Room, positions
 from aepo.entropy.statistics import token_statistics
 from aepo.model.encoding import Encoding
 from aepo.model.forward import check_padding, last_hidden
@@ -38,6 +39,7 @@ class Policy:
         checkpointing: Whether the backward pass recomputes activations.
         encoding: What turns a prompt into tokens.
         ends: The tokens that end a completion, with the places that name them.
+        room: How long a prompt and its completion may be.
         pad_token_id: The padding token; the first end-of-sequence token if the tokenizer has none.
     """
 
@@ -49,6 +51,7 @@ class Policy:
         self.checkpointing = settings.gradient_checkpointing
         self.encoding = Encoding(self.tokenizer, self.model.name_or_path)
         self.end_at()
+        self.room = Room(positions(self.model.config), settings.over_length)
         pad = self.tokenizer.pad_token_id
         self.pad_token_id: int = self.eos_token_ids[0] if pad is None else pad
         self._dtype: torch.dtype = getattr(torch, settings.dtype)

@@ -113,6 +113,7 @@ def make_sampler(policy: Policy, config: Config) -> Sampler:
     sampling = config.sampling
     stop = StopStrings(sampling.stops, policy.tokenizer) if sampling.stops else None
     drawn: dict[str, Any] = {"top_p": sampling.top_p, "top_k": sampling.top_k, "min_p": sampling.min_p, "stop": stop}
+    drawn["room"] = policy.room
     if sampling.engine == "hf":
         sampler = HFSampler(
             policy.model,
