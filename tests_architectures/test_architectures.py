@@ -80,7 +80,11 @@ def test_greedy_tokens_are_those_of_generate(policy):
     for tokens, completion in zip(prompts, ours, strict=True):
         ids = torch.tensor([tokens])
         theirs = policy.model.generate(
-            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=6, pad_token_id=policy.pad_token_id
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=6,
+            pad_token_id=policy.pad_token_id,
         )
         assert completion.tokens == tuple(theirs[0, len(tokens) :].tolist())
 

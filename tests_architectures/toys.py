@@ -141,7 +141,10 @@ REFUSED: Mapping[str, tuple[Mapping[str, Any], str]] = {
     "llama4_text": ({}, "a model of their own"),
     "minimax": ({}, "cannot be sampled here"),
     "openai-gpt": ({}, "cache does not work here"),
-    "recurrent_gemma": ({"block_types": ["recurrent", "attention"], "logits_soft_cap": 3.0}, "leaves masked padding out"),
+    "recurrent_gemma": (
+        {"block_types": ["recurrent", "attention"], "logits_soft_cap": 3.0},
+        "leaves masked padding out",
+    ),
     "rwkv": ({}, "leaves masked padding out"),
     "xlstm": ({"v_head_dim": ..., "num_heads": 2}, "leaves masked padding out"),
 }

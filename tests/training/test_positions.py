@@ -100,7 +100,9 @@ def test_all_cut_where_they_are_told_to(model, tmp_path, capsys):
     assert 0 < row["tokens"] <= 8 * (POSITIONS - 4)
     evaluated(model, tmp_path, 100, "--over-length", "cut")
     found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
-    assert found["notes"] == ["asked: a completion ends at the model's 32 positions: after the longest prompt it has 19 tokens, not 100"]
+    assert found["notes"] == [
+        "asked: a completion ends at the model's 32 positions: after the longest prompt it has 19 tokens, not 100"
+    ]
     assert found["settings"]["over_length"] == "cut"
 
 

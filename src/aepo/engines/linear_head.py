@@ -1,4 +1,4 @@
-"""`logit_transform` finds how a model makes its logits of its last hidden states, and refuses what is not a linear head.
+"""`logit_transform` finds how a model makes its logits of its last hidden states, and refuses what is no linear head.
 
 The token statistics compute the logits themselves: the LM head's product, a factor, a soft cap. The configuration says
 which factor and which cap, and the model's own logits say whether it means them so: models give one name to a factor
@@ -73,7 +73,8 @@ def readings(config: Any) -> Iterator[LogitTransform]:
         config: The model's configuration, or one that holds the text model's configuration.
     """
     named = words(config)
-    scales, caps = [1.0], [None]
+    scales: list[float] = [1.0]
+    caps: list[float | None] = [None]
     for name in (*MULTIPLIED, *DIVIDED):
         if named.get(name, 1.0) != 1.0:
             scale = 1 / named[name] if name in DIVIDED else named[name]

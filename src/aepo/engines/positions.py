@@ -27,7 +27,7 @@ class Room:
     positions: int | None = None
     """The largest number of tokens of a prompt and its completion; None for no limit."""
     over_length: OverLength = "refuse"
-    """`refuse` refuses a prompt after which the longest completion has no room; `cut` gives it the room that is left."""
+    """`refuse` refuses a prompt after which the longest completion has no room; `cut` gives it the room left."""
 
     advice: str = "set policy.over_length=cut"
     """What else would do, for the message of a refusal."""

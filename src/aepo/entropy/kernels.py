@@ -142,13 +142,14 @@ def differentiate(
         transform: What makes the logits; None if z holds them.
     """
     capped = transform is not None and transform.softcap is not None
-    scratch, flat = (scratch[:-1], scratch[-1]) if capped and scratch else (scratch, None)
+    scratch, own = (scratch[:-1], scratch[-1]) if capped and scratch else (scratch, None)
+    flat = None
     first, second = (*scratch, None, None)[:2]
     last = scratch[-1] if scratch else None
     among = None if cut is None else torch.ge(z, cut.unsqueeze(-1), out=second).to(z.dtype)
     if transform is not None and transform.softcap is not None:
         t = transform.bounded(z, out=z)
-        flat = torch.mul(t, t, out=flat).neg_().add_(1)
+        flat = torch.mul(t, t, out=own).neg_().add_(1)
         z.mul_(transform.softcap)
     elif transform is not None:
         z.mul_(transform.scale)
@@ -171,7 +172,7 @@ def differentiate(
     z.exp_().mul_(factor)
     if rest is not None:
         z.add_(rest)
-    if capped:
+    if flat is not None:
         z.mul_(flat)
 
 

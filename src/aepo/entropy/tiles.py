@@ -103,7 +103,7 @@ class _Sums(NamedTuple):
     peak: Tensor  # [N], the largest logit, after the transform
     totals: Tensor  # [1 + K, N], sum exp(s / T), temperature 1 first
     moment: Tensor | None  # [N], sum exp(s) s, when the entropy was asked for
-    cut: Tensor | None  # [N], between kept and removed logits, before the transform, when the kept entropy was asked for
+    cut: Tensor | None  # [N], between kept and removed logits, before the transform, when asked for
     kept: Tensor | None  # [2, N], the total and the moment over the kept logits
 
     @classmethod
@@ -173,8 +173,9 @@ class _Slopes(NamedTuple):
         d log pi^T(y)/dz = (onehot(y) - p_T) / T
         dH/dz            = -p (log p + H) = -exp(s) / S_1 (s - M / S_1)
 
-    and of dH/dz over the kept logits alone. With a transform, z = softcap tanh(scale y / softcap), the gradient is taken
-    by the LM head's output y: the upstream gradients get the factor scale, the kernel and the label's term the rest.
+    and of dH/dz over the kept logits alone. With a transform, z = softcap tanh(scale y / softcap), the gradient is
+    taken by the LM head's output y: the upstream gradients get the factor scale, the kernel and the label's term the
+    rest.
     """
 
     offset: Tensor  # [N]

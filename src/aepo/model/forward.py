@@ -76,4 +76,4 @@ def _tried(kind: str, call: Callable[[], Tensor]) -> Tensor:
 
 def _change(states: Tensor, right: Tensor) -> float:
     states, right = states.float(), right.float()
-    return ((states - right).norm(dim=-1) / right.norm(dim=-1)).median().item()
+    return float(((states - right).norm(dim=-1) / right.norm(dim=-1)).median())

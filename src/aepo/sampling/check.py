@@ -35,7 +35,9 @@ def check_sampler(policy: Policy, sampler: Sampler) -> None:
         drawn = sampler.sample(requests, max_tokens=TOKENS, generator=torch.Generator().manual_seed(0))
     except Exception as error:  # any model's own code
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InvalidValue("sampling.engine", "hf", f"another, because {kind} cannot be sampled here ({reason})") from None
+        raise InvalidValue(
+            "sampling.engine", "hf", f"another, because {kind} cannot be sampled here ({reason})"
+        ) from None
     batch = collate([Sample(Rollout(completion, 0.0), 0.0) for completion in drawn], policy.pad_token_id)
     scored = policy.score(batch.to(policy.device), Needs()).logprobs.cpu()
     off = (scored - batch.sampling_logprobs).abs()[batch.mask.bool()].median().item()

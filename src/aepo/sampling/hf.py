@@ -81,8 +81,8 @@ class HFSampler(Sampler):
         mode that it was in. The generator advances by rows x max_tokens uniforms, whatever is drawn.
 
         Raises:
-            ValueError: A prompt is empty or leaves no room, a temperature is not positive and finite, a count is negative, or
-                `max_tokens` is below 1.
+            ValueError: A prompt is empty or leaves no room, a temperature is not positive and finite, a count is
+                negative, or `max_tokens` is below 1.
             RuntimeError: The model's logits are NaN or +inf. (A token with a logit of -inf is never drawn.)
         """
         _check(requests, max_tokens)
@@ -99,13 +99,11 @@ class HFSampler(Sampler):
                 completions += map(_completion, rows[some], limits[some], *(values.tolist() for values in decoded))
         return completions
 
-    def _decode(
-        self, requests: list[Request], uniforms: Tensor, limits: list[int]
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _decode(self, requests: list[Request], uniforms: Tensor, limits: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Return the tokens and their log-probabilities, both [rows, max_tokens], for uniforms of that shape.
 
-        A row leaves the batch at its limit, because the model may have no position after it. The third tensor [rows] has the length of each row that ended, and 0 for the others. Values after the end of a
-        row are arbitrary.
+        A row leaves the batch at its limit, because the model may have no position after it. The third tensor [rows]
+        has the length of each row that ended, and 0 for the others. Values after the end of a row are arbitrary.
         """
         device, (rows, max_tokens) = uniforms.device, uniforms.shape
         tokens = torch.full((rows, max_tokens), self.pad_token_id, device=device)
@@ -195,9 +193,7 @@ def cache_argument(model: torch.nn.Module) -> str:
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
-def _completion(
-    request: Request, limit: int, tokens: list[int], logprobs: list[float], length: int
-) -> Completion:
+def _completion(request: Request, limit: int, tokens: list[int], logprobs: list[float], length: int) -> Completion:
     kept = length or limit
     return Completion(
         prompt=request.prompt,

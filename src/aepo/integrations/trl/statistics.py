@@ -18,7 +18,6 @@ from aepo.entropy.transform import LogitTransform
 from aepo.errors import InvalidValue
 from aepo.types import BatchStatistics
 
-
 # The factor and the soft cap of each model that was checked.
 _transforms: WeakKeyDictionary[nn.Module, LogitTransform] = WeakKeyDictionary()
 
