@@ -79,13 +79,8 @@ def test_greedy_tokens_are_those_of_generate(policy):
     ours = sampler(policy).sample(requests, max_tokens=6, generator=torch.Generator().manual_seed(0))
     for tokens, completion in zip(prompts, ours, strict=True):
         ids = torch.tensor([tokens])
-        theirs = policy.model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            do_sample=False,
-            max_new_tokens=6,
-            pad_token_id=policy.pad_token_id,
-        )
+        named = {"attention_mask": torch.ones_like(ids), "pad_token_id": policy.pad_token_id}
+        theirs = policy.model.generate(ids, do_sample=False, max_new_tokens=6, **named)
         assert completion.tokens == tuple(theirs[0, len(tokens) :].tolist())
 
 

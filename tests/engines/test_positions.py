@@ -16,7 +16,9 @@ from aepo.engines.positions import Room, positions
 from aepo.errors import InvalidValue
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 100, "rope_theta": 1e4}
+LINEAR = {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "rope_theta": 1e4}
+LLAMA3 |= {"original_max_position_embeddings": 100}
 
 
 @pytest.mark.parametrize(
@@ -34,15 +36,11 @@ LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_fr
         (Qwen2Config(max_position_embeddings=100, rope_parameters=YARN), 400),
         (Qwen2Config(max_position_embeddings=400, rope_parameters=YARN), 400),
         (
-            LlamaConfig(
-                max_position_embeddings=50, rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}
-            ),
+            LlamaConfig(max_position_embeddings=50, rope_parameters=LINEAR),
             100,
         ),
         (
-            LlamaConfig(
-                max_position_embeddings=800, rope_parameters=LLAMA3 | {"original_max_position_embeddings": 100}
-            ),
+            LlamaConfig(max_position_embeddings=800, rope_parameters=LLAMA3),
             800,
         ),
         (Phi3Config(max_position_embeddings=60, pad_token_id=0), 60),
@@ -56,9 +54,7 @@ def test_a_room_refuses_or_cuts():
     refuse, cut = Room(20), Room(20, "cut")
     assert refuse.limit(8, 12) == cut.limit(8, 12) == 12
     assert cut.limit(9, 12) == 11 and cut.limit(19, 12) == 1
-    with pytest.raises(
-        InvalidValue, match=r"^prompt and completion: got '9 \+ 12 tokens'; must be at most the model's 20 "
-    ):
+    with pytest.raises(InvalidValue, match=r"^prompt and completion: got '9 \+ 12 tokens'; must be .* model's 20 "):
         refuse.limit(9, 12)
     for prompt in (20, 21):
         with pytest.raises(InvalidValue, match="^prompt: got .* shorter than the model's 20 positions"):

@@ -151,9 +151,10 @@ def test_real_sizes_in_float32():
         torch.testing.assert_close(ours.logprobs.double(), right.logprobs, rtol=0, atol=8e-6)
 
 
-@pytest.mark.parametrize(
-    "bad", [{"scale": 0.0}, {"scale": -1.0}, {"scale": math.inf}, {"softcap": 0.0}, {"softcap": -3}]
-)
+BAD = [{"scale": 0.0}, {"scale": -1.0}, {"scale": math.inf}, {"softcap": 0.0}, {"softcap": -3}]
+
+
+@pytest.mark.parametrize("bad", BAD)
 def test_impossible_values_are_refused(bad):
     with pytest.raises(InvalidValue, match=f"^{next(iter(bad))}: got"):
         LogitTransform(**bad)

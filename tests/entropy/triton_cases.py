@@ -91,7 +91,7 @@ def test_the_kernels_tanh(small_blocks):
 def test_a_cap_leaves_the_lanes_beyond_the_vocabulary_out(small_blocks):
     """All logits at the cap: lanes that count as -cap would add to the sums."""
     z = torch.full((2, 17), 1e3, device=DEVICE)
-    peak, totals, moment, _, _ = reduced(kernels_triton, z, (0.5,), transform=LogitTransform(softcap=0.1))
+    _, totals, moment, _, _ = reduced(kernels_triton, z, (0.5,), transform=LogitTransform(softcap=0.1))
     assert totals.tolist() == [[17.0, 17.0], [17.0, 17.0]] and moment.tolist() == [0.0, 0.0]
 
 

@@ -94,9 +94,7 @@ def test_small_logits_do_not_hide_a_cap():
     assert logit_transform(model, head) == LogitTransform()
     plain = model.forward
     model.forward = lambda *given, **named: _changed(plain(*given, **named), lambda z: 30 * (z / 30).tanh())
-    with pytest.raises(
-        InvalidValue, match=r"whose logits of up to 29.9 differ by 70 .* soft-capped as named \(none\)$"
-    ):
+    with pytest.raises(InvalidValue, match=r"logits of up to 29.9 differ by 70 .* soft-capped as named \(none\)$"):
         logit_transform(model, head)
 
 
@@ -182,9 +180,7 @@ def test_a_cache_that_forgets_is_refused():
     check_sampler(policy, sampler)
     forward = sampler._forward
     sampler._forward = lambda ids, mask, positions, cache: forward(ids, mask, positions + (ids.shape[1] == 1), cache)
-    with pytest.raises(
-        InvalidValue, match="^sampling.engine: got 'hf, whose log-probabilities of LlamaForCausalLM are"
-    ):
+    with pytest.raises(InvalidValue, match="^sampling.engine: got 'hf, whose log-probabilities of LlamaFor"):
         check_sampler(policy, sampler)
     sampler._forward = None
     with pytest.raises(InvalidValue, match="LlamaForCausalLM cannot be sampled here"):

@@ -30,8 +30,8 @@ _FORWARD_BLOCK, _BACKWARD_BLOCK = 2048, 1024
 
 @triton.jit
 def _tanh(x: Any) -> Any:
-    # Triton's own tanh does not run in its interpreter. Near 0 this is a Pade approximant, whose relative error is 3e-15
-    # at 0.6. Further out the exponential function does not cancel.
+    # Triton's own tanh does not run in its interpreter. Near 0 this is a Pade approximant, whose relative error is
+    # 3e-15 at 0.6. Further out the exponential function does not cancel.
     y = x * x
     near = x * (135135 + y * (17325 + y * (378 + y))) / (135135 + y * (62370 + y * (3150 + y * 28)))
     e = tl.exp(-2 * tl.abs(x))
