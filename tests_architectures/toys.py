@@ -148,6 +148,15 @@ REFUSED: Mapping[str, tuple[Mapping[str, Any], str]] = {
     "rwkv": ({}, "leaves masked padding out"),
     "xlstm": ({"v_head_dim": ..., "num_heads": 2}, "leaves masked padding out"),
 }
+# The reasons, for people.
+WHY: Mapping[str, str] = {
+    "reads from left to right": "reads later tokens",
+    "leaves masked padding out": "reads masked padding",
+    "linear map of its hidden states": "the logits are something else",
+    "cannot be sampled here": "has a cache of its own",
+    "cache does not work here": "has no cache",
+    "a model of their own": "has no part without the output layer",
+}
 # transformers' own step with a cache differs from its pass over a whole row by so many nats.
 ROUGH: Mapping[str, float] = {"nemotron_h": 1e-2, "zamba2": 1e-2}
 
@@ -184,8 +193,9 @@ def table() -> str:
         named = [name for name in (*factors, *caps) if name in changes and kind != "mpt"]
         group = "plain logits" if not named else "soft-capped logits" if named[0] in caps else "logits times a factor"
         rows[group].append(f"`{kind}` ({named[0]})" if named else f"`{kind}`")
-    refused = [f"`{kind}` ({reason})" for kind, (_, reason) in REFUSED.items()]
-    lines = [f"| {group} | {', '.join(kinds)} |" for group, kinds in (*rows.items(), ("refused", refused))]
+    for kind, (_, reason) in REFUSED.items():
+        rows.setdefault(f"refused: {WHY[reason]}", []).append(f"`{kind}`")
+    lines = [f"| {group} | {', '.join(kinds)} |" for group, kinds in rows.items()]
     return "\n".join(["| | architectures (`model_type`) |", "|---|---|", *lines]) + "\n"
 
 
