@@ -61,7 +61,7 @@ class ChatSettings:
 
     def _refuse_plain(self, problem: Problem) -> None:
         """Refuse settings that a plain prompt would not show."""
-        given = {"system_prompt": self.system_prompt, "chat_template": self.chat_template}
+        given: dict[str, Any] = {"system_prompt": self.system_prompt, "chat_template": self.chat_template}
         given["chat_template_kwargs"] = dict(self.chat_template_kwargs) or None
         for name, value in given.items():
             where = f"the prompt of {problem.where or problem.id} is plain text"

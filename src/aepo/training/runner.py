@@ -128,7 +128,8 @@ def make_sampler(policy: Policy, config: Config) -> Sampler:
     if sampling.server is not None:
         backend = ServerVLLMBackend(sampling.server, scratch=Path(sampling.scratch or "."))
     else:
-        backend = LocalVLLMBackend(**({"skip_tokenizer_init": False} if stop else {}))
+        # vLLM itself finds stop strings, and needs the tokenizer for nothing else.
+        backend = LocalVLLMBackend(skip_tokenizer_init=stop is None)
     return VLLMSampler(backend, eos_token_ids=policy.eos_token_ids, **drawn)
 
 
