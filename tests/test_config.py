@@ -67,7 +67,8 @@ def test_a_table_without_a_name_changes_the_one_that_is_there():
     ("settings", "words"),
     [
         (["sampling.temperature=0"], "sampling.temperature: got 0.0; must be a positive number"),
-        (["sampling.temperature=0.005", "sampling.engine=vllm"], "at least 0.01 with vLLM"),
+        (["sampling.temperature=0.005", "sampling.engine=vllm"], "from 0.01 to 2 with vLLM"),
+        (["sampling.temperature=2.5", "sampling.engine=vllm"], "from 0.01 to 2 with vLLM"),
         (["sampling.top_k=0"], "sampling.top_k: got 0; must be at least 1, or none"),
         (["sampling.min_p=1"], "sampling.min_p: got 1.0; must be a share"),
         (["sampling.stop=''"], "sampling.stop: got ''; must be texts that are not empty"),
