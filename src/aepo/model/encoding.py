@@ -119,7 +119,7 @@ def _check_arguments(template: str, arguments: Mapping[str, Any], where: str) ->
     for name in arguments:
         if name not in names:
             close = difflib.get_close_matches(name, names, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
+            hint = f" (it is unknown there); did you mean {close[0]}?" if close else " (it is unknown there)"
             field = where.removesuffix("messages") + "chat_template_kwargs"
             raise InvalidValue(field, name, f"an argument that the chat template uses{hint}")
 

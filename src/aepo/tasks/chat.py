@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aepo.errors import InvalidValue, require
+from aepo.plugins import absolute
 from aepo.tasks.base import Problem
 from aepo.tasks.messages import Message
 
@@ -41,6 +42,11 @@ class ChatSettings:
             raise InvalidValue("task.chat_template", self.chat_template, wanted) from None
         require(bool(text.strip()), "task.chat_template", self.chat_template, "a file that is not empty")
         return text
+
+    @property
+    def template_file(self) -> str | None:
+        """Return the absolute path of the template's file, or None."""
+        return None if self.chat_template is None else absolute(self.chat_template)
 
     def asked(self, problem: Problem) -> Problem:
         """Return the problem with the system turn, the template's arguments, and checked against these settings.
