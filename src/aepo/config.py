@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from aepo.grading.table import GRADERS
 from aepo.loss.advantages import Advantage
 from aepo.loss.surrogates import Surrogate
 from aepo.methods import preset
+from aepo.plugins import absolute
 from aepo.tasks import TASKS, Task
 from aepo.tasks.functions import VERIFIERS
 from aepo.tasks.rewards import Verifier
@@ -66,9 +67,9 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         require(self.prompts >= 1, "sampling.prompts", self.prompts, "at least 1")
         require(self.group_size >= 2, "sampling.group_size", self.group_size, "at least 2, to compare within a group")
-        wanted = "a positive number, at least 0.01 with vLLM"
-        least = 0.01 if self.engine == "vllm" else 0
-        require(self.temperature > 0 and self.temperature >= least, "sampling.temperature", self.temperature, wanted)
+        heat, vllm = self.temperature, self.engine == "vllm"
+        wanted = "a number from 0.01 to 2 with vLLM" if vllm else "a positive number"
+        require(0.01 <= heat <= 2 if vllm else heat > 0, "sampling.temperature", heat, wanted)
         require(0 < self.top_p <= 1, "sampling.top_p", self.top_p, "a probability in (0, 1]")
         require(self.top_k is None or self.top_k >= 1, "sampling.top_k", self.top_k, "at least 1, or none for no cut")
         require(0 <= self.min_p < 1, "sampling.min_p", self.min_p, "a share in [0, 1)")
@@ -306,7 +307,9 @@ def make_config(
     data.pop("method", None)
     given = {**(overrides or {}), **dict(map(parse_setting, settings))}
     config = override(override(config, data), tree(given))
-    config.task.eval_problems(config.evaluation.prompts)
+    config = replace(config, task=config.task.located(), model=absolute(config.model))
+    if config.evaluation.every:
+        config.task.eval_problems(config.evaluation.prompts)
     return config
 
 

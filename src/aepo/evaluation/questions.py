@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aepo.errors import InvalidValue
+from aepo.engines.right import RightRule
+from aepo.errors import UnknownName
 from aepo.evaluation.answers import EXTRACTORS, Extractor, whole
 from aepo.evaluation.benchmarks import BenchmarkRows
 from aepo.grading.table import GRADERS
@@ -46,6 +47,10 @@ class Questions:
     """The name of the prompt style."""
     grader: str
     """The name of the grader."""
+    right: RightRule = RightRule()
+    """The rule that says which completions are correct."""
+    special_tokens: bool = True
+    """Whether the judge gets texts with the special tokens inside a completion."""
 
     def prompts(self, policy: Policy) -> list[Prompt]:
         """Return the problems as tokens of this policy.
@@ -71,6 +76,7 @@ class Questions:
             "prompt": self.style,
             "first_prompt": self.problems[0].text,
             "grader": self.grader,
+            "right": self.right.describe(alone=True),
             "max_tokens": self.max_tokens,
             "digest": digest.hexdigest()[:16],
         }
@@ -100,7 +106,7 @@ def from_rows(
     style, grader = style or STYLE, grader or GRADER
     render(style, "", "--prompt")
     if grader not in GRADERS:
-        raise InvalidValue("--grader", grader, f"one of {', '.join(GRADERS)}")
+        raise UnknownName("--grader", grader, GRADERS)
     problems = []
     for row in source.rows[:limit]:
         shown = Rendered(row.text, row.messages) if row.messages else render(style, row.text)
@@ -128,7 +134,18 @@ def from_task(name: str, task: Task, count: int, max_tokens: int | None) -> Ques
     answer = whole if grader is None else EXTRACTORS[grader]
     own = "the task's own"
     limit = max_tokens or task.max_tokens
-    return Questions(name, repr(task), problems, task.judge, answer, limit, getattr(task, "style", own), grader or own)
+    return Questions(
+        name,
+        repr(task),
+        problems,
+        task.judge,
+        answer,
+        limit,
+        getattr(task, "style", own),
+        grader or own,
+        task.right_rule,
+        task.special_tokens,
+    )
 
 
 def _judge_of(verifier: Verifier) -> Judge:

@@ -14,6 +14,7 @@ from typing import Any
 from aepo.config import Config, default_config, override
 from aepo.control.base import generator
 from aepo.engines.positions import Room
+from aepo.engines.right import RightRule
 from aepo.errors import InvalidValue, require
 from aepo.evaluation.benchmarks import find
 from aepo.evaluation.evaluated_model import EvaluatedModel, weights_digest
@@ -30,7 +31,7 @@ from aepo.tasks.chat import ChatSettings
 from aepo.tasks.rewards import Verdict
 from aepo.training.folder import environment, write_atomically
 from aepo.training.runner import make_sampler
-from aepo.types import Prompt, Request, is_right
+from aepo.types import Prompt, Request
 
 
 @dataclass(frozen=True)
@@ -215,7 +216,7 @@ def _rows(part: Part, unit: Unit, policy: Policy, sampler: Sampler, seed: int) -
         max_tokens=asked.max_tokens,
         generator=generator(seed, unit.problems.start, purpose),
     )
-    texts = policy.decode([completion.tokens for completion in completions])
+    texts = policy.decode([completion.tokens for completion in completions], special_tokens=asked.special_tokens)
     truncated = [completion.truncated for completion in completions]
     tokens = [completion.tokens for completion in completions]
     verdicts = asked.judge([completion.prompt.problem for completion in completions], texts, truncated, tokens)
@@ -228,15 +229,15 @@ def _rows(part: Part, unit: Unit, policy: Policy, sampler: Sampler, seed: int) -
             "sample": unit.samples[place % len(unit.samples)],
             "text": text,
             "answer": asked.answer(text),
-            **_judged(verdict),
+            **_judged(verdict, asked.right),
             "tokens": len(completion.tokens),
             "truncated": completion.truncated,
         }
 
 
-def _judged(verdict: Verdict) -> dict[str, Any]:
+def _judged(verdict: Verdict, rule: RightRule) -> dict[str, Any]:
     reward = verdict.reward if math.isfinite(verdict.reward) else None
-    right = reward is not None and is_right(reward)
+    right = reward is not None and rule.alone(reward, verdict.right)
     return {"correct": right, "reward": reward, "reason": verdict.reason, "failed": verdict.failed}
 
 
@@ -258,6 +259,7 @@ def _summary(part: Part, tallies: Sequence[Tally], seed: int) -> dict[str, Any]:
         **part.way.settings(),
         "problems": len(tallies),
         "completions": completions,
+        "right": part.questions.right.describe(alone=True),
         "scores": {name: asdict(interval) for name, interval in scores(tallies, part.way, seed).items()},
         "mean_tokens": sum(tally.tokens for tally in tallies) / completions,
         "truncated": sum(tally.truncated for tally in tallies) / completions,

@@ -46,9 +46,13 @@ class Encoding:
 
     def plain(self, text: str) -> tuple[int, ...]:
         """Return the token ids of a prompt that is plain text, after the tokens with which the tokenizer begins."""
-        bare = self.text(text)
-        start = _start(tuple(self.tokenizer(text)["input_ids"]), bare, self.tokenizer.bos_token_id)
+        start, bare = self._parts(text)
         return bare if bare[: len(start)] == start else (*start, *bare)
+
+    def _parts(self, text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the tokens that the tokenizer puts before a text, and the tokens of the text."""
+        bare = self.text(text)
+        return _start(tuple(self.tokenizer(text)["input_ids"]), bare, self.tokenizer.bos_token_id), bare
 
     def chat(
         self, turns: Sequence[Message], arguments: Mapping[str, Any] | None = None, where: str = "messages"
@@ -70,7 +74,9 @@ class Encoding:
             raise InvalidValue("model", self.model, wanted)
         template = self.tokenizer.get_chat_template()
         _check_arguments(template, arguments or {}, where)
-        return self.plain(self._rendered(_with_known_roles(turns, template, where), arguments or {}, where))
+        start, bare = self._parts(self._rendered(_with_known_roles(turns, template, where), arguments or {}, where))
+        # A template may write something before the beginning-of-sequence token, such as a line break.
+        return bare if set(start) <= set(bare) else (*start, *bare)
 
     def _rendered(self, turns: Sequence[Message], arguments: Mapping[str, Any], where: str) -> str:
         """Return the text of the turns. Some templates print contents only if they are lists of parts."""
@@ -113,7 +119,7 @@ def _check_arguments(template: str, arguments: Mapping[str, Any], where: str) ->
     for name in arguments:
         if name not in names:
             close = difflib.get_close_matches(name, names, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
+            hint = f" (it is unknown there); did you mean {close[0]}?" if close else " (it is unknown there)"
             field = where.removesuffix("messages") + "chat_template_kwargs"
             raise InvalidValue(field, name, f"an argument that the chat template uses{hint}")
 

@@ -28,6 +28,8 @@ from aepo.types import Completion, Request
 
 # Least temperature. Below it vLLM raises the temperature or samples greedily, without an error.
 COLDEST = 0.01
+# Highest temperature that vLLM 0.32 takes.
+HOTTEST = 2.0
 # Most completions in one request to vLLM, which have one seed; vLLM refuses more than 16 384.
 PART = 1024
 TMPFS = Path("/dev/shm")
@@ -226,8 +228,8 @@ def _check(requests: Sequence[Request], max_tokens: int) -> None:
     require(max_tokens >= 1, "max_tokens", max_tokens, "at least 1")
     for request in requests:
         temperature, prompt = request.temperature, request.prompt
-        wanted = f"a finite number, at least {COLDEST} with vLLM"
-        require(COLDEST <= temperature < math.inf, "temperature", temperature, wanted)
+        wanted = f"a finite number, from {COLDEST} to {HOTTEST:g} with vLLM"
+        require(COLDEST <= temperature <= HOTTEST, "temperature", temperature, wanted)
         per_token = request.token_temperature
         require(per_token is None, "token_temperature", per_token, 'none with vLLM; sampling.engine = "hf" has it')
         require(request.count >= 0, "count", request.count, "at least 0")

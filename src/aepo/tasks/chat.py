@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aepo.errors import InvalidValue, require
+from aepo.plugins import absolute
 from aepo.tasks.base import Problem
 from aepo.tasks.messages import Message
 
@@ -42,6 +43,11 @@ class ChatSettings:
         require(bool(text.strip()), "task.chat_template", self.chat_template, "a file that is not empty")
         return text
 
+    @property
+    def template_file(self) -> str | None:
+        """Return the absolute path of the template's file, or None."""
+        return None if self.chat_template is None else absolute(self.chat_template)
+
     def asked(self, problem: Problem) -> Problem:
         """Return the problem with the system turn, the template's arguments, and checked against these settings.
 
@@ -61,7 +67,7 @@ class ChatSettings:
 
     def _refuse_plain(self, problem: Problem) -> None:
         """Refuse settings that a plain prompt would not show."""
-        given = {"system_prompt": self.system_prompt, "chat_template": self.chat_template}
+        given: dict[str, Any] = {"system_prompt": self.system_prompt, "chat_template": self.chat_template}
         given["chat_template_kwargs"] = dict(self.chat_template_kwargs) or None
         for name, value in given.items():
             where = f"the prompt of {problem.where or problem.id} is plain text"

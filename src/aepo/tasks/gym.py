@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from aepo.engines.right import RightRule
 from aepo.errors import InvalidValue, require
 from aepo.grading.text import last_boxed
 from aepo.tasks.base import Problem, Task
@@ -30,16 +31,30 @@ class Gym(ChatSettings, Task):
     """Longest completion, tokens."""
     eval_rows: int = 256
     """Number of problems that are kept for evaluation. They have a seed of their own."""
+    right: str | float = "auto"
+    """Which completions count as right: a threshold that the score must exceed, `best` (of its prompt) or `auto`
+    (docs/data.md).
+    """
 
     def __post_init__(self) -> None:
         render(self.style, "")
         require(self.max_response >= 1, "task.max_response", self.max_response, "at least 1 token")
+        require(self.right_rule.rule != "verdict", "task.right", self.right, "a threshold, best or auto")
         require(self.eval_rows >= 1, "task.eval_rows", self.eval_rows, "at least 1 problem")
+
+    @property
+    def right_rule(self) -> RightRule:
+        """Return the rule that `right` names."""
+        return RightRule.of(self.right)
 
     @property
     def max_tokens(self) -> int:
         """Return `max_response`, tokens."""
         return self.max_response
+
+    def located(self) -> Gym:
+        """Return the task with an absolute path of its template."""
+        return replace(self, chat_template=self.template_file)
 
     def train_problem(self, seed: int, index: int) -> Problem:
         """Return problem `index` of the series of this seed; a problem that is kept for evaluation is replaced."""
