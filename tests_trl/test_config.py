@@ -141,7 +141,9 @@ def test_a_head_that_is_not_linear_is_refused_where_it_is_read(tmp_path):
     capped = model()
     plain = capped.forward
     capped.forward = lambda *given, **named: _capped(plain(*given, **named))
-    with pytest.raises(InvalidValue, match="soft-capping"):
+    with pytest.raises(
+        InvalidValue, match="^model: got .*whose logits of up to .* differ by .*soft-capped as named \\(none\\)$"
+    ):
         trainer(tmp_path, policy=capped, method="entropy-reg", target=None)
 
 

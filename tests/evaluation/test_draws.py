@@ -51,7 +51,11 @@ class Recorder:
     seeds: list[int] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
 
-    def encode(self, text: str) -> tuple[int, ...]:
+    @property
+    def encoding(self):
+        return self
+
+    def prompt(self, problem) -> tuple[int, ...]:
         return (1,)
 
     def decode(self, completions: list) -> list[str]:

@@ -40,6 +40,20 @@ def test_a_temperature_together_with_top_p():
     assert "sensor" in said("grpo", "sampling.top_p=0.99")
 
 
+@pytest.mark.parametrize("setting", ["temperature=0.7", "top_p=0.9", "top_k=20", "min_p=0.05"])
+def test_one_sentence_says_what_another_distribution_does_to_the_sensor(setting):
+    name, value = setting.split("=")
+    (sentence,) = preflight(make_config(method="grpo", settings=[f"sampling.{setting}"]))
+    assert sentence.startswith(f"sampling.{name} = {value} cuts or tempers")
+    assert "sensor" in sentence and "stay those of the whole distribution at T = 1" in sentence
+
+
+def test_several_changes_of_the_distribution_are_one_sentence():
+    (sentence,) = preflight(make_config(method="grpo", settings=["sampling.temperature=1.2", "sampling.top_k=20"]))
+    assert sentence.startswith("sampling.temperature = 1.2 and sampling.top_k = 20 cut or temper")
+    assert said("grpo", "sampling.temperature=1.0", "sampling.top_k=none", "sampling.min_p=0", "sampling.stop=x") == ""
+
+
 @pytest.mark.parametrize(("size", "words"), [(2, "50%"), (4, "12%"), (5, "")])
 def test_a_group_too_small(size, words):
     assert words in said("grpo", f"sampling.group_size={size}")

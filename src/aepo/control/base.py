@@ -82,6 +82,8 @@ class Step:
     """The length limit of a completion, tokens."""
     seed: int
     """The seed of the run."""
+    temperature: float = 1.0
+    """The temperature of ordinary completions."""
 
     def generator(self, purpose: str) -> torch.Generator:
         """Return the random generator for one purpose in this step. Each purpose has a generator of its own."""

@@ -76,7 +76,7 @@ class EFRame(Control):
 
         Then, where rows are to be filled up, ask for new prompts.
         """
-        groups = ordinary_groups(rollouts)
+        groups = ordinary_groups(rollouts, step.temperature)
         explored = {id(r.completion.prompt) for r in rollouts if r.completion.group not in groups and self._own(r)}
         hard = [
             number

@@ -40,7 +40,7 @@ class Setup:
     steps: int | None = None
     """Number of rounds of sampling in the run; None if the engine does not know it yet."""
     cuts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """The settings, by name, that cut the distribution of the ordinary completions, such as a top-p below 1."""
+    """The settings, by name, that cut or temper the distribution of the ordinary completions, such as top-p < 1."""
     solutions: bool = True
     """Whether one of the first problems has a reference solution; true if the control needs none."""
     group_size_name: str = "sampling.group_size"
@@ -167,14 +167,20 @@ def _ratio_is_one(setup: Setup) -> list[str]:
 def _cut_distributions(setup: Setup) -> list[str]:
     control = setup.algorithm.control
     tempers = {"plan", "follow_up", "token_temperature"} & set(hooks(control))
-    sentences = []
-    for name, value in setup.cuts.items():
-        sentences.append(f"{name} = {value} cuts the tail that the entropy sensor is to see visited")
-        if tempers:
-            sentences.append(
-                f"{name} = {value} together with a temperature other than 1 ({control.name}): the samples do not come "
-                "from softmax(logits / T), and the cut undoes a high T"
-            )
+    if not setup.cuts:
+        return []
+    given = " and ".join(f"{name} = {value}" for name, value in setup.cuts.items())
+    several = len(setup.cuts) > 1
+    sentences = [
+        f"{given} {'cut or temper' if several else 'cuts or tempers'} what ordinary completions are drawn from, while "
+        "the entropy sensor, the ratio and the old log-probabilities stay those of the whole distribution at T = 1: "
+        "the sensor sees only the contexts that are visited this way, and the update does not correct for it"
+    ]
+    if tempers:
+        sentences.append(
+            f"{given} together with a temperature other than 1 ({control.name}): the control takes its own samples "
+            "for draws of softmax(logits / T) beside draws at T = 1, and a cut undoes a high T"
+        )
     return sentences
 
 

@@ -27,6 +27,7 @@ from torch import Tensor
 from aepo.entropy import kernels
 from aepo.entropy.partial import FLOOR, Kept
 from aepo.entropy.tiles import Fused, Plan, Results, default_chunk
+from aepo.entropy.transform import LogitTransform
 from aepo.errors import require
 from aepo.types import Metric
 
@@ -58,6 +59,7 @@ def token_statistics(
     labels: Tensor,
     *,
     bias: Tensor | None = None,
+    transform: LogitTransform = LogitTransform(),
     temperatures: Sequence[float] = (),
     entropy: bool = True,
     kept: Kept | None = None,
@@ -75,9 +77,11 @@ def token_statistics(
 
     Args:
         hidden: The hidden states, [N, D].
-        weight: The weight of the LM head, [V, D], of hidden's dtype; z = hidden weight^T + bias.
+        weight: The weight of the LM head, [V, D], of hidden's dtype; its output is y = hidden weight^T + bias.
         labels: The tokens, [N], int64. The caller leaves padding out.
-        bias: The bias of the LM head, [V], of hidden's dtype. A bias of -inf removes a token from the vocabulary.
+        bias: The bias of the LM head, [V], of hidden's dtype. A bias of -inf removes a token from the vocabulary, if
+            there is no soft cap.
+        transform: What makes the logits z of the LM head's output y: a scale, a soft cap. By default z = y.
         temperatures: K temperatures T at which log pi^T(label) is taken.
         entropy: Whether the exact entropy is taken.
         kept: The part of the vocabulary for `kept_entropy` and `kept_logprobs`; None for neither.
@@ -102,6 +106,7 @@ def token_statistics(
         kept=kept,
         chunk=chunk or default_chunk(hidden.device, vocabulary),
         kernel=kernels.choose(hidden.device, rows * vocabulary, compile),
+        transform=None if transform.plain else transform,
     )
     fused: Callable[..., Results] = Fused.apply
     logprobs, exact, kept_entropy, kept_logprobs = fused(hidden, weight, bias, labels, plan)

@@ -18,6 +18,7 @@ from aepo.grading.text import accepted
 from aepo.model.policy import Policy
 from aepo.sampling.prompts import prompt_tokens
 from aepo.tasks import Data, Problem, Task
+from aepo.tasks.chat import ChatSettings
 from aepo.tasks.rewards import Answered, Graded, Verdict, Verifier
 from aepo.tasks.rows import Row
 from aepo.tasks.styles import Rendered, render
@@ -90,7 +91,12 @@ class Questions:
 
 
 def from_rows(
-    source: BenchmarkRows, style: str | None, grader: str | None, max_tokens: int | None, limit: int | None
+    source: BenchmarkRows,
+    style: str | None,
+    grader: str | None,
+    max_tokens: int | None,
+    limit: int | None,
+    chat: ChatSettings = ChatSettings(),
 ) -> Questions:
     """Return the problems of a benchmark or a file.
 
@@ -100,6 +106,7 @@ def from_rows(
         grader: The name of the grader; None takes `GRADER`.
         max_tokens: The longest completion, in tokens; None takes `MAX_TOKENS`.
         limit: The number of rows that are used; None uses all of them.
+        chat: What chat prompts hold besides the problem.
 
     Raises:
         InvalidValue: There is no such style or grader.
@@ -112,7 +119,8 @@ def from_rows(
     for row in source.rows[:limit]:
         shown = Rendered(row.text, row.messages) if row.messages else _shown(style, row)
         data = {"prompt": row.text, "answer": row.answer, "columns": row.columns}
-        problems.append(Problem(row.id, shown.text, data, shown.messages))
+        problem = Problem(row.id, shown.text, data, shown.messages, row.template_kwargs, row.where)
+        problems.append(chat.asked(problem))
     judge = _judge_of(Graded(_grader(grader, source.name)))
     return Questions(
         source.name, source.source, tuple(problems), judge, EXTRACTORS[grader], max_tokens or MAX_TOKENS, style, grader

@@ -14,6 +14,7 @@ from aepo.engines.right import RightRule
 from aepo.errors import InvalidValue, require
 from aepo.plugins import absolute, path_of_object
 from aepo.tasks.base import Problem, Task
+from aepo.tasks.chat import ChatSettings
 from aepo.tasks.functions import Function
 from aepo.tasks.rewards import Answered, Graded, Verdict, Verifier
 from aepo.tasks.rows import Columns, Row, load_rows
@@ -22,7 +23,7 @@ from aepo.tasks.weighted import Weighted
 
 
 @dataclass(frozen=True)
-class Data(Task):
+class Data(ChatSettings, Task):
     """`Data` takes problems from a file or a data set: `--set task=data --set task.train=problems.parquet`.
 
     A training row whose prompt is in the evaluation set is left out of training. Rows that hold chat messages keep
@@ -162,7 +163,9 @@ class Data(Task):
         for rows in (self._rows.train, self._rows.held):
             long = [row for row in rows if length(self._problem(row)) > self.max_prompt]
             if long and self.long_prompts == "refuse":
-                got = f"{length(self._problem(long[0]))} tokens in row {long[0].id} ({len(long)} rows are too long)"
+                first = long[0]
+                tokens, found = length(self._problem(first)), f"{first.where}; {len(long)} rows are too long"
+                got = f"{tokens} tokens in row {first.id} ({found})"
                 wanted = f"at most task.max_prompt = {self.max_prompt}; or set task.long_prompts=skip"
                 raise InvalidValue("prompt", got, wanted)
             dropped = set(map(id, long))
@@ -183,7 +186,8 @@ class Data(Task):
         if isinstance(verifier, Function):
             verifier = replace(verifier, path=path_of_object(verifier.path))
         rewards = tuple(map(path_of_object, self.rewards))
-        return replace(self, train=absolute(self.train), eval=absolute(self.eval), verifier=verifier, rewards=rewards)
+        files = {"train": absolute(self.train), "eval": absolute(self.eval), "chat_template": self.template_file}
+        return replace(self, **files, verifier=verifier, rewards=rewards)
 
     def facts(self) -> dict[str, Any]:
         """Return the numbers of rows: read, trained on, kept for evaluation, repeated and left out."""
@@ -226,8 +230,10 @@ class Data(Task):
             "columns": row.columns,
             "solution": row.solution,
         }
-        data["messages"] = shown.messages
-        return Problem(row.id, shown.text, data, shown.messages)
+        problem = Problem(row.id, shown.text, data, shown.messages, row.template_kwargs, row.where)
+        asked = self.asked(problem)
+        data["messages"] = asked.messages
+        return asked
 
 
 @dataclass(frozen=True)

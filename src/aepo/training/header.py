@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from aepo.config import Config
+from aepo.sampling.prompts import ends_line
 from aepo.tasks import Data
 from aepo.training.progress import data_line
 from aepo.training.step import Run
@@ -21,9 +22,8 @@ def header(run: Run, out: Path) -> Iterator[str]:
     total = sum(parameter.numel() for parameter in policy.model.parameters())
     trained = sum(parameter.numel() for parameter in policy.model.parameters() if parameter.requires_grad)
     yield f"model: {config.model}"
-    ends = ", ".join(f"{end} {policy.tokenizer.convert_ids_to_tokens(end)}" for end in policy.eos_token_ids)
     yield f"  {_millions(total)} parameters, {_millions(trained)} trained, {config.policy.dtype} on {policy.device}"
-    yield f"  a completion ends at {ends}, or after {run.task.max_tokens} tokens"
+    yield f"  {ends_line(policy.ends, sampling.stops)}, or after {run.task.max_tokens} tokens"
     yield f"task: {type(run.task).__name__.lower()}, {_reward(config)}; right: {run.task.right_rule.describe()}"
     if run.task.facts():
         yield f"  {data_line(run.task.facts())}"

@@ -18,12 +18,15 @@ from aepo.config import Config, make_config, to_dict
 from aepo.control.base import generator
 from aepo.doctor.live import Watcher
 from aepo.engines.preflight import Seen, implausible_targets, unusable_rewards
+from aepo.engines.stops import StopStrings
 from aepo.errors import InvalidValue, RunDiedError, require
 from aepo.model.builtin import base_model
 from aepo.model.policy import Policy
 from aepo.sampling.base import Sampler
+from aepo.sampling.check import check_sampler
+from aepo.sampling.draw import WHOLE
 from aepo.sampling.hf import HFSampler
-from aepo.sampling.prompts import prompt_tokens
+from aepo.sampling.prompts import fitted
 from aepo.training.callbacks import Callback
 from aepo.training.checkpoint import FOLDER, TrainState, load_checkpoint, save_checkpoint, steps_saved
 from aepo.training.evaluate import Evaluation, evaluate
@@ -99,6 +102,8 @@ def resume(out: Path, quiet: bool = False, settings: Sequence[str] = (), callbac
         saved = steps_saved(out)
         run, state = _prepare(config, out / FOLDER / f"step-{saved[-1]}" if saved else None, quiet)
         cut_back(out, state.step)
+        if not quiet:
+            print(*header(run, out), f"resumed after step {state.step}", sep="\n", flush=True)
         if settings:
             write_change(out, config, state.step, settings)
         _finish(run, state, out, quiet, callbacks)
@@ -174,19 +179,24 @@ def _say_pretraining(step: int, steps: int, loss: float) -> None:
 
 
 def make_sampler(policy: Policy, config: Config) -> Sampler:
-    """Return the sampler that the settings ask for.
+    """Return the sampler that the settings ask for, and refuse a model that it cannot draw from.
 
     The vLLM engine does not start here. It starts when the sampler first receives weights.
     """
     sampling = config.sampling
+    stop = StopStrings(sampling.stops, policy.tokenizer) if sampling.stops else None
+    drawn: dict[str, Any] = {"top_p": sampling.top_p, "top_k": sampling.top_k, "min_p": sampling.min_p, "stop": stop}
+    drawn["room"] = policy.room
     if sampling.engine == "hf":
-        return HFSampler(
+        sampler = HFSampler(
             policy.model,
             eos_token_ids=policy.eos_token_ids,
             pad_token_id=policy.pad_token_id,
-            top_p=sampling.top_p,
             max_rows=sampling.max_rows,
+            **drawn,
         )
+        check_sampler(policy, sampler.with_cuts(WHOLE))
+        return sampler
     from aepo.sampling.vllm import VLLMBackend, VLLMSampler
     from aepo.sampling.vllm_local import LocalVLLMBackend
     from aepo.sampling.vllm_server import ServerVLLMBackend
@@ -195,8 +205,9 @@ def make_sampler(policy: Policy, config: Config) -> Sampler:
     if sampling.server is not None:
         backend = ServerVLLMBackend(sampling.server, scratch=Path(sampling.scratch or "."))
     else:
-        backend = LocalVLLMBackend()
-    return VLLMSampler(backend, eos_token_ids=policy.eos_token_ids, top_p=sampling.top_p)
+        # vLLM itself finds stop strings, and needs the tokenizer for nothing else.
+        backend = LocalVLLMBackend(skip_tokenizer_init=stop is None)
+    return VLLMSampler(backend, eos_token_ids=policy.eos_token_ids, **drawn)
 
 
 def _prepare(config: Config, checkpoint: Path | None, quiet: bool) -> tuple[Run, TrainState]:
@@ -207,8 +218,10 @@ def _prepare(config: Config, checkpoint: Path | None, quiet: bool) -> tuple[Run,
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    policy = Policy.load(checkpoint or model_folder(config, quiet), device, config.policy, config.seed)
-    task = config.task.fitted(lambda problem: len(prompt_tokens(policy, problem)))
+    folder = checkpoint or model_folder(config, quiet)
+    template = None if checkpoint else config.task.template()  # a checkpoint carries it
+    policy = Policy.load(folder, device, config.policy, config.seed, template)
+    task = fitted(config.task, policy, config.seed)
     if config.evaluation.every:
         task.eval_problems(config.evaluation.prompts)
     optimizer = make_optimizer(policy, config.optimizer)
@@ -336,7 +349,7 @@ def _logged_step(
 
 def evaluate_policy(policy: Policy, config: Config, problems: int, samples: int) -> Evaluation:
     """Return an evaluation of a policy on the task of a configuration."""
-    task = config.task.fitted(lambda problem: len(prompt_tokens(policy, problem)))
+    task = fitted(config.task, policy, config.seed)
     with closing(make_sampler(policy, config)) as sampler:
         sampler.refresh(policy)
         return evaluate(policy, sampler.at_top_p(1.0), task, problems=problems, samples=samples)
@@ -363,7 +376,7 @@ def _shown(run: Run, samples: Sequence[Sample], draw: torch.Generator) -> list[S
 def _evaluate(run: Run) -> Evaluation:
     settings = run.config.evaluation
     run.sampler.refresh(run.policy)
-    sampler = run.sampler.at_top_p(1.0)
+    sampler = run.sampler.with_cuts(WHOLE)
     return evaluate(run.policy, sampler, run.task, problems=settings.prompts, samples=settings.samples)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aepo.control.base import Scored
+from aepo.engines.stops import StopStrings
 from aepo.errors import InvalidValue
 from aepo.types import Batch, BatchStatistics, Completion, Prompt, Rollout
 
@@ -98,6 +99,7 @@ def rollouts(
     groups: Sequence[int],
     temperature: float,
     ends: frozenset[int],
+    stops: StopStrings | None = None,
 ) -> list[Rollout]:
     """Return a rollout for each row.
 
@@ -109,6 +111,7 @@ def rollouts(
         groups: The number of the group of each row.
         temperature: The temperature that the rows were drawn at.
         ends: The tokens that end a completion; a completion whose last token is another one was truncated.
+        stops: The stop strings of the sampler, which end a completion too; None for none.
     """
     made = []
     for (prompt, tokens), reward, group in zip(texts, rewards, groups, strict=True):
@@ -118,10 +121,16 @@ def rollouts(
             temperature=temperature,
             tokens=tuple(tokens),
             logprobs=(0.0,) * len(tokens),
-            truncated=not tokens or tokens[-1] not in ends,
+            truncated=not _ended(tokens, ends, stops),
         )
         made.append(Rollout(completion, reward))
     return made
+
+
+def _ended(tokens: Sequence[int], ends: frozenset[int], stops: StopStrings | None) -> bool:
+    if not tokens or tokens[-1] in ends:
+        return bool(tokens)
+    return stops is not None and stops.length(tokens) is not None
 
 
 @dataclass(frozen=True)

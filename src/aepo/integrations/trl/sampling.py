@@ -18,6 +18,8 @@ from torch import Tensor
 from trl import GRPOTrainer
 
 from aepo.control.base import ExtraGroup, Needs
+from aepo.engines.ends import find_ends
+from aepo.engines.stops import StopStrings
 from aepo.errors import InvalidValue
 from aepo.integrations.trl import rows as table
 from aepo.integrations.trl.ranks import Ranks
@@ -48,6 +50,19 @@ class SamplingTrainer(GRPOTrainer):  # type: ignore[misc]
         self._scores: list[tuple[Tensor, Tensor]] | None = None
         super().__init__(*given, **named)
         self._ranks = Ranks(self.accelerator, self._tokenizer.pad_token_id)
+        if hasattr(self, "eos_token_ids"):  # older versions of TRL know one end alone
+            self._end_at_all_ends()
+
+    def _end_at_all_ends(self) -> None:
+        """Make TRL's sampler and its masks end a completion at the chat template's end of turn too."""
+        model = self._inner
+        ends = list(find_ends(self._tokenizer, model.generation_config, model.config, model.name_or_path).ids)
+        given = self.args.generation_kwargs or {}
+        self.eos_token_ids = ends
+        if self.use_vllm:
+            self.vllm_generation.generation_kwargs = {"stop_token_ids": ends, **given}
+        elif "eos_token_id" not in given:
+            self.generation_config.eos_token_id = self.generation_kwargs["eos_token_id"] = ends
 
     def _draw(self, inputs: list[dict[str, Any]], groups: Sequence[int], temperature: float = 1.0) -> SampledRows:
         """Sample the prompts and score the rows.
@@ -68,7 +83,7 @@ class SamplingTrainer(GRPOTrainer):  # type: ignore[misc]
         prompts = table.token_lists(drawn["prompt_ids"], drawn["prompt_mask"])
         texts = self._ranks.objects(list(zip(prompts, completions, strict=True)))
         numbers = [group for group in groups for _ in range(self.num_generations)]
-        rollouts = table.rollouts(texts, self._total(rewards), numbers, temperature, self._ends)
+        rollouts = table.rollouts(texts, self._total(rewards), numbers, temperature, self._ends, self._stops)
         return SampledRows(table.rowwise(drawn), rollouts, _kept(drawn, scores))
 
     def _draw_extra(self, inputs: list[dict[str, Any]], plan: Sequence[ExtraGroup], groups: int) -> SampledRows:
@@ -136,6 +151,14 @@ class SamplingTrainer(GRPOTrainer):  # type: ignore[misc]
     def _ends(self) -> frozenset[int]:
         several = getattr(self, "eos_token_ids", None) or [self._tokenizer.eos_token_id]
         return frozenset([*several, self._tokenizer.pad_token_id])
+
+    @property
+    def _stops(self) -> StopStrings | None:
+        """Return the stop strings among `generation_kwargs`; None without any."""
+        given = self.args.generation_kwargs or {}
+        found = given.get("stop") or given.get("stop_strings") or ()
+        strings = (found,) if isinstance(found, str) else tuple(found)
+        return StopStrings(strings, self._tokenizer) if strings else None
 
     # --- statistics under the policy that sampled -----------------------------------------------------------------
 
