@@ -58,7 +58,7 @@ class Recorder:
     def prompt(self, problem) -> tuple[int, ...]:
         return (1,)
 
-    def decode(self, completions: list) -> list[str]:
+    def decode(self, completions: list, special_tokens: bool = True) -> list[str]:
         return []
 
     def sample(self, requests, *, max_tokens: int, generator: torch.Generator) -> list:

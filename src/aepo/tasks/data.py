@@ -186,8 +186,8 @@ class Data(ChatSettings, Task):
         if isinstance(verifier, Function):
             verifier = replace(verifier, path=path_of_object(verifier.path))
         rewards = tuple(map(path_of_object, self.rewards))
-        files = {"train": absolute(self.train), "eval": absolute(self.eval), "chat_template": self.template_file}
-        return replace(self, **files, verifier=verifier, rewards=rewards)
+        train, held, template = absolute(self.train), absolute(self.eval), self.template_file
+        return replace(self, train=train, eval=held, chat_template=template, verifier=verifier, rewards=rewards)
 
     def facts(self) -> dict[str, Any]:
         """Return the numbers of rows: read, trained on, kept for evaluation, repeated and left out."""
