@@ -1,9 +1,11 @@
+import math
+
 import pytest
 import torch
 
 from aepo.errors import InvalidValue
 from aepo.loss.aggregates import AGGREGATES, fixed_length, sequence_mean_token_mean, token_mean
-from aepo.loss.policy_loss import policy_loss
+from aepo.loss.policy_loss import k3, policy_loss
 from aepo.loss.surrogates import Bounds, Clip, Ratio
 
 
@@ -104,6 +106,42 @@ def test_padding_never_reaches_the_gradient_even_as_nan():
     old = torch.tensor([[-1.0, float("inf")]])
     policy_loss(logprobs, old, torch.ones(1, 2), token_mean(mask), Clip()).loss.backward()
     assert logprobs.grad.tolist() == [[-1.0, 0.0]]
+
+
+@pytest.mark.parametrize("surrogate", [Clip(), Clip(dual=3.0), Ratio()])
+@pytest.mark.parametrize("distance", [-1000.0, -89.0, 89.0, 1000.0])
+@pytest.mark.parametrize("advantage", [-1.0, 0.0, 1.0])
+def test_no_distance_from_the_sampling_policy_gives_nan(surrogate, distance, advantage):
+    """exp(89) is inf in float32, and inf * 0 is NaN, at an advantage of 0 too."""
+    logprobs = torch.tensor([[distance - 1.0, -1.0]], requires_grad=True)
+    old, mask = torch.full((1, 2), -1.0), torch.ones(1, 2)
+    output = policy_loss(logprobs, old, torch.tensor([[advantage, 1.0]]), token_mean(mask), surrogate)
+    output.loss.backward()
+    assert output.loss.isfinite() and output.clipped.mean == 0.5
+    assert logprobs.grad.tolist() == [[0.0, -0.5]]  # the other token is trained on as ever
+    assert all(math.isfinite(m.mean) for m in (output.ratio, output.approximate_kl))
+
+
+def test_golden_the_log_ratio_is_cut_at_20_nats():
+    """exp(20) = 485165195.4; a ratio within the limit is as it was."""
+    for distance, expected in ((25.0, 485165195.4), (19.0, 178482301.0), (-25.0, 2.0611536e-9)):
+        logprobs = torch.tensor([[distance]])
+        output = policy_loss(logprobs, torch.zeros(1, 1), torch.ones(1, 1), torch.ones(1, 1), Ratio())
+        assert -output.loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_nan_is_not_hidden_by_the_limit():
+    logprobs = torch.tensor([[float("nan"), -1.0]])
+    output = policy_loss(logprobs, torch.zeros(1, 2), torch.ones(1, 2), torch.full((1, 2), 0.5), Clip())
+    assert output.loss.isnan()
+
+
+@pytest.mark.parametrize("difference", [89.0, 1000.0])
+def test_the_penalty_towards_a_reference_is_finite_however_far_it_is(difference):
+    logprobs = torch.tensor([-difference], requires_grad=True)
+    value = k3(logprobs, torch.zeros(1))
+    value.backward()
+    assert value.item() == pytest.approx(485165195.4 - 21, rel=1e-5) and logprobs.grad.item() == 0
 
 
 def test_penalty_is_added_with_the_same_weights():

@@ -13,6 +13,11 @@ from torch import Tensor
 from aepo.loss.surrogates import Bounds, Surrogate
 from aepo.types import Metric
 
+LOG_RATIO_LIMIT = 20.0
+"""Nats. The log ratio is cut to +-20, as in verl: beyond 88 its exp overflows in float32, and inf * 0 is NaN. A token
+beyond the limit gets no gradient.
+"""
+
 
 @dataclass(frozen=True)
 class LossOutput:
@@ -21,7 +26,7 @@ class LossOutput:
     loss: Tensor
     """The loss, a scalar with gradient."""
     ratio: Metric
-    """pi / pi_old."""
+    """pi / pi_old, at most exp(20)."""
     clipped: Metric
     """Share of the tokens whose surrogate gives no gradient."""
     approximate_kl: Metric
@@ -39,7 +44,7 @@ def policy_loss(
 ) -> LossOutput:
     """Return the sum of weights * (-surrogate + penalty), and what is logged about it.
 
-    Gradient flows through `logprobs` and `penalty` only.
+    Gradient flows through `logprobs` and `penalty` only. The log ratio is cut to +-`LOG_RATIO_LIMIT`.
 
     Args:
         logprobs: log pi of each token under the current policy, nats, [B, T].
@@ -53,30 +58,38 @@ def policy_loss(
     """
     mask = weights > 0
     # Padding holds zeros in both; where keeps a NaN outside the mask from reaching the gradient.
-    log_ratio = torch.where(mask, logprobs - old_logprobs.detach(), 0.0)
+    difference = torch.where(mask, logprobs - old_logprobs.detach(), 0.0)
+    log_ratio = limited(difference)
     ratio = log_ratio.exp()
     per_token = -surrogate(ratio, advantages.detach(), bounds)
     if penalty is not None:
         per_token = per_token + penalty
     loss = (weights * torch.where(mask, per_token, 0.0)).sum()
     with torch.no_grad():
+        clipped = surrogate.clipped(ratio, advantages, bounds) | (difference.abs() > LOG_RATIO_LIMIT)
         return LossOutput(
             loss=loss,
             ratio=Metric.of(ratio, mask),
-            clipped=Metric.of(surrogate.clipped(ratio, advantages, bounds).float(), mask),
+            clipped=Metric.of(clipped.float(), mask),
             approximate_kl=Metric.of(ratio - 1 - log_ratio, mask),
         )
+
+
+def limited(log_ratio: Tensor) -> Tensor:
+    """Return a log ratio cut to +-`LOG_RATIO_LIMIT`, nats; NaN stays NaN."""
+    return log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
 
 
 def k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     """Return exp(d) - 1 - d with d = log pi_ref(y) - log pi(y), nats.
 
     For y drawn from pi it is an unbiased estimate of KL(pi || pi_ref), and never negative (Schulman, "Approximating KL
-    divergence", 2020; GRPO, 2402.03300, eq. 4). Its gradient by log pi(y) is 1 - exp(d).
+    divergence", 2020; GRPO, 2402.03300, eq. 4). Its gradient by log pi(y) is 1 - exp(d). d is cut to
+    +-`LOG_RATIO_LIMIT`, as in verl, and has no gradient beyond.
 
     Args:
         logprobs: log pi(y), of any shape; the gradient flows through it.
         ref_logprobs: log pi_ref(y), of the same shape; without gradient.
     """
-    difference = ref_logprobs.detach() - logprobs
+    difference = limited(ref_logprobs.detach() - logprobs)
     return difference.exp() - 1 - difference
