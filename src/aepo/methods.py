@@ -89,6 +89,15 @@ _REFERENCE = replace(
     start="hot",
     sensor="mixed-sampled",
 )
+_DCPO = AEPO(
+    target=Target("0.5"),
+    positives="reweighted",
+    join="replace",
+    weighting="odds",
+    weight=0.1,
+    law=Proportional(gain=10.0),
+    distribution=Temperature(high=1.2, low=0.8),
+)
 
 
 def _method(
@@ -156,22 +165,17 @@ METHODS: dict[str, Method] = {
         actuator="importance-weighted positives",
         cost="log-probabilities at T",
     ),
-    "dcpo": _aepo(
-        AEPO(
-            target=Target("0.5"),
-            positives="reweighted",
-            join="replace",
-            weighting="odds",
-            weight=0.1,
-            law=Proportional(gain=10.0),
-            distribution=Temperature(high=1.2, low=0.8),
+    "dcpo": replace(
+        _aepo(
+            _DCPO,
+            "Distribution-centric policy optimization",
+            "2601.12730",
+            law="proportional, over the share of right answers",
+            actuator="importance-weighted positives",
+            cost="log-probabilities at T",
+            page="dcpo",
         ),
-        "Distribution-centric policy optimization",
-        "2601.12730",
-        law="proportional, over the share of right answers",
-        actuator="importance-weighted positives",
-        cost="log-probabilities at T",
-        page="dcpo",
+        algorithm=Algorithm(surrogate=Clip(dual=3.0), control=_DCPO),
     ),
     # --- methods with an entropy bonus in the loss ---
     "entropy-reg": _method(
@@ -196,7 +200,7 @@ METHODS: dict[str, Method] = {
         cost="entropy gradient",
     ),
     "skywork-or1": _method(
-        AdaptiveCoefficient(sensor="sampled", comparison="strict", delta=0.0001, high=0.005),
+        AdaptiveCoefficient(sensor="sampled", comparison="strict", gate="open", delta=0.0001, high=0.005),
         "Skywork-OR1's adaptive coefficient",
         "2505.22312",
         sensor="sampled entropy",
@@ -232,7 +236,7 @@ METHODS: dict[str, Method] = {
         cost="entropy gradient",
     ),
     "siren": _method(
-        SIREN(peaks="completion"),
+        Algorithm(surrogate=Clip(dual=3.0), control=SIREN(peaks="completion")),
         "Nucleus entropy of the uncertain tokens, anchored",
         "2509.25133",
         sensor="nucleus entropy",
@@ -288,7 +292,7 @@ METHODS: dict[str, Method] = {
         actuator="token KL",
     ),
     "steer": _method(
-        STEER(),
+        Algorithm(surrogate=Clip(low=0.2, high=0.28, dual=10.0), control=STEER()),
         "Tokens weighted by the entropy change they would cause",
         "2510.10150",
         sensor="token entropy",
@@ -358,7 +362,7 @@ METHODS: dict[str, Method] = {
         actuator="clip bound",
     ),
     "archer": _method(
-        Archer(),
+        Algorithm(surrogate=Clip(dual=10.0), control=Archer()),
         "Loose bounds for uncertain tokens, tight ones and KL for the rest",
         "2507.15778",
         sensor="token entropy",
@@ -399,7 +403,7 @@ METHODS: dict[str, Method] = {
         cost="further prompts",
     ),
     "eframe": _method(
-        EFRame(),
+        Algorithm(surrogate=Clip(dual=3.0), control=EFRame()),
         "Explore hard prompts, filter, replay",
         "2506.22200",
         sensor="group accuracy",
