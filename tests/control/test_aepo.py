@@ -308,3 +308,8 @@ def test_reweighted_shorter_prefers_short_correct_completions():
 def test_bad_values_are_refused_by_name(field, make):
     with pytest.raises(InvalidValue, match=f"^{field}: got"):
         make()
+
+
+def test_reweighted_positives_cannot_be_trained_by_reinforce():
+    with pytest.raises(InvalidValue, match=r"^control\.positive_loss: got 'reinforce'"):
+        AEPO(positives="reweighted", weight=1.0, positive_loss="reinforce")

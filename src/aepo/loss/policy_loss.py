@@ -41,6 +41,7 @@ def policy_loss(
     surrogate: Surrogate,
     penalty: Tensor | None = None,
     bounds: Bounds | None = None,
+    reinforced: Tensor | None = None,
 ) -> LossOutput:
     """Return the sum of weights * (-surrogate + penalty), and what is logged about it.
 
@@ -55,18 +56,25 @@ def policy_loss(
         surrogate: The objective of a token, to be maximised.
         penalty: A term [B, T] that is added to the loss of each token.
         bounds: Limits that replace the surrogate's own clip bounds. A surrogate without a clip ignores them.
+        reinforced: The tokens, bool [B, T], whose objective is REINFORCE's in place of the surrogate: the gradient is
+            A * grad log pi, without a ratio and without a clip, and the value is A.
     """
     mask = weights > 0
     # Padding holds zeros in both; where keeps a NaN outside the mask from reaching the gradient.
     difference = torch.where(mask, logprobs - old_logprobs.detach(), 0.0)
     log_ratio = limited(difference)
     ratio = log_ratio.exp()
-    per_token = -surrogate(ratio, advantages.detach(), bounds)
+    objective = surrogate(ratio, advantages.detach(), bounds)
+    if reinforced is not None:
+        objective = torch.where(reinforced, advantages.detach() * (difference - difference.detach()).exp(), objective)
+    per_token = -objective
     if penalty is not None:
         per_token = per_token + penalty
     loss = (weights * torch.where(mask, per_token, 0.0)).sum()
     with torch.no_grad():
         clipped = surrogate.clipped(ratio, advantages, bounds) | (difference.abs() > LOG_RATIO_LIMIT)
+        if reinforced is not None:
+            clipped = clipped & ~reinforced
         return LossOutput(
             loss=loss,
             ratio=Metric.of(ratio, mask),

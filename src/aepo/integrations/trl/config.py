@@ -209,11 +209,11 @@ class EntropyControlConfig(GRPOConfig):  # type: ignore[misc]
 def own_loss(algorithm: Algorithm) -> bool:
     """Return whether the algorithm needs this package's own loss instead of TRL's.
 
-    It does if the control acts in every pass (`reshape`, `bounds` or `penalty`), or if the surrogate is not a plain
-    clip.
+    It does if the control acts in every pass (`reshape`, `bounds`, `penalty` or REINFORCE on extra rows), or if the
+    surrogate is not a plain clip.
     """
     in_pass = {"reshape", "bounds", "penalty"}
-    acts = any(in_pass & set(hooks(part)) for part in algorithm.control.parts)
+    acts = any(in_pass & set(hooks(part)) for part in algorithm.control.parts) or algorithm.control.reinforces_extra
     return acts or not isinstance(algorithm.surrogate, Clip) or algorithm.surrogate.dual is not None
 
 
