@@ -29,6 +29,9 @@ KNOWN = {*PROMPT, *COMPLETION, "advantages", "num_items_in_batch"}
 def check(rows: Mapping[str, object]) -> None:
     """Refuse fields other than those of plain text rows, such as images, tools or the masks of a custom rollout."""
     unknown = sorted(set(rows) - KNOWN)
+    if "max_left_pad" in unknown:  # Unsloth's trainer shifts the log-probabilities of each row by its own padding.
+        wanted = "of TRL's own trainer: import aepo.integrations.trl before unsloth"
+        raise InvalidValue("max_left_pad", "rows in Unsloth's layout", wanted)
     if unknown:
         raise InvalidValue("train_dataset", unknown, "text prompts without images, tools or environments")
 
