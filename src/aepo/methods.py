@@ -40,8 +40,8 @@ from aepo.control.siren import SIREN
 from aepo.control.steer import STEER
 from aepo.control.trajectory_entropy import TrajectoryEntropy
 from aepo.errors import InvalidValue
-from aepo.loss.advantages import GroupMean, LeaveOneOut, PassAtK, QuantileBaseline
-from aepo.loss.surrogates import Clip, Ratio
+from aepo.loss.advantages import GroupMean, LeaveOneOut, MaximumLikelihood, PassAtK, QuantileBaseline
+from aepo.loss.surrogates import CISPO, DPPO, GMPO, GSPO, SAPO, VESPO, Clip, Ratio
 
 
 @dataclass(frozen=True)
@@ -176,6 +176,55 @@ METHODS: dict[str, Method] = {
             page="dcpo",
         ),
         algorithm=Algorithm(surrogate=Clip(dual=3.0), control=_DCPO),
+    ),
+    # --- other surrogates, and an advantage: base algorithms that every control can be joined to ---
+    "gspo": _method(
+        Algorithm(surrogate=GSPO(), aggregate="sequence-mean-token-mean"),
+        "The ratio and the clip are those of the whole completion",
+        "2507.18071",
+        page="gspo",
+    ),
+    "luspo": _method(
+        Algorithm(surrogate=GSPO(low=2e-3, high=2.5e-3), aggregate="sequence-mean-token-sum"),
+        "GSPO with completions weighted by their length",
+        "2602.05261",
+        page="gspo",
+    ),
+    "cispo": _method(
+        Algorithm(surrogate=CISPO()),
+        "Importance weights are limited, no token is dropped",
+        "2506.13585",
+        page="cispo",
+    ),
+    "gmpo": _method(
+        Algorithm(surrogate=GMPO(), aggregate="sequence-mean-token-mean"),
+        "The geometric mean of the tokens' clipped ratios",
+        "2507.20673",
+        page="gmpo",
+    ),
+    "sapo": _method(
+        Algorithm(surrogate=SAPO(), aggregate="sequence-mean-token-mean"),
+        "A soft gate in place of the clip",
+        "2511.20347",
+        page="sapo",
+    ),
+    "dppo": _method(
+        Algorithm(surrogate=DPPO()),
+        "Tokens stop by their change of probability, not by their ratio",
+        "2602.04879",
+        page="dppo",
+    ),
+    "vespo": _method(
+        Algorithm(surrogate=VESPO()),
+        "A smooth weight of the whole completion's ratio",
+        "2602.10693",
+        page="vespo",
+    ),
+    "maxrl": _method(
+        Algorithm(advantage=MaximumLikelihood()),
+        "Hard prompts weigh 1 / accuracy: towards maximum likelihood",
+        "2602.02710",
+        page="maxrl",
     ),
     # --- methods with an entropy bonus in the loss ---
     "entropy-reg": _method(

@@ -6,11 +6,18 @@ import torch
 from aepo.errors import InvalidValue
 from aepo.loss.aggregates import AGGREGATES, fixed_length, sequence_mean_token_mean, token_mean
 from aepo.loss.policy_loss import k3, policy_loss
-from aepo.loss.surrogates import Bounds, Clip, Ratio
+from aepo.loss.surrogates import CISPO, DPPO, GSPO, SURROGATES, Bounds, Clip, Ratio
+from aepo.loss.tokens import Tokens
+
+
+def moved(ratio: torch.Tensor) -> Tokens:
+    """Tokens of this ratio, [B, T], whose probability was 0.01."""
+    old = torch.full_like(ratio, math.log(0.01))
+    return Tokens.of(ratio.log() + old, old, torch.ones_like(ratio, dtype=torch.bool))
 
 
 def at(surrogate, ratio, advantage):
-    return surrogate(torch.tensor([[ratio]]), torch.tensor([[advantage]])).item()
+    return surrogate(moved(torch.tensor([[ratio]])), torch.tensor([[advantage]])).item()
 
 
 @pytest.mark.parametrize(
@@ -37,20 +44,30 @@ def test_dual_clip_bounds_the_loss_of_negative_advantages_only():
 def test_bounds_per_token_stand_in_for_the_clips_own():
     ratio, advantages = torch.tensor([[1.5, 1.5, 0.4]]), torch.tensor([[1.0, 1.0, -1.0]])
     bounds = Bounds(low=torch.tensor([[0.2, 0.2, 0.7]]), high=torch.tensor([[0.6, 0.3, 0.2]]))
-    torch.testing.assert_close(Clip()(ratio, advantages, bounds), torch.tensor([[1.5, 1.3, -0.4]]))
-    assert Clip().clipped(ratio, advantages, bounds).tolist() == [[False, True, False]]
+    torch.testing.assert_close(Clip()(moved(ratio), advantages, bounds), torch.tensor([[1.5, 1.3, -0.4]]))
+    assert Clip().clipped(moved(ratio), advantages, bounds).tolist() == [[False, True, False]]
 
 
 def test_plain_ratio():
     assert at(Ratio(), 5.0, -1.5) == pytest.approx(-7.5)
 
 
-@pytest.mark.parametrize("surrogate", [Clip(), Clip(low=0.1, high=0.3, dual=2.0), Ratio()])
+ALL = [Clip(), Clip(low=0.1, high=0.3, dual=2.0), *(cls() for cls in SURROGATES.values() if cls is not Clip)]
+ALL += [GSPO(low=0.2, high=0.28), CISPO(low=0.2, high=0.2), DPPO(divergence="kl", low=0.02, high=0.02)]
+
+
+@pytest.mark.parametrize("surrogate", ALL, ids=str)
 def test_clipped_says_exactly_which_tokens_get_no_gradient(surrogate):
-    ratio = torch.linspace(0.05, 4.0, 80)[None].repeat(2, 1).requires_grad_()
-    advantages = torch.tensor([[1.0], [-1.0]]).expand(2, 80)
-    surrogate(ratio, advantages).sum().backward()
-    assert torch.equal(ratio.grad == 0, surrogate.clipped(ratio.detach(), advantages))
+    torch.manual_seed(0)
+    ratio = torch.linspace(0.05, 4.0, 80)[None].repeat(2, 1)
+    scattered = torch.rand(2, 80) * 0.6 + 0.7  # rows in which some row ratios are within their bounds
+    alone = torch.rand(40, 2) * 0.002 + 0.999
+    for values, signs in ((ratio, 2), (scattered, 2), (alone, 40)):
+        logprobs = (values.log() + math.log(0.2)).requires_grad_()
+        tokens = Tokens.of(logprobs, torch.full_like(values, math.log(0.2)), torch.ones_like(values, dtype=torch.bool))
+        advantages = torch.tensor([1.0, -1.0]).repeat(signs // 2)[:, None].expand_as(values)
+        surrogate(tokens, advantages).sum().backward()
+        assert torch.equal(logprobs.grad == 0, surrogate.clipped(tokens, advantages))
 
 
 MASK = torch.tensor([[1.0, 0, 0, 0], [1, 1, 1, 1], [1, 1, 0, 0]])
@@ -108,18 +125,19 @@ def test_padding_never_reaches_the_gradient_even_as_nan():
     assert logprobs.grad.tolist() == [[-1.0, 0.0]]
 
 
-@pytest.mark.parametrize("surrogate", [Clip(), Clip(dual=3.0), Ratio()])
+@pytest.mark.parametrize("surrogate", ALL, ids=str)
 @pytest.mark.parametrize("distance", [-1000.0, -89.0, 89.0, 1000.0])
 @pytest.mark.parametrize("advantage", [-1.0, 0.0, 1.0])
 def test_no_distance_from_the_sampling_policy_gives_nan(surrogate, distance, advantage):
     """exp(89) is inf in float32, and inf * 0 is NaN, at an advantage of 0 too."""
-    logprobs = torch.tensor([[distance - 1.0, -1.0]], requires_grad=True)
-    old, mask = torch.full((1, 2), -1.0), torch.ones(1, 2)
-    output = policy_loss(logprobs, old, torch.tensor([[advantage, 1.0]]), token_mean(mask), surrogate)
+    old = torch.tensor([[min(-1.0, -1.0 - distance)], [-1.0]])
+    logprobs = (old + torch.tensor([[distance], [0.0]])).requires_grad_()
+    output = policy_loss(logprobs, old, torch.tensor([[advantage], [1.0]]), torch.full((2, 1), 0.5), surrogate)
     output.loss.backward()
-    assert output.loss.isfinite() and output.clipped.mean == 0.5
-    assert logprobs.grad.tolist() == [[0.0, -0.5]]  # the other token is trained on as ever
-    assert all(math.isfinite(m.mean) for m in (output.ratio, output.approximate_kl))
+    assert output.loss.isfinite() and all(math.isfinite(m.mean) for m in (output.ratio, output.approximate_kl))
+    assert logprobs.grad.isfinite().all() and logprobs.grad[1].item() == pytest.approx(-0.5)
+    if isinstance(surrogate, Clip | Ratio):
+        assert output.clipped.mean == 0.5 and logprobs.grad[0].item() == 0
 
 
 def test_golden_the_log_ratio_is_cut_at_20_nats():

@@ -103,8 +103,9 @@ def _ratio_is_one(setup: Setup) -> list[str]:
         return []
     surrogate, control = setup.algorithm.surrogate, setup.algorithm.control
     idle = []
-    if isinstance(surrogate, Clip) and (surrogate.high != surrogate.low or surrogate.dual):
-        idle.append("the clip bounds never act")
+    if surrogate.acts_off_policy:
+        plain = f"the surrogate {surrogate.name} acts as a plain policy gradient"
+        idle.append("the clip bounds never act" if isinstance(surrogate, Clip) else plain)
     if control.idle_at_ratio_one:
         idle.append(f"the control {control.name} never acts")
     cause = f"there is one update per rollout ({setup.updates_name} = 1), so the ratio is always 1"
