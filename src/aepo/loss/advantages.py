@@ -92,8 +92,8 @@ def maximum_likelihood(rewards: Tensor, groups: Tensor) -> Tensor:
     """Return MaxRL's (R - mean) / (mean + 1e-6) (2602.02710), which weighs hard prompts by 1 / accuracy.
 
     With rewards 0 and 1 and the group's accuracy p, a right answer has (1 - p) / p and a wrong one -1. In the mean over
-    groups of G this is the gradient of log p's series cut after its G-th term: REINFORCE for G = 1, maximum likelihood
-    for a large G.
+    groups of G this is the gradient of log p = -sum_k (1 - p)^k / k, cut after its term G - 1: that of the accuracy for
+    G = 2, and that of the likelihood for a large G.
 
     Raises:
         InvalidValue: A reward is negative: a negative mean would turn all signs around.
