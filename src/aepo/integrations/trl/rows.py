@@ -197,7 +197,7 @@ def token_weights(loss_type: str, mask: Tensor, *, window_tokens: Tensor, longes
     """Return the weight that TRL gives each token in one backward pass, [B, T].
 
     Args:
-        loss_type: TRL's `loss_type`: `dapo`, `grpo`, `bnpo` or `dr_grpo`.
+        loss_type: TRL's `loss_type`: `dapo`, `grpo`, `bnpo`, `dr_grpo` or `luspo`.
         mask: The tokens of this pass, [B, T].
         window_tokens: One rank's share of the number of tokens in all passes of the update.
         longest: The length limit of a completion, tokens.
@@ -209,6 +209,8 @@ def token_weights(loss_type: str, mask: Tensor, *, window_tokens: Tensor, longes
         weights = mask / mask.sum(1, keepdim=True).clamp(min=1) / len(mask)
     elif loss_type == "bnpo":
         weights = mask / mask.sum().clamp(min=1)
+    elif loss_type == "luspo":
+        weights = mask / len(mask)
     else:  # dr_grpo
         weights = mask / len(mask) / longest
     return weights / accumulated

@@ -3,7 +3,7 @@
 The trainer overrides `_generate_and_score_completions`. TRL first draws and scores the ordinary rows, then the
 tempered rows. The control makes a mixed batch of both, which goes back to TRL in TRL's own form and with the same
 number of rows. The loss of this package replaces TRL's loss only where TRL's loss cannot express the method
-(`aepo.integrations.trl.config.own_loss`).
+(`aepo.integrations.trl.losses.own_loss`).
 
 Rows are numbered over all ranks, rank by rank, as TRL gathers them. The data that a decision needs is gathered, so
 every rank makes the same decision.
@@ -26,7 +26,8 @@ from aepo.engines import stages
 from aepo.engines.collate import collate
 from aepo.errors import InvalidValue
 from aepo.integrations.trl import rows as table
-from aepo.integrations.trl.config import EntropyControlConfig, own_loss
+from aepo.integrations.trl.config import EntropyControlConfig
+from aepo.integrations.trl.losses import own_loss
 from aepo.integrations.trl.rows import Rows
 from aepo.integrations.trl.sampling import SamplingTrainer
 from aepo.integrations.trl.statistics import beyond_trl, statistics
