@@ -53,7 +53,7 @@ def test_golden_k3_on_knowledge_tokens_alone():
 
 
 def test_golden_each_kl_is_the_mean_over_its_own_tokens():
-    """By token-mean: beta_k times the mean k3 of the knowledge tokens plus beta_r times that of the reasoning tokens."""
+    """By token-mean: beta_k times the mean k3 of the knowledge tokens plus beta_r times that of the others."""
     reference = torch.tensor([[-1.0, -0.5, -1.5, -1.0, -2.0], [-1.2, -0.2, -1.0, 0.0, 0.0]])
     batch, control = rows(logprobs=-1.0, reference=reference), Archer(beta_k=0.3, beta_r=0.7)
     mean = (control.penalty(batch, batch.old, {}) * batch.batch.mask).sum().item() / 8

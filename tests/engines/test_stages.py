@@ -55,7 +55,7 @@ def test_extra_groups_are_not_counted_as_dead_or_alive():
 
 
 def gradients(control, moved: float = 0.5) -> tuple[list[float], float]:
-    """d loss / d log pi of an ordinary and an extra row of one token, A = 1 and 2, log ratio `moved`; the clip share."""
+    """d loss / d log pi of an ordinary and an extra row of one token, A = 1 and 2, log ratio `moved`; clip share."""
     samples = [b.sample(1.0, 1.0, tokens=(1,)), b.sample(1.0, 2.0, tokens=(1,), extra=True)]
     part = b.scored(samples, logprobs=-1.0)
     logprobs = torch.full((2, 1), moved - 1.0, requires_grad=True)

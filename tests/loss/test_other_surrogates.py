@@ -132,7 +132,9 @@ def test_golden_dppos_cap():
 def test_dppo_lets_an_unlikely_token_move_far_and_a_likely_one_hardly():
     for old, new, kept in ((1e-4, 2e-3, True), (0.7, 0.9, False), (0.7, 0.84, True)):
         logprobs = torch.tensor([[math.log(new)]], requires_grad=True)
-        policy_loss(logprobs, torch.tensor([[math.log(old)]]), torch.ones(1, 1), torch.ones(1, 1), DPPO()).loss.backward()
+        policy_loss(
+            logprobs, torch.tensor([[math.log(old)]]), torch.ones(1, 1), torch.ones(1, 1), DPPO()
+        ).loss.backward()
         assert (logprobs.grad.item() != 0) == kept
 
 

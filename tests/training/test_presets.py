@@ -64,8 +64,8 @@ def verdict(self, problem, text, truncated) -> float:
 class Pass:
     """What one call of `policy_loss` got, at the trained tokens. penalty: 0 where there is none.
 
-    rows: the place of each token's completion in the pass. entropy, logprobs: of the policy that sampled. clipped: which
-    tokens got no gradient.
+    rows: the place of each token's completion in the pass. entropy, logprobs: of the policy that sampled. clipped:
+    which tokens got no gradient.
     """
 
     rows: Tensor

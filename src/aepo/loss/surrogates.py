@@ -17,6 +17,7 @@ from torch import Tensor
 from aepo.errors import require
 from aepo.loss.tokens import LOG_RATIO_LIMIT, Tokens
 
+
 @dataclass(frozen=True)
 class Bounds:
     """`Bounds` limits the ratio pi / pi_old to [1 - low, 1 + high]."""
@@ -309,9 +310,7 @@ class VESPO(Surrogate):
         return (power * log_weight + rate * (1 - log_weight.exp())).exp()
 
 
-SURROGATES: dict[str, type[Surrogate]] = {
-    cls.name: cls for cls in (Clip, Ratio, GSPO, CISPO, GMPO, SAPO, DPPO, VESPO)
-}
+SURROGATES: dict[str, type[Surrogate]] = {cls.name: cls for cls in (Clip, Ratio, GSPO, CISPO, GMPO, SAPO, DPPO, VESPO)}
 
 
 def _range(bounds: Bounds, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -73,9 +73,9 @@ _CUTS: Mapping[str, tuple[Any, ...]] = {
 class EntropyControlConfig(GRPOConfig):  # type: ignore[misc]
     """`EntropyControlConfig` is TRL's `GRPOConfig` with the method that runs and the entropy that it holds.
 
-    A method that differs from GRPO in the surrogate or the aggregate sets `loss_type`, `epsilon` and `epsilon_high`, and
-    the other settings of TRL's loss that it has there. With any other method you choose these. AEPO's positives replace ordinary rows (`control.join`), because TRL
-    keeps the number of rows of a rank.
+    A method that differs from GRPO in the surrogate or the aggregate sets `loss_type`, `epsilon`, `epsilon_high` and
+    the other settings of TRL's loss that it has there. With any other method you choose these. AEPO's positives replace
+    ordinary rows (`control.join`), because TRL keeps the number of rows of a rank.
 
     Raises:
         InvalidValue: A field has a value that does not work; the message is one line that names the field.

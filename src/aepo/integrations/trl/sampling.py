@@ -157,9 +157,7 @@ class SamplingTrainer(GRPOTrainer):  # type: ignore[misc]
             return None
         ids, attention = table.inputs(rows)
         width = rows["completion_mask"].shape[1]
-        scores = self._get_per_token_logps_and_entropies(
-            model, ids, attention, width, compute_entropy=True, **named
-        )
+        scores = self._get_per_token_logps_and_entropies(model, ids, attention, width, compute_entropy=True, **named)
         return BatchStatistics(scores[0].float(), scores[1].float()) if self._has_entropies(scores) else None
 
     def _has_entropies(self, scores: Sequence[Tensor | None]) -> bool:
