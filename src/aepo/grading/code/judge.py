@@ -116,10 +116,14 @@ def _grade(
 
 def _job(code: str, before: str, tests: Sequence[Test], sandbox: Sandbox) -> dict[str, object]:
     """Return the job of the driver. It holds no expected value and no expected output."""
-    rows = [_row(test) for test in tests]
-    longest = max((len(t.stdout) if isinstance(t, Stdio) else len(t.value)) for t in tests if not isinstance(t, Program))\
-        if not isinstance(tests[0], Program) else 0
-    return {"code": code, "before": before, "tests": rows, "file_bytes": sandbox.limits.file_mb * 2**20 + 8 * longest}
+    room = sandbox.limits.file_mb * 2**20 + 8 * max(map(_expected_size, tests))
+    return {"code": code, "before": before, "tests": [_row(test) for test in tests], "file_bytes": room}
+
+
+def _expected_size(test: Test) -> int:
+    if isinstance(test, Program):
+        return 0
+    return len(test.stdout) if isinstance(test, Stdio) else len(test.value)
 
 
 def _row(test: Test) -> tuple[str, ...]:
@@ -170,7 +174,8 @@ def _records(written: bytes) -> dict[int, _Record]:
         except ValueError:
             break
         parts = written[:first], written[first : first + second], written[first + second : first + second + third]
-        records.setdefault(place, _Record(status, micros / 1e6, *parts))
+        seconds = min(max(micros, 0), 10**12) / 1e6
+        records.setdefault(place, _Record(status & 0xFFFF, seconds, *parts))
         written = written[first + second + third :]
     return records
 
