@@ -6,14 +6,15 @@ import copy
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any, Literal
 
 from aepo.errors import InvalidValue, require
 from aepo.tasks.base import Problem, Task
+from aepo.tasks.code import Code, code_record
 from aepo.tasks.rewards import Answered, Graded, Verdict, Verifier
 from aepo.tasks.rows import Columns, Row, load_rows
-from aepo.tasks.styles import Rendered, render
+from aepo.tasks.styles import CODE_STYLES, Rendered, render
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Data(Task):
     solution_column: str | None = None
     """Column of a worked solution; none takes `solution` if it is there."""
     style: str = "boxed"
-    """How a problem becomes a prompt (docs/data.md)."""
+    """How a problem becomes a prompt (docs/data.md). With `verifier=code` the default is `code`."""
     verifier: Verifier = Graded()
     """What judges a completion."""
     max_prompt: int = 1024
@@ -53,6 +54,9 @@ class Data(Task):
 
     def __post_init__(self) -> None:
         render(self.style, "")
+        if isinstance(self.verifier, Code) and self.style != "boxed":
+            wanted = f"one of {', '.join(CODE_STYLES)} with verifier=code"
+            require(self.style in CODE_STYLES, "task.style", self.style, wanted)
         require(self.held_out >= 1, "task.held_out", self.held_out, "at least 1 row")
         require(self.max_prompt >= 1, "task.max_prompt", self.max_prompt, "at least 1 token")
         require(self.max_response >= 1, "task.max_response", self.max_response, "at least 1 token")
@@ -133,9 +137,10 @@ class Data(Task):
         if not self.train:
             raise InvalidValue("task.train", self.train, "a file or a data set: --set task.train=problems.parquet")
         columns = Columns(self.prompt, self.answer, self.solution_column)
-        train = load_rows(self.train, columns, "task.train")
+        load = partial(load_rows, adapt=code_record) if isinstance(self.verifier, Code) else load_rows
+        train = load(self.train, columns, "task.train")
         if self.eval:
-            held = load_rows(self.eval, columns, "task.eval")
+            held = load(self.eval, columns, "task.eval")
         else:
             order = _order(len(train), 0, "held out")
             held = [train[i] for i in order[len(train) - min(self.held_out, len(train) // 2) :]]
@@ -145,8 +150,13 @@ class Data(Task):
             raise InvalidValue("task.train", f"{len(train)} rows", "rows left to train on beside those of evaluation")
         return kept, held
 
+    @property
+    def _style(self) -> str:
+        """Return the style; a box holds no program, so the default for code is another one."""
+        return "code" if isinstance(self.verifier, Code) and self.style == "boxed" else self.style
+
     def _problem(self, row: Row) -> Problem:
-        shown = Rendered(row.text, row.messages) if row.messages else render(self.style, row.text)
+        shown = Rendered(row.text, row.messages) if row.messages else render(self._style, row.text)
         data: dict[str, Any] = {
             "prompt": row.text,
             "answer": row.answer,

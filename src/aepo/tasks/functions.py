@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from aepo.errors import InvalidValue
+from aepo.tasks.code import Code
 from aepo.tasks.rewards import Answered, Graded, Verdict, Verifier
 
 # A parameter of one of these names tells whose signature a function has.
@@ -240,4 +241,4 @@ def _failed(error: BaseException, item: Answered) -> Verdict:
     return Verdict(math.nan, failed=True, reason=reason)
 
 
-VERIFIERS: dict[str, type[Verifier]] = {cls.name: cls for cls in (Graded, Function)}
+VERIFIERS: dict[str, type[Verifier]] = {cls.name: cls for cls in (Graded, Function, Code)}

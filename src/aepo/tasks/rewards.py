@@ -7,7 +7,7 @@ import importlib.util
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -46,6 +46,8 @@ class Verdict:
     """Whether the judge hung or crashed; such verdicts are counted and logged."""
     reason: str = ""
     """Why, in a few words."""
+    details: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """What else the judge knows, as plain JSON data; it goes into the rows of samples."""
 
 
 class Verifier(ABC):

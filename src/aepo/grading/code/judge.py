@@ -10,7 +10,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from aepo.grading.code.output import same_output
 from aepo.grading.code.problem import Call, CodeProblem, Program, Stdio, Test
@@ -42,6 +42,16 @@ class CodeGrade:
     """
     isolation: Isolation = "bubblewrap"
     """The isolation of the sandbox."""
+
+    def details(self) -> dict[str, Any]:
+        """Return what a row of samples says of the judging, as plain JSON data."""
+        return {
+            "tests_passed": self.tests - len(self.failed_tests),
+            "tests_failed": list(self.failed_tests),
+            "processor_seconds": self.seconds,
+            "judged_by": self.mode,
+            "sandbox": self.isolation,
+        }
 
     @property
     def share(self) -> float:
@@ -263,13 +273,7 @@ class CodeJudge:
 
     def judge(self, items: Sequence[tuple[str | None, CodeProblem]]) -> list[CodeGrade]:
         """Return the verdicts on these (code, problem), in their order."""
-        started = self.start(items)
-        try:
-            return [future.result() for future in started]
-        except BaseException:
-            for future in started:
-                future.cancel()
-            raise
+        return results(self.start(items))
 
     def _one(self, code: str | None, problem: CodeProblem) -> CodeGrade:
         slot = self._slots.get()
@@ -277,3 +281,13 @@ class CodeJudge:
             return _grade(code, problem, self._sandbox, slot, self._cancelled)
         finally:
             self._slots.put(slot)
+
+
+def results(started: Sequence[Future[CodeGrade]]) -> list[CodeGrade]:
+    """Wait for verdicts. If the wait is interrupted, those that have not begun are given up."""
+    try:
+        return [future.result() for future in started]
+    except BaseException:
+        for future in started:
+            future.cancel()
+        raise
