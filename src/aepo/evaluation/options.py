@@ -24,7 +24,8 @@ class Options:
     model: str
     """A folder in Hugging Face format, a name on the hub, a run folder or one of its checkpoints, or `builtin`."""
     benchmark: tuple[str, ...] = ()
-    """Benchmarks by name (aime24, aime25, amc23, math500, gsm8k, minerva, olympiadbench, college_math), or files."""
+    """Benchmarks by name (aime24, aime25, amc23, math500, gsm8k, minerva, olympiadbench, college_math,
+    humaneval, mbpp), or files."""
     data: Path | None = None
     """A folder that holds the benchmarks' files (aime24.jsonl, ...), or one file of problems and answers."""
     task: str | None = None
@@ -40,11 +41,13 @@ class Options:
     top_p: float | None = None
     """One pass with this top-p (and at T = 1 without --temperature)."""
     prompt: str | None = None
-    """Prompt style of benchmarks and files: qwen25-math-cot (default), qwen-boxed, think, boxed, chat, ..."""
+    """Prompt style of benchmarks and files: qwen25-math-cot (default; qwen-code for programs), qwen-boxed, code, ..."""
     max_tokens: int | None = None
     """Longest completion, in tokens (default: 8192; for a task its own limit)."""
     grader: str | None = None
-    """Grader of benchmarks and files: math (default), qwen or exact. A task has its own verifier."""
+    """Grader of benchmarks and files: math (default; code for humaneval and mbpp), qwen, exact or code. A task has its
+    own verifier.
+    """
     out: Path | None = None
     """The folder for samples.jsonl and evaluation.json; an evaluation that was stopped continues there."""
     seed: int = 0

@@ -7,15 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aepo.errors import InvalidValue
+from aepo.errors import InvalidValue, require
 from aepo.evaluation.answers import EXTRACTORS, Extractor, whole
 from aepo.evaluation.benchmarks import BenchmarkRows
 from aepo.grading.table import GRADERS
 from aepo.model.policy import Policy
 from aepo.sampling.prompts import prompt_tokens
 from aepo.tasks import Data, Problem, Task
+from aepo.tasks.code import Code
 from aepo.tasks.rewards import Answered, Graded, Verdict, Verifier
-from aepo.tasks.styles import Rendered, render
+from aepo.tasks.styles import CODE_STYLES, Rendered, render
 from aepo.types import Prompt
 
 Judge = Callable[..., list[Verdict]]
@@ -23,6 +24,8 @@ Judge = Callable[..., list[Verdict]]
 
 # The defaults of benchmarks and files.
 STYLE, GRADER, MAX_TOKENS = "qwen25-math-cot", "math", 8192
+# The same of programs.
+CODE_STYLE, CODE = "qwen-code", "code"
 
 
 @dataclass(frozen=True)
@@ -82,24 +85,32 @@ def from_rows(
 
     Args:
         source: The rows. A row that holds chat messages keeps them; `style` does not apply to it.
-        style: The name of the prompt style; None takes `STYLE`.
-        grader: The name of the grader; None takes `GRADER`.
+        style: The name of the prompt style; None takes `STYLE`, or `CODE_STYLE` for programs.
+        grader: The name of the grader; None takes `GRADER`, or `CODE` for programs.
         max_tokens: The longest completion, in tokens; None takes `MAX_TOKENS`.
         limit: The number of rows that are used; None uses all of them.
 
     Raises:
-        InvalidValue: There is no such style or grader.
+        InvalidValue: There is no such style or grader, or it does not fit the rows.
     """
-    style, grader = style or STYLE, grader or GRADER
+    style = style or (CODE_STYLE if source.code else STYLE)
+    grader = grader or (CODE if source.code else GRADER)
     render(style, "", "--prompt")
-    if grader not in GRADERS:
-        raise InvalidValue("--grader", grader, f"one of {', '.join(GRADERS)}")
+    if grader not in (*GRADERS, CODE):
+        raise InvalidValue("--grader", grader, f"one of {', '.join(GRADERS)}, {CODE}")
+    if source.code != (grader == CODE):
+        wanted = f"{CODE} for {source.name}" if source.code else f"one of {', '.join(GRADERS)} for {source.name}"
+        raise InvalidValue("--grader", grader, wanted)
+    require(not source.code or style in CODE_STYLES, "--prompt", style, f"one of {', '.join(CODE_STYLES)} for programs")
     problems = []
     for row in source.rows[:limit]:
         shown = Rendered(row.text, row.messages) if row.messages else render(style, row.text)
         data = {"prompt": row.text, "answer": row.answer, "columns": row.columns}
         problems.append(Problem(row.id, shown.text, data, shown.messages))
-    judge = _judge_of(Graded(GRADERS[grader]()))
+    verifier: Verifier = Code() if source.code else Graded(GRADERS[grader]())
+    if source.code:
+        verifier.check()
+    judge = _judge_of(verifier)
     return Questions(
         source.name, source.source, tuple(problems), judge, EXTRACTORS[grader], max_tokens or MAX_TOKENS, style, grader
     )
@@ -117,6 +128,8 @@ def from_task(name: str, task: Task, count: int, max_tokens: int | None) -> Ques
     problems = tuple(task.eval_problems(count))
     verifier = task.verifier if isinstance(task, Data) else None
     grader = verifier.grader.name if isinstance(verifier, Graded) else None
+    if isinstance(verifier, Code):
+        grader = CODE
     answer = whole if grader is None else EXTRACTORS[grader]
     own = "the task's own"
     limit = max_tokens or task.max_tokens

@@ -16,7 +16,7 @@ from aepo.errors import InvalidValue, require
 from aepo.evaluation.benchmarks import find
 from aepo.evaluation.evaluated_model import EvaluatedModel, weights_digest
 from aepo.evaluation.options import Options, Pass
-from aepo.evaluation.questions import Questions, from_rows, from_task
+from aepo.evaluation.questions import CODE, Questions, from_rows, from_task
 from aepo.evaluation.report import ProgressPrinter, show
 from aepo.evaluation.samples import RESULT, SAMPLES, Unit, append, cut_to_whole_units, open_folder, read, units
 from aepo.evaluation.scores import Tally, scores
@@ -95,7 +95,7 @@ def run(options: Options) -> dict[str, Any]:
 def _prepare(options: Options, model: EvaluatedModel) -> tuple[list[Questions], Config, Policy]:
     """Read the data and load the model. The data comes first, because reading it is quicker."""
     if options.benchmark or options.data is not None:
-        sources = find(options.benchmark, options.data)
+        sources = find(options.benchmark, options.data, options.grader == CODE)
         questions = [from_rows(s, options.prompt, options.grader, options.max_tokens, options.limit) for s in sources]
         config = default_config()
         return questions, config, model.load(config, options.device)
@@ -197,7 +197,8 @@ def _rows(part: Part, unit: Unit, policy: Policy, sampler: Sampler, seed: int) -
 def _judged(verdict: Verdict) -> dict[str, Any]:
     reward = verdict.reward if math.isfinite(verdict.reward) else None
     right = reward is not None and is_right(reward)
-    return {"correct": right, "reward": reward, "reason": verdict.reason, "failed": verdict.failed}
+    known = {"correct": right, "reward": reward, "reason": verdict.reason, "failed": verdict.failed}
+    return {**known, **verdict.details}
 
 
 # --- scores -------------------------------------------------------------------------------------------------

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aepo.errors import InvalidValue
+from aepo.errors import InvalidValue, require
 from aepo.grading.base import Grade, Grader
+from aepo.grading.code.answer import code_of
+from aepo.grading.code.formats import problem_of
+from aepo.grading.code.judge import CodeJudge
+from aepo.grading.code.sandbox import Isolation, Limits, Sandbox
 from aepo.grading.pool import GradingPool
 
 
@@ -47,7 +51,7 @@ def grade_file(path: Path, out: Path, grader: Grader, processes: int, seconds: f
     Raises:
         InvalidValue: The file or a line cannot be used; the message has the number of the line.
     """
-    rows = list(_rows(path))
+    rows = list(_rows(path, _check_answer))
     if not rows:
         raise InvalidValue("file", str(path), "a file with at least one line")
     pairs = [(row["completion"], benchmark_answer(row["answer"])) for row in rows]
@@ -57,6 +61,42 @@ def grade_file(path: Path, out: Path, grader: Grader, processes: int, seconds: f
     took = time.perf_counter() - started
     _write(out, [_with_grade(row, grade) for row, grade in zip(rows, grades, strict=True)])
     return Summary(len(rows), sum(grade.correct for grade in grades), pool.failures, took)
+
+
+def grade_code_file(path: Path, out: Path, processes: int, seconds: int, sandbox: Isolation) -> Summary:
+    """Judge the programs of a JSONL file of {"completion", "tests", ...}, or of rows of any form of code problems.
+
+    Each line gets `correct`, `reason`, `failed`, the counts of tests, the processor time, and how it was judged.
+
+    Args:
+        path: The JSONL file.
+        out: Where the result is written, whole or not at all; it may be `path`.
+        processes: The number of sandboxes at the same time.
+        seconds: The processor time of one test, seconds.
+        sandbox: The isolation.
+
+    Raises:
+        InvalidValue: The file or a line cannot be used, or no sandbox works here.
+    """
+    require(processes >= 1, "processes", processes, "at least 1")
+    rows = list(_rows(path, _check_code))
+    if not rows:
+        raise InvalidValue("file", str(path), "a file with at least one line")
+    problems = [problem_of(row, f"{path}, row {number}") for number, row in enumerate(rows, 1)]
+    isolated = Sandbox(sandbox, limits=Limits(seconds=seconds))
+    isolated.check()
+    started = time.perf_counter()
+    with CodeJudge(isolated, processes) as judge:
+        pairs = zip(rows, problems, strict=True)
+        grades = judge.judge([(code_of(row["completion"], problem), problem) for row, problem in pairs])
+    took = time.perf_counter() - started
+    graded = [
+        {**_with_grade(row, Grade(grade.correct, grade.reason, grade.failed)), **grade.details()}
+        for row, grade in zip(rows, grades, strict=True)
+    ]
+    _write(out, graded)
+    failures = sum(grade.failed for grade in grades)
+    return Summary(len(rows), sum(grade.correct for grade in grades), failures, took)
 
 
 def benchmark_answer(value: Any) -> str:
@@ -80,33 +120,42 @@ def benchmark_answer(value: Any) -> str:
     raise InvalidValue("answer", value, "a text, a number or a list of these")
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
+def _rows(path: Path, check: Callable[[dict[str, Any], str], None]) -> Iterator[dict[str, Any]]:
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
         raise InvalidValue("file", str(path), f"a readable JSONL file ({error.strerror})") from None
     for number, line in enumerate(lines, 1):
         if line.strip():
-            yield _row(line, f"{path}, line {number}")
+            yield _row(line, f"{path}, line {number}", check)
 
 
-def _row(line: bytes, where: str) -> dict[str, Any]:
+def _row(line: bytes, where: str, check: Callable[[dict[str, Any], str], None]) -> dict[str, Any]:
     try:
         row = json.loads(line.decode())
     except (ValueError, RecursionError) as error:
         raise InvalidValue(where, _shown(line), f"one JSON object in UTF-8 ({error})") from None
     if not isinstance(row, dict):
         raise InvalidValue(where, _shown(line), "one JSON object")
-    for name in ("completion", "answer"):
-        if name not in row:
-            raise InvalidValue(where, list(row), f"an object with {name!r}")
+    if "completion" not in row:
+        raise InvalidValue(where, list(row), "an object with 'completion'")
     if not isinstance(row["completion"], str):
         raise InvalidValue(f"{where}: completion", type(row["completion"]).__name__, "a text")
+    check(row, where)
+    return row
+
+
+def _check_answer(row: dict[str, Any], where: str) -> None:
+    if "answer" not in row:
+        raise InvalidValue(where, list(row), "an object with 'answer'")
     try:
         benchmark_answer(row["answer"])
     except InvalidValue as error:
         raise InvalidValue(f"{where}: answer", error.got, error.wanted) from None
-    return row
+
+
+def _check_code(row: dict[str, Any], where: str) -> None:
+    problem_of(row, where)
 
 
 def _shown(line: bytes) -> str:

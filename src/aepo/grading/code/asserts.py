@@ -143,7 +143,7 @@ def _empty(statement: ast.stmt) -> bool:
 # --- pytest -------------------------------------------------------------------------------------------------
 
 # What tests of one file use of pytest; the sandbox has no packages.
-_PYTEST = '''
+_PYTEST = """
 def _aepo_pytest():
     import sys
     class Raises:
@@ -179,7 +179,7 @@ def _aepo_pytest():
     module.raises, module.approx, module.mark = Raises, Approx, Mark()
     sys.modules["pytest"] = module
 _aepo_pytest()
-'''
+"""
 
 
 def from_pytest(text: str, where: str) -> tuple[Test, ...]:

@@ -10,7 +10,7 @@ error.
 
 from __future__ import annotations
 
-import _signal
+import _signal  # type: ignore[import-not-found]
 import posix
 import resource
 import sys
@@ -160,9 +160,10 @@ def streams(files: list[int], stdin: str) -> int:
                 posix.close(descriptor)
             except OSError:
                 pass
-    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)
-    sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)
-    sys.stderr = sys.__stderr__ = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
+    sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)
+    sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)
+    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
+    vars(sys).update(__stdin__=sys.stdin, __stdout__=sys.stdout, __stderr__=sys.stderr)
     return copies[3]
 
 
@@ -214,7 +215,7 @@ def encode(value: Any, put: Callable[[str], object], left: list[int]) -> None:
         put("null" if value is None else "true" if value else "false")
     elif isinstance(value, int):
         number = int.__add__(value, 0)
-        put(int.__repr__(number) if -(10**18) < number < 10**18 else '{"i":"%s"}' % int.__format__(number, "x"))
+        put(int.__repr__(number) if -(10**18) < number < 10**18 else f'{{"i":"{number:x}"}}')
     elif isinstance(value, float):
         number_text = float.__repr__(float.__add__(value, 0.0))
         put({"inf": "Infinity", "-inf": "-Infinity", "nan": "NaN"}.get(number_text, number_text))
@@ -226,16 +227,16 @@ def encode(value: Any, put: Callable[[str], object], left: list[int]) -> None:
         put(text)
     elif isinstance(value, bytes | bytearray):
         left[0] -= 2 * len(value)
-        put('{"b":"%s"}' % type(value).hex(value))
+        put(f'{{"b":"{bytes(value).hex()}"}}')
     elif isinstance(value, complex):
-        put('{"c":["%s","%s"]}' % (float.hex(value.real), float.hex(value.imag)))
+        put(f'{{"c":["{value.real.hex()}","{value.imag.hex()}"]}}')
     else:
         encode_many(value, put, left)
 
 
 def encode_many(value: Any, put: Callable[[str], object], left: list[int]) -> None:
     """Write a container, or a number that is a fraction."""
-    views = (type({}.keys()), type({}.items()))
+    views: tuple[type, ...] = (type({}.keys()), type({}.items()))
     if isinstance(value, list):
         items(list.__iter__(value), "[", "]", put, left)
     elif isinstance(value, tuple):

@@ -1,21 +1,21 @@
 """Rows of code problems, in the forms of the data sets that others use, brought to the one internal form.
 
-    HumanEval             prompt, entry_point, test
-    MBPP                  test_list, test_setup_code or test_imports, challenge_test_list
-    AceCode               test_cases: a list of assert texts
-    KodCode               test: pytest text that imports `solution`
-    LiveCodeBench         public_test_cases, private_test_cases: {input, output, testtype}
-    APPS, TACO            input_output: {inputs, outputs, fn_name}
-    CodeContests          public_tests, private_tests, generated_tests: {input, output}
-    verl                  reward_model.ground_truth: {inputs, outputs, fn_name} or {assert_case}
-    open-r1, PrimeIntellect   verification_info: {test_cases: [{type, input, output, fn_name}], language}
-    any                   tests: a list of assert texts, {stdin, stdout} or {function, args, value}
+HumanEval             prompt, entry_point, test
+MBPP                  test_list, test_setup_code or test_imports, challenge_test_list
+AceCode               test_cases: a list of assert texts
+KodCode               test: pytest text that imports `solution`
+LiveCodeBench         public_test_cases, private_test_cases: {input, output, testtype}
+APPS, TACO            input_output: {inputs, outputs, fn_name}
+CodeContests          public_tests, private_tests, generated_tests: {input, output}
+verl                  reward_model.ground_truth: {inputs, outputs, fn_name} or {assert_case}
+open-r1, PrimeIntellect   verification_info: {test_cases: [{type, input, output, fn_name}], language}
+any                   tests: a list of assert texts, {stdin, stdout} or {function, args, value}
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from aepo.errors import InvalidValue
@@ -290,6 +290,3 @@ def _reach(row: Any, dotted: str) -> Any:
     for part in dotted.split("."):
         row = row.get(part) if isinstance(row, Mapping) else None
     return row
-
-
-__all__ = ["Iterator", "problem_of", "statement_of"]

@@ -11,8 +11,8 @@ import struct
 
 from aepo.errors import InvalidValue
 
-_NAMES = "shmget msgget semget add_key request_key keyctl perf_event_open bpf userfaultfd io_uring_setup".split()
-# The audit number of the architecture, and the numbers of the calls (asm/unistd_64.h, asm-generic/unistd.h).
+# The audit number of the architecture, and the numbers of shmget, msgget, semget, add_key, request_key, keyctl,
+# perf_event_open, bpf, userfaultfd and io_uring_setup (asm/unistd_64.h, asm-generic/unistd.h).
 _MACHINES = {
     "x86_64": (0xC000003E, (29, 68, 64, 248, 249, 250, 298, 321, 323, 425)),
     "aarch64": (0xC00000B7, (194, 186, 190, 217, 218, 219, 241, 280, 282, 425)),
@@ -38,6 +38,3 @@ def program(machine: str = platform.machine()) -> bytes:
     lines += [(_EQUAL, len(calls) - place, 0, number) for place, number in enumerate(calls)]
     lines += [(_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _ENOSYS)]
     return b"".join(struct.pack("=HBBI", *line) for line in lines)
-
-
-__all__ = ["program"]

@@ -1,8 +1,8 @@
 """Returned values: reading what a sandbox wrote, and comparing it with the expected value.
 
 The text is hostile. It is JSON, in which a table with one key stands for what JSON lacks: `i` a large integer in
-hexadecimal digits, `t` a tuple, `s` a set, `d` a dictionary as keys and values in turn, `b` bytes, `c` a complex number,
-`q` a fraction. Nothing of it is built before its size equals that of the expected value, so a value made to be slow
+hexadecimal digits, `t` a tuple, `s` a set, `d` a dictionary as keys and values in turn, `b` bytes, `c` a complex
+number, `q` a fraction. Nothing of it is built before its size equals that of the expected value, so a value made to be slow
 (integers that collide in a set) costs nothing.
 """
 
@@ -88,7 +88,7 @@ def _equal_tables(expected: dict[Any, Any], inner: Any, loose: bool) -> bool:
 
 
 def _equal_scalars(expected: Any, given: Any, loose: bool) -> bool:
-    if expected is None or isinstance(expected, bool) != isinstance(given, bool) and loose:
+    if expected is None or (loose and isinstance(expected, bool) != isinstance(given, bool)):
         return expected is given
     close = loose and isinstance(expected, float) and isinstance(given, int | float | Fraction)
     if close and math.isfinite(expected):
