@@ -236,7 +236,7 @@ def encode(value: Any, put: Callable[[str], object], left: list[int]) -> None:
 
 def encode_many(value: Any, put: Callable[[str], object], left: list[int]) -> None:
     """Write a container, or a number that is a fraction."""
-    views: tuple[type, ...] = (type({}.keys()), type({}.items()))
+    views: Any = (type({}.keys()), type({}.items()))
     if isinstance(value, list):
         items(list.__iter__(value), "[", "]", put, left)
     elif isinstance(value, tuple):
@@ -246,7 +246,7 @@ def encode_many(value: Any, put: Callable[[str], object], left: list[int]) -> No
     elif isinstance(value, frozenset):
         items(frozenset.__iter__(value), '{"s":[', "]}", put, left)
     elif isinstance(value, views):
-        items(iter(value), '{"s":[', "]}", put, left)
+        items(set(value), '{"s":[', "]}", put, left)
     elif isinstance(value, dict):
         pairs = (item for pair in dict.items(value) for item in pair)
         items(pairs, '{"d":[', "]}", put, left)

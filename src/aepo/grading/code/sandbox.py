@@ -34,8 +34,8 @@ _DRIVER = Path(__file__).with_name("driver.py")
 _INTERPRETERS = ("/usr/bin/python3", "/usr/local/bin/python3")
 # Seconds until the first look at a sandbox that still runs, and between two looks.
 _FIRST_LOOK, _NEXT_LOOK = 1.0, 0.25
-# A sandbox may wait this long, seconds, and this many times its processor time, before it is stopped without a verdict.
-_IDLE_SECONDS, _SLOWDOWN = 15.0, 8.0
+# How many times its processor time a sandbox may take on a busy machine before it is stopped without a verdict.
+_SLOWDOWN = 8.0
 # All tests of a candidate together may take this many times the processor time of one test.
 _TOGETHER = 6.0
 # The most bytes that are read of one sandbox.
@@ -57,6 +57,10 @@ class Limits:
     """Processes and threads at the same time, with the driver."""
     file_mb: int = 1
     """Size of a file, of standard output, and of a returned value, MiB."""
+    idle_seconds: float = 15.0
+    """Wall-clock time, seconds. A sandbox that has taken this and eight times its processor time is stopped without a
+    verdict: it waits, or the machine is overloaded.
+    """
     scratch_mb: int = 16
     """Size of /tmp, which lies in memory, MiB."""
 
@@ -154,7 +158,7 @@ class Sandbox:
                 seconds = max(seconds, processor_seconds(process.pid))
                 if seconds > _TOGETHER * self.limits.seconds:
                     return seconds, "processor"
-                late = time.monotonic() - begun > _IDLE_SECONDS + _SLOWDOWN * seconds
+                late = time.monotonic() - begun > self.limits.idle_seconds + _SLOWDOWN * seconds
                 if late or cancelled.is_set():
                     return seconds, "clock"
         return seconds, ""

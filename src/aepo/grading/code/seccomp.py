@@ -12,10 +12,11 @@ import struct
 from aepo.errors import InvalidValue
 
 # The audit number of the architecture, and the numbers of shmget, msgget, semget, add_key, request_key, keyctl,
-# perf_event_open, bpf, userfaultfd and io_uring_setup (asm/unistd_64.h, asm-generic/unistd.h).
+# perf_event_open, bpf, userfaultfd, io_uring_setup, ptrace, process_vm_readv and process_vm_writev
+# (asm/unistd_64.h, asm-generic/unistd.h).
 _MACHINES = {
-    "x86_64": (0xC000003E, (29, 68, 64, 248, 249, 250, 298, 321, 323, 425)),
-    "aarch64": (0xC00000B7, (194, 186, 190, 217, 218, 219, 241, 280, 282, 425)),
+    "x86_64": (0xC000003E, (29, 68, 64, 248, 249, 250, 298, 321, 323, 425, 101, 310, 311)),
+    "aarch64": (0xC00000B7, (194, 186, 190, 217, 218, 219, 241, 280, 282, 425, 117, 270, 271)),
 }
 _LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
 _ALLOW, _KILL, _ENOSYS = 0x7FFF0000, 0x80000000, 0x00050000 | 38
