@@ -95,6 +95,8 @@ class Rollout:
     """The completion."""
     reward: float
     """The verifier's reward; the full reward is 1."""
+    details: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """What else the verifier says of it, as plain JSON data, for the rows of samples; nothing is computed from it."""
 
 
 @dataclass(frozen=True)

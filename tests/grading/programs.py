@@ -58,11 +58,13 @@ def f(x):
         "gave 7",
     ),
     "a float, a text, a list that lie": (
-        "class Text(str):\n    __eq__ = lambda s, o: True\n    __str__ = __repr__ = lambda s: '2'\ndef f(x): return Text('7')",
+        "class Text(str):\n    __eq__ = lambda s, o: True\n    __str__ = __repr__ = lambda s: '2'\n"
+        "def f(x): return Text('7')",
         'gave "7"',
     ),
     "a list that lies": (
-        "class List(list):\n    __iter__ = lambda s: iter([2])\n    __eq__ = lambda s, o: True\ndef f(x): return List([7])",
+        "class List(list):\n    __iter__ = lambda s: iter([2])\n    __eq__ = lambda s, o: True\n"
+        "def f(x): return List([7])",
         "gave [7]",
     ),
     "not a number": ("def f(x): return float('nan')", "gave NaN"),
@@ -86,7 +88,8 @@ def f(x): return 7
         "",
     ),
     "exit handlers and hooks": (
-        "import atexit, sys, os\natexit.register(os._exit, 0)\nsys.excepthook = lambda *a: os._exit(0)\ndef f(x): 1 / 0",
+        "import atexit, sys, os\natexit.register(os._exit, 0)\nsys.excepthook = lambda *a: os._exit(0)\n"
+        "def f(x): 1 / 0",
         "ZeroDivisionError",
     ),
     "an error whose text cannot be shown": (

@@ -114,8 +114,9 @@ def test_what_no_sandbox_writes_is_no_value(text):
 
 def test_a_value_that_is_made_to_be_slow_is_not_built():
     """Multiples of 2^61 - 1 all have the hash 0; a set of 40 000 of them takes minutes."""
-    keys = ",".join('{"i":"%x"}' % ((2**61 - 1) * n) for n in range(1, 40_000))
-    for text in ('{"s":[%s]}' % keys, '{"d":[%s]}' % keys, '{"d":[{"s":[%s]},1]}' % keys, '{"t":[%s]}' % keys):
+    keys = ",".join(f'{{"i":"{(2**61 - 1) * n:x}"}}' for n in range(1, 40_000))
+    for form in ('{"s":[KEYS]}', '{"d":[KEYS]}', '{"d":[{"s":[KEYS]},1]}', '{"t":[KEYS]}'):
+        text = form.replace("KEYS", keys)
         for expected in ({1}, {1: 1}, 1, (1,)):
             try:
                 assert not equal(expected, text)
@@ -175,7 +176,11 @@ FUNCTIONAL = [{"input": "[1, 2]\n3", "output": "[3]", "testtype": "functional"}]
         ({"tests": [{"stdin": "a", "stdout": "b"}]}, (Stdio("a", "b"),)),
         ({"tests": [{"function": "f", "args": [1, "a"], "value": None}]}, (Call("f", "1, 'a'", "None", True),)),
         (
-            {"entry_point": "f", "prompt": "def f(x):\n", "test": "def check(c):\n    assert True\n    assert c(1) == 2\n"},
+            {
+                "entry_point": "f",
+                "prompt": "def f(x):\n",
+                "test": "def check(c):\n    assert True\n    assert c(1) == 2\n",
+            },
             (Call("f", "1", "2"),),
         ),
         (
@@ -183,7 +188,11 @@ FUNCTIONAL = [{"input": "[1, 2]\n3", "output": "[3]", "testtype": "functional"}]
             (Program("def check(c):\n    x = 1\n    assert c(x) == 2\n", "check(f)"),),
         ),
         (
-            {"test_list": ["assert f(1) == 2"], "test_setup_code": "x = 3", "challenge_test_list": ["assert f(x) == 4"]},
+            {
+                "test_list": ["assert f(1) == 2"],
+                "test_setup_code": "x = 3",
+                "challenge_test_list": ["assert f(x) == 4"],
+            },
             (Call("f", "1", "2"), Program("x = 3\nassert f(x) == 4")),
         ),
         ({"test_cases": ["assert f(1) == 2"]}, (Call("f", "1", "2"),)),
@@ -197,7 +206,10 @@ FUNCTIONAL = [{"input": "[1, 2]\n3", "output": "[3]", "testtype": "functional"}]
             (Call("f", "[1, 2], 3", "[3]", True),),
         ),
         ({"input_output": '{"inputs": ["1\\n"], "outputs": ["2\\n"]}'}, (Stdio("1\n", "2\n"),)),
-        ({"input_output": '{"inputs": [[1, [2]]], "outputs": [[3]], "fn_name": "f"}'}, (Call("f", "1, [2]", "3", True),)),
+        (
+            {"input_output": '{"inputs": [[1, [2]]], "outputs": [[3]], "fn_name": "f"}'},
+            (Call("f", "1, [2]", "3", True),),
+        ),
         (
             {"reward_model": {"ground_truth": '{"inputs": [["1", "2"]], "outputs": [["3"]]}'}},
             (Stdio("1\n2", "3"),),
@@ -233,7 +245,8 @@ def test_rows_of_every_form_have_the_same_inner_form(row, tests):
 
 
 def test_pytest_files_keep_what_is_no_plain_assert_as_a_program():
-    text = "import pytest\nfrom solution import f\n\ndef test_error():\n    with pytest.raises(ValueError):\n        f(-1)\n"
+    text = "import pytest\nfrom solution import f\n\n"
+    text += "def test_error():\n    with pytest.raises(ValueError):\n        f(-1)\n"
     (found,) = problem(test=text).tests
     assert isinstance(found, Program) and found.function == "test_error()" and found.text.endswith(text)
 
@@ -290,7 +303,11 @@ def test_a_packed_text_is_read_from_every_protocol_that_writes_one():
 
 
 def test_the_statement_says_what_the_tests_need():
-    row = {"prompt": "def f(x):\n    '''Add one.'''\n", "entry_point": "f", "test": "def check(c):\n    assert c(1) == 2"}
+    row = {
+        "prompt": "def f(x):\n    '''Add one.'''\n",
+        "entry_point": "f",
+        "test": "def check(c):\n    assert c(1) == 2",
+    }
     assert "```python\ndef f(x):" in statement_of(row, problem(**row))
     row = {"text": "Add one.", "test_list": ["assert f(1) == 2"]}
     assert statement_of(row, problem(**row)).endswith("```python\nassert f(1) == 2\n```")

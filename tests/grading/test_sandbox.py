@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -28,16 +29,30 @@ SECRET = 1918273645
 QUICK = Sandbox(limits=Limits(seconds=1))
 
 
-def our_processes():
-    """Processes of sandboxes on this machine, of whichever user."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if b"ready\\n" in stat.read_bytes():
-                found.append(stat.parent.name)
-        except OSError:
-            continue
+MARK = f"# sandboxes of test process {os.getpid()}"
+
+
+@pytest.fixture
+def marked(monkeypatch):
+    """Sandboxes of this test alone: other tests may run at the same time. Returns a function that counts them."""
+    driver = module._driver() + MARK
+    monkeypatch.setattr(module, "_driver", lambda: driver)
+    return processes
+
+
+def processes() -> int:
+    found = 0
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            found += MARK.encode() in file.read_bytes()
     return found
+
+
+def eventually(condition, seconds=30.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return condition()
 
 
 @pytest.fixture(scope="module")
@@ -161,38 +176,38 @@ def test_closing_stops_what_runs():
     assert judged[0].result().failed and judged[1].cancelled()
 
 
-def test_nothing_is_left_behind():
+def held() -> tuple[list[str], int, int]:
+    files = sorted(path.name for path in Path("/tmp").glob("aepo-*"))
+    return files, len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
+
+
+def test_nothing_is_left_behind(marked):
     """No process, no file, no descriptor, no thread, also after programs that leave daemons and are stopped."""
     grade("def f(x): return 2", TWO)
-    before = (sorted(os.listdir("/tmp")), len(os.listdir("/proc/self/fd")), threading.active_count())
+    before = held()
     with CodeJudge(Sandbox(limits=Limits(seconds=1, idle_seconds=2)), 2) as judge:
         programs = [PROBES["a daemon that holds the output"], WRONG["fork bomb"][0], WAITING["endless sleep"]]
-        judge.judge([(code, TWO) for code in programs * 2])
-    deadline = time.monotonic() + 10
-    while our_processes() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert our_processes() == []
-    after = (sorted(os.listdir("/tmp")), len(os.listdir("/proc/self/fd")), threading.active_count())
-    assert after == before
+        judged = judge.start([(code, TWO) for code in programs])
+        assert eventually(lambda: marked() > 0), "the mark does not show the sandboxes"
+        assert not any(future.result().correct for future in judged)
+    assert eventually(lambda: marked() == 0)
+    assert held() == before
 
 
-def test_everything_ends_with_the_program_that_started_it():
+def test_everything_ends_with_the_program_that_started_it(marked):
     program = (
-        "from aepo.grading.code.judge import grade\n"
+        "from aepo.grading.code import judge, sandbox\n"
         "from aepo.grading.code.problem import Call, CodeProblem\n"
-        f"grade({WAITING['endless sleep']!r}, CodeProblem((Call('f', '1', '2'),)))"
+        f"driver = sandbox._driver() + {MARK!r}\n"
+        "sandbox._driver = lambda: driver\n"
+        f"judge.grade({WAITING['endless sleep']!r}, CodeProblem((Call('f', '1', '2'),)))"
     )
     process = subprocess.Popen([sys.executable, "-c", program])
-    deadline = time.monotonic() + 30
-    while not our_processes() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert our_processes()
+    # Its own text holds the mark, too.
+    assert eventually(lambda: marked() > 1)
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 10
-    while our_processes() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert our_processes() == []
+    assert eventually(lambda: marked() == 0)
 
 
 def test_what_root_starts_runs_as_another_user():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from aepo.errors import InvalidValue, require
 from aepo.evaluation.answers import EXTRACTORS, Extractor, whole
@@ -19,8 +19,13 @@ from aepo.tasks.rewards import Answered, Graded, Verdict, Verifier
 from aepo.tasks.styles import CODE_STYLES, Rendered, render
 from aepo.types import Prompt
 
+T = TypeVar("T")
+
 Judge = Callable[..., list[Verdict]]
 """A function that judges completions, with the arguments of `aepo.tasks.Task.judge`."""
+
+Starter = Callable[..., Callable[[], list[Verdict]]]
+"""A function with the arguments of `Judge` that returns a function which waits for the verdicts."""
 
 # The defaults of benchmarks and files.
 STYLE, GRADER, MAX_TOKENS = "qwen25-math-cot", "math", 8192
@@ -48,6 +53,8 @@ class Questions:
     """The name of the prompt style."""
     grader: str
     """The name of the grader."""
+    start: Starter | None = None
+    """Begins to judge completions and returns at once; None if `judge` is all there is."""
 
     def prompts(self, policy: Policy) -> list[Prompt]:
         """Return the problems as tokens of this policy.
@@ -108,11 +115,14 @@ def from_rows(
         data = {"prompt": row.text, "answer": row.answer, "columns": row.columns}
         problems.append(Problem(row.id, shown.text, data, shown.messages))
     verifier: Verifier = Code() if source.code else Graded(GRADERS[grader]())
-    if source.code:
+    start = None
+    if isinstance(verifier, Code):
         verifier.check()
-    judge = _judge_of(verifier)
+        start = _over(verifier.start)
+    limit_tokens = max_tokens or MAX_TOKENS
+    judge, answer = _over(verifier.judge), EXTRACTORS[grader]
     return Questions(
-        source.name, source.source, tuple(problems), judge, EXTRACTORS[grader], max_tokens or MAX_TOKENS, style, grader
+        source.name, source.source, tuple(problems), judge, answer, limit_tokens, style, grader, start=start
     )
 
 
@@ -136,15 +146,17 @@ def from_task(name: str, task: Task, count: int, max_tokens: int | None) -> Ques
     return Questions(name, repr(task), problems, task.judge, answer, limit, getattr(task, "style", own), grader or own)
 
 
-def _judge_of(verifier: Verifier) -> Judge:
+def _over(function: Callable[[Sequence[Answered]], T]) -> Callable[..., T]:
+    """Return a function of `Answered` as one with the arguments of `Task.judge`."""
+
     def judge(
         problems: Sequence[Mapping[str, Any]],
         texts: Sequence[str],
         truncated: Sequence[bool],
         tokens: Sequence[tuple[int, ...]] | None = None,
-    ) -> list[Verdict]:
+    ) -> T:
         ids = tokens if tokens is not None else [()] * len(texts)
         items = zip(problems, texts, ids, strict=True)
-        return verifier.judge([Answered(p["prompt"], text, p["answer"], p["columns"], own) for p, text, own in items])
+        return function([Answered(p["prompt"], text, p["answer"], p["columns"], own) for p, text, own in items])
 
     return judge

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -160,13 +161,28 @@ def _sample(parts: Sequence[Part], policy: Policy, config: Config, seed: int, fi
         if not left:
             continue
         sampler = drawn_by.at_top_p(part.way.top_p)
+        # Programs are judged while the next unit is drawn; all else is judged at once.
+        waiting: list[tuple[Unit, Callable[[], list[dict[str, Any]]]]] = []
         for unit in left:
-            append(file, list(_rows(part, unit, policy, sampler, seed)))
-            progress.add(len(unit), f"{part.questions.name}, {part.way.label}")
+            waiting.append((unit, _rows(part, unit, policy, sampler, seed)))
+            if part.questions.start is None or len(waiting) > 1:
+                _write(part, *waiting.pop(0), file, progress)
+        for begun in waiting:
+            _write(part, *begun, file, progress)
 
 
-def _rows(part: Part, unit: Unit, policy: Policy, sampler: Sampler, seed: int) -> Iterator[dict[str, Any]]:
-    """Draw and judge one unit, and yield its rows. They depend only on the settings and the unit."""
+def _write(
+    part: Part, unit: Unit, rows: Callable[[], list[dict[str, Any]]], file: Path, progress: ProgressPrinter
+) -> None:
+    append(file, rows())
+    progress.add(len(unit), f"{part.questions.name}, {part.way.label}")
+
+
+def _rows(part: Part, unit: Unit, policy: Policy, sampler: Sampler, seed: int) -> Callable[[], list[dict[str, Any]]]:
+    """Draw one unit, begin to judge it, and return a function that waits for its rows.
+
+    The rows depend only on the settings and the unit.
+    """
     asked, way = part.questions, part.way
     prompts = [part.prompts[number] for number in unit.problems]
     purpose = f"evaluation/{asked.name}/{way.label}/{unit.samples.start}"
@@ -178,9 +194,10 @@ def _rows(part: Part, unit: Unit, policy: Policy, sampler: Sampler, seed: int) -
     texts = policy.decode([completion.tokens for completion in completions])
     truncated = [completion.truncated for completion in completions]
     tokens = [completion.tokens for completion in completions]
-    verdicts = asked.judge([completion.prompt.problem for completion in completions], texts, truncated, tokens)
-    for place, (completion, text, verdict) in enumerate(zip(completions, texts, verdicts, strict=True)):
-        yield {
+    given = ([completion.prompt.problem for completion in completions], texts, truncated, tokens)
+    verdicts = partial(asked.judge, *given) if asked.start is None else asked.start(*given)
+    return lambda: [
+        {
             "benchmark": asked.name,
             "pass": way.label,
             "problem": completion.prompt.id,
@@ -192,6 +209,8 @@ def _rows(part: Part, unit: Unit, policy: Policy, sampler: Sampler, seed: int) -
             "tokens": len(completion.tokens),
             "truncated": completion.truncated,
         }
+        for place, (completion, text, verdict) in enumerate(zip(completions, texts, verdicts(), strict=True))
+    ]
 
 
 def _judged(verdict: Verdict) -> dict[str, Any]:

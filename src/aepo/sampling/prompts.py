@@ -41,5 +41,8 @@ def reward(task: Task, policy: Policy, completions: Sequence[Completion]) -> tup
     texts = policy.decode([completion.tokens for completion in completions])
     problems = [completion.prompt.problem for completion in completions]
     verdicts = task.judge(problems, texts, [c.truncated for c in completions], [c.tokens for c in completions])
-    rollouts = [Rollout(completion, verdict.reward) for completion, verdict in zip(completions, verdicts, strict=True)]
+    rollouts = [
+        Rollout(completion, verdict.reward, {"reason": verdict.reason, **verdict.details} if verdict.details else {})
+        for completion, verdict in zip(completions, verdicts, strict=True)
+    ]
     return rewarded(rollouts), [verdict.reason for verdict in verdicts if verdict.failed]

@@ -137,6 +137,7 @@ def _sample_row(step: int, sample: Sample, text: str) -> dict[str, Any]:
         "extra": sample.extra,
         "tokens": len(completion.tokens),
         "truncated": completion.truncated,
+        **sample.rollout.details,
     }
 
 

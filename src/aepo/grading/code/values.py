@@ -2,8 +2,8 @@
 
 The text is hostile. It is JSON, in which a table with one key stands for what JSON lacks: `i` a large integer in
 hexadecimal digits, `t` a tuple, `s` a set, `d` a dictionary as keys and values in turn, `b` bytes, `c` a complex
-number, `q` a fraction. Nothing of it is built before its size equals that of the expected value, so a value that is made
-to be slow (integers that collide in a set) costs nothing.
+number, `q` a fraction. Nothing of it is built before its size equals that of the expected value, so a value that is
+made to be slow (integers that collide in a set) costs nothing.
 """
 
 from __future__ import annotations
