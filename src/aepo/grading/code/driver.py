@@ -14,8 +14,12 @@ import _signal  # type: ignore[import-not-found]
 import posix
 import resource
 import sys
-from collections.abc import Callable
-from typing import Any
+
+# A sandbox starts for every candidate, and typing takes longer to import than all else here.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 ERRORS = 400
 

@@ -32,6 +32,8 @@ Isolation = Literal["bubblewrap", "weak"]
 
 _DRIVER = Path(__file__).with_name("driver.py")
 _INTERPRETERS = ("/usr/bin/python3", "/usr/local/bin/python3")
+# The text with which an interpreter starts the driver that lies, marshalled, behind a descriptor.
+_START = "import marshal; exec(marshal.loads(open({}, 'rb').read()))"
 # Seconds until the first look at a sandbox that still runs, and between two looks.
 _FIRST_LOOK, _NEXT_LOOK = 1.0, 0.25
 # How many times its processor time a sandbox may take on a busy machine before it is stopped without a verdict.
@@ -126,7 +128,9 @@ class Sandbox:
             stdin, stdout, stderr = (files.enter_context(_memory_file()) for _ in range(3))
             _fill(stdin, ascii(full).encode("ascii"))
             rules = files.enter_context(_memory_file())
-            command = self._command(slot, rules)
+            program = files.enter_context(_memory_file())
+            _fill(program, _compiled(self.python or _interpreter()))
+            command = self._command(slot, rules, program)
             try:
                 process = subprocess.Popen(
                     command,
@@ -136,7 +140,7 @@ class Sandbox:
                     # /proc/1/environ would show it to the candidate, whatever is cleared later.
                     env={"PYTHONHASHSEED": "0"} if self.isolation == "weak" else {},
                     cwd="/",
-                    pass_fds=(rules,) if self.isolation == "bubblewrap" else (),
+                    pass_fds=(rules, program),
                     start_new_session=True,
                 )
             except OSError as error:
@@ -165,9 +169,9 @@ class Sandbox:
 
     # --- the command line -----------------------------------------------------------------------------------
 
-    def _command(self, slot: int, rules: int) -> list[str]:
+    def _command(self, slot: int, rules: int, program: int) -> list[str]:
         python = self.python or _interpreter()
-        user, driver = _as_user(slot), [python, "-s", "-S", "-B", "-X", "utf8", "-c", _driver()]
+        user, driver = _as_user(slot), [python, "-s", "-S", "-B", "-X", "utf8", "-c", _START.format(program)]
         if self.isolation == "weak":
             return [*user, *driver]
         _fill(rules, seccomp.program())
@@ -189,6 +193,17 @@ def _flags(python: str, limits: Limits) -> list[str]:
     flags += ["--proc", "/proc", "--dev", "/dev", "--size", str(limits.scratch_mb * 2**20), "--tmpfs", "/tmp"]
     flags += ["--size", str(2**20), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
     return [*flags, "--clearenv", "--setenv", "PYTHONHASHSEED", "0", "--chdir", "/tmp", "--remount-ro", "/"]
+
+
+@lru_cache(maxsize=4)
+def _compiled(python: str) -> bytes:
+    """Return the driver's code as this interpreter marshals it: compiling it would be a third of a sandbox's time."""
+    program = "import marshal, sys; sys.stdout.buffer.write(marshal.dumps(compile(sys.stdin.read(), 'driver', 'exec')))"
+    made = subprocess.run([python, "-I", "-S", "-c", program], input=_driver().encode(), capture_output=True)
+    if made.returncode != 0:
+        lines = made.stderr.decode(errors="replace").split("\n")
+        raise InvalidValue("python", python, f"an interpreter of Python 3.10 or newer ({lines[-2:][0]})")
+    return made.stdout
 
 
 @lru_cache(maxsize=1)
