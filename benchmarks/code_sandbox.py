@@ -1,6 +1,6 @@
 """Speed of the sandbox beside a bare interpreter, and a soak: many candidates, good and hostile, with nothing left.
 
-    python benchmarks/code_sandbox.py [--programs 200] [--soak 10000]
+python benchmarks/code_sandbox.py [--programs 200] [--soak 10000]
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def speed(count: int) -> None:
     workers = os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as threads, CodeJudge(isolated) as judge:
         began = time.perf_counter()
-        run = lambda _: subprocess.run([python, "-I", "-c", script], capture_output=True, check=True)
-        list(threads.map(run, range(count)))
+        commands = [[python, "-I", "-c", script]] * count
+        list(threads.map(lambda command: subprocess.run(command, capture_output=True, check=True), commands))
         middle = time.perf_counter()
         assert all(found.correct for found in judge.judge([(GOOD, PROBLEM)] * count))
         ended = time.perf_counter()
@@ -66,7 +66,6 @@ def speed(count: int) -> None:
 
 def soak(count: int) -> None:
     """Judge many candidates, and show what is held before and after."""
-    codes = list(KINDS.values())
     names = [name for name, _ in zip(list(KINDS) * count, range(count), strict=False)]
     before, began = held(), time.perf_counter()
     verdicts: Counter[str] = Counter()
@@ -77,7 +76,8 @@ def soak(count: int) -> None:
                 verdicts[f"{name}: {'failed' if found.failed else 'right' if found.correct else 'wrong'}"] += 1
             print(first + len(part), held(), f"{time.perf_counter() - began:.0f} s", flush=True)
     time.sleep(1)
-    print(f"{count} candidates of {len(codes)} kinds, {time.perf_counter() - began:.0f} s, {dict(sorted(verdicts.items()))}")
+    print(f"{count} candidates of {len(KINDS)} kinds, {time.perf_counter() - began:.0f} s")
+    print(dict(sorted(verdicts.items())))
     print(f"before {before}\nafter  {held()}")
 
 

@@ -203,3 +203,21 @@ def test_a_file_that_cannot_be_graded_is_refused_in_one_line(tmp_path, monkeypat
         cli.main()
     shown = capsys.readouterr().err
     assert ending.value.code == 2 and words in shown and shown.count("\n") == 1
+
+
+def test_an_evaluation_draws_on_while_programs_are_judged(file, tiny, tmp_path, monkeypatch):
+    """The second unit is drawn before the verdicts of the first are waited for, and the rows keep their order."""
+    events = []
+    begin = Code.start
+
+    def start(self, items):
+        events.append("begun")
+        wait = begin(self, items)
+        return lambda: (events.append("waited"), wait())[1]
+
+    monkeypatch.setattr(Code, "start", start)
+    monkeypatch.setattr("aepo.evaluation.samples.UNIT_ROWS", 2)
+    run(Options(str(tiny), data=file, grader="code", n=2, temperature=1.0, max_tokens=4, limit=3, out=tmp_path / "out"))
+    assert events == ["begun", "begun", "waited", "begun", "waited", "waited"]
+    rows = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
+    assert [(row["number"], row["sample"]) for row in rows] == [(n, s) for n in range(3) for s in range(2)]

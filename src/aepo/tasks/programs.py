@@ -103,7 +103,7 @@ class Programs(Task):
                     after = _after(function, statement)
                     if after is not None:
                         bodies.setdefault(after, (*body, statement))
-            if wanted in bodies and bodies[wanted]:
+            if bodies.get(wanted):
                 return " ".join(bodies[wanted])
         return None
 
