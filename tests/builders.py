@@ -24,7 +24,7 @@ def sample(
 ) -> Sample:
     prompt = Prompt(id=f"prompt-{group}-{number}", tokens=(5, 6), problem={})
     completion = Completion(prompt, group, temperature, tokens, (-1.0,) * len(tokens), truncated=False)
-    return Sample(Rollout(completion, reward), advantage, extra)
+    return Sample(Rollout(completion, reward, right=reward > 0.5), advantage, extra)
 
 
 def measured(
@@ -39,7 +39,7 @@ def measured(
     """A step that measured this entropy; `batch` is what it scored, by default one token of that entropy."""
     batch = batch or scored([sample(1.0, tokens=(1,))], entropy=entropy, logprobs=-entropy, kept=entropy)
     batch = replace(batch, step=place(step))
-    return Measured(Metric(entropy, 1), Metric(mixed, 1), Metric(reward, 1), extra, batch)
+    return Measured(Metric(entropy, 1), Metric(mixed, 1), Metric(reward, 1), Metric(reward, 1), extra, batch)
 
 
 def place(

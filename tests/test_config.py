@@ -72,8 +72,8 @@ def test_values_are_toml_or_text():
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("optimiser.lr=1", "optimiser: got .* did you mean optimizer"),
-        ("optimizer.lrr=1", "optimizer.lrr: got 1; .* did you mean lr"),
+        ("optimiser.lr=1", "setting: got 'optimiser', which is unknown; .* did you mean optimizer"),
+        ("optimizer.lrr=1", "optimizer: got 'lrr', which is unknown; .* did you mean lr"),
         ("optimizer.lr=fast", "optimizer.lr: got 'fast'; must be a number"),
         ("optimizer.lr=-1", "optimizer.lr: got -1.0; must be a positive"),
         ("optimizer.lr=nan", "optimizer.lr: got nan; must be a finite"),
@@ -93,12 +93,12 @@ def test_values_are_toml_or_text():
         ("control.target=-0.5", "target: got '-0.5'"),
         ("control.distribution.high=-1.2", "distribution.high: got -1.2; must be at least distribution.low"),
         ("control.distribution.low=2.0", "distribution.high: got 1.5; must be at least distribution.low"),
-        ("control.law=bang", "control.law.name: got 'bang'; must be one of pi, switch"),
+        ("control.law=bang", "control.law.name: got 'bang', which is unknown; must be one of pi, switch"),
         ("control.law=3", "control.law: got 3; must be a name"),
         ("control.join=insert", "control.join: got 'insert'; must be one of append, replace"),
-        ("control.name=aepoo", "control.name: got 'aepoo'; must be one of .*, aepo, .*, none, "),
-        ("advantage=mean", "advantage.name: got 'mean'; must be one of group-mean-std"),
-        ("aggregate=mean", "aggregate: got 'mean'; must be one of token-mean"),
+        ("control.name=aepoo", "control.name: got 'aepoo', which is unknown; must be one of .*, aepo, .*, none, "),
+        ("advantage=mean", "advantage.name: got 'mean', which is unknown; must be one of group-mean-std"),
+        ("aggregate=mean", "aggregate: got 'mean', which is unknown; must be one of token-mean"),
         ("no-equals-sign", "--set: got 'no-equals-sign'"),
     ],
 )
@@ -123,7 +123,7 @@ def test_a_target_without_a_closed_loop_is_refused():
 
 
 def test_unknown_method():
-    with pytest.raises(InvalidValue, match="method: got 'ppo'; must be one of grpo"):
+    with pytest.raises(InvalidValue, match="method: got 'ppo', which is unknown; must be one of grpo"):
         make_config(method="ppo")
 
 
@@ -151,3 +151,18 @@ def test_methods_that_cannot_be_joined_are_refused(method, words):
 def test_a_group_too_small_for_its_advantage_is_refused():
     with pytest.raises(InvalidValue, match=r"sampling\.group_size: got 3; must be at least 4 with the advantage pass"):
         make_config(settings=["advantage=pass-at-k", "sampling.group_size=3"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "nearest"),
+    [
+        ("learning_rate=1e-6", "optimizer.lr"),
+        ("optimizer.learning_rate=1e-6", "optimizer.lr"),
+        ("num_generations=8", "sampling.group_size"),
+        ("control.law=pii", "pi"),
+        ("task=path", "paths"),
+    ],
+)
+def test_an_unknown_name_is_called_unknown_with_the_nearest_known_one(setting, nearest):
+    with pytest.raises(InvalidValue, match=rf"which is unknown; must be .*did you mean {nearest}\?$"):
+        make_config(settings=[setting])

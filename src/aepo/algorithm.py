@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aepo.control.base import Control, NoControl
-from aepo.errors import require
+from aepo.errors import UnknownName
 from aepo.loss.advantages import Advantage, GroupMeanStd
 from aepo.loss.aggregates import AGGREGATES
 from aepo.loss.surrogates import Clip, Surrogate
@@ -28,4 +28,5 @@ class Algorithm:
     """What acts on the entropy."""
 
     def __post_init__(self) -> None:
-        require(self.aggregate in AGGREGATES, "aggregate", self.aggregate, f"one of {', '.join(AGGREGATES)}")
+        if self.aggregate not in AGGREGATES:
+            raise UnknownName("aggregate", self.aggregate, AGGREGATES)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from aepo.grading.table import GRADERS
 from aepo.loss.advantages import Advantage
 from aepo.loss.surrogates import Surrogate
 from aepo.methods import preset
+from aepo.plugins import absolute
 from aepo.tasks import TASKS, Task
 from aepo.tasks.functions import VERIFIERS
 from aepo.tasks.rewards import Verifier
@@ -270,7 +271,9 @@ def make_config(
     data.pop("method", None)
     given = {**(overrides or {}), **dict(map(parse_setting, settings))}
     config = override(override(config, data), tree(given))
-    config.task.eval_problems(config.evaluation.prompts)
+    config = replace(config, task=config.task.located(), model=absolute(config.model))
+    if config.evaluation.every:
+        config.task.eval_problems(config.evaluation.prompts)
     return config
 
 

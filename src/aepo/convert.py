@@ -8,7 +8,6 @@ data, an open choice is a table. Its key `name` selects the class, and the other
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import tomllib
 import types
@@ -25,10 +24,11 @@ from aepo.control.both import Both
 from aepo.control.distributions import DISTRIBUTIONS, TargetDistribution
 from aepo.control.laws import LAWS, Law
 from aepo.control.schedules import Schedule
-from aepo.errors import InvalidValue
+from aepo.errors import InvalidValue, UnknownName, require
 from aepo.loss.advantages import ADVANTAGES, Advantage
 from aepo.loss.surrogates import SURROGATES, Surrogate
 from aepo.methods import preset
+from aepo.plugins import load_object, path_of_object
 
 T = TypeVar("T")
 
@@ -60,19 +60,20 @@ class Settings:
         changes: dict[str, Any] = {}
         for key, value in data.items():
             if key not in fields:
-                raise InvalidValue(f"{path}{key}", value, _suggest(key, fields))
+                raise _unknown_setting(path, key, value, fields)
             changes[key] = self._convert(getattr(base, key), hints[key], value, f"{path}{key}")
         return dataclasses.replace(base, **changes)  # type: ignore[type-var]
 
     def to_dict(self, config: Any) -> dict[str, Any]:
         """Return a dataclass instance as plain TOML data. `override` with this data restores the instance."""
-        names = {"name": self._names[type(config)]} if type(config) in self._names else {}
+        name = _name_of(type(config), self._names)
+        names = {} if name is None else {"name": name}
         fields = {f.name: self._plain(getattr(config, f.name)) for f in dataclasses.fields(config) if f.init}
         return {**names, **fields}
 
     def _convert(self, current: Any, hint: Any, value: Any, path: str) -> Any:
         if hint in self.tables:
-            return self._choose(current, self.tables[hint], value, path)
+            return self._choose(current, hint, value, path)
         if isinstance(hint, type) and issubclass(hint, Schedule):
             return _schedule(hint, str(_leaf(str | int | float, value, path)), path)
         if dataclasses.is_dataclass(hint):
@@ -81,17 +82,17 @@ class Settings:
             return self.override(current, value, f"{path}.")
         return _leaf(hint, value, path)
 
-    def _choose(self, current: Any, table: Mapping[str, type], value: Any, path: str) -> Any:
+    def _choose(self, current: Any, base_of: type, value: Any, path: str) -> Any:
         """Return an instance of the class that `value` names, with its other settings; without a name, `current` with
         these settings.
         """
+        table = self.tables[base_of]
         settings = {"name": value} if isinstance(value, str) else dict(value) if isinstance(value, Mapping) else None
         if settings is None:
             raise InvalidValue(path, value, f"a name ({', '.join(table)}) or a table of settings")
-        name = settings.pop("name", self._names[type(current)])
-        if name not in table:
-            raise InvalidValue(f"{path}.name", name, f"one of {', '.join(table)}")
-        base = current if type(current) is table[name] else table[name]()
+        name = settings.pop("name", _name_of(type(current), self._names) or "")
+        cls = table[name] if name in table else _own_class(name, base_of, f"{path}.name", table)
+        base = current if type(current) is cls else cls()
         if isinstance(base, Both):
             settings = _routed(base, settings)
         return self.override(base, settings, f"{path}.")
@@ -158,6 +159,32 @@ def parse_setting(text: str) -> tuple[str, Any]:
         return name.strip(), value.strip()
 
 
+# Users' own classes that were chosen by `module:Class`, with that text.
+_OWN: dict[type, str] = {}
+
+
+def _name_of(cls: type, names: Mapping[type, str]) -> str | None:
+    """Return the name of a class in plain data; None for a class that is no choice."""
+    return names.get(cls) or _OWN.get(cls)
+
+
+def _own_class(name: object, base: type, path: str, table: Mapping[str, type]) -> type:
+    """Return the user's own class that `module:Class` or `file.py:Class` names.
+
+    Raises:
+        InvalidValue: The name is unknown, or it is no frozen dataclass that subclasses `base`.
+    """
+    if not isinstance(name, str) or ":" not in name:
+        raise UnknownName(path, name, table, ", or your own module:Class")
+    cls = load_object(name, path, "Class")
+    wanted = f"a frozen dataclass that subclasses {base.__module__}.{base.__name__}, with a default for every field"
+    require(isinstance(cls, type) and issubclass(cls, base) and dataclasses.is_dataclass(cls), path, name, wanted)
+    absolute = path_of_object(name)
+    same = next((known for known, text in _OWN.items() if text == absolute), cls)
+    _OWN[same] = absolute
+    return same
+
+
 def _schedule(hint: type[Schedule], spec: str, path: str) -> Schedule:
     try:
         return hint(spec)
@@ -221,12 +248,36 @@ def _describe(options: Sequence[Any]) -> str:
     return " or ".join(parts)
 
 
-def _suggest(key: str, fields: set[str]) -> str:
+# Settings of TRL and of verl under the names that they have here.
+ELSEWHERE = {
+    "learning_rate": "optimizer.lr",
+    "lr": "optimizer.lr",
+    "batch_size": "sampling.prompts",
+    "train_batch_size": "sampling.prompts",
+    "per_device_train_batch_size": "sampling.prompts",
+    "num_generations": "sampling.group_size",
+    "n": "sampling.group_size",
+    "temperature": "sampling.temperature",
+    "max_steps": "steps",
+    "max_completion_length": "task.max_response",
+    "max_response_length": "task.max_response",
+    "max_prompt_length": "task.max_prompt",
+    "beta": "kl_coefficient",
+    "kl_coef": "kl_coefficient",
+    "save_steps": "checkpoint.every",
+    "eval_steps": "evaluation.every",
+    "reward_funcs": "task.rewards",
+    "gradient_accumulation_steps": "optimizer.microbatch",
+    "report_to": "tracker",
+}
+
+
+def _unknown_setting(path: str, key: str, value: object, fields: set[str]) -> InvalidValue:
     if not fields:
-        return "left out: what is chosen here has no settings"
-    close = difflib.get_close_matches(key, fields, n=1)
-    known = f"a setting that exists here: {', '.join(sorted(fields))}"
-    return f"{known}; did you mean {close[0]}?" if close else known
+        control = "the method has no entropy control (aepo and others have one: `aepo methods`)"
+        why = control if path == "control." else "what is chosen here has no settings"
+        return InvalidValue(f"{path}{key}", value, f"left out: {why}")
+    return UnknownName(path.rstrip(".") or "setting", key, sorted(fields), nearest=ELSEWHERE.get(key, ""))
 
 
 def _put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:

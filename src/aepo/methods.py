@@ -39,7 +39,7 @@ from aepo.control.schedules import Schedule, Target
 from aepo.control.siren import SIREN
 from aepo.control.steer import STEER
 from aepo.control.trajectory_entropy import TrajectoryEntropy
-from aepo.errors import InvalidValue
+from aepo.errors import InvalidValue, UnknownName
 from aepo.loss.advantages import GroupMean, LeaveOneOut, PassAtK, QuantileBaseline
 from aepo.loss.surrogates import Clip, Ratio
 
@@ -444,7 +444,7 @@ def preset(name: str) -> Algorithm:
 
 def _known(name: str) -> Algorithm:
     if name not in METHODS:
-        raise InvalidValue("method", name, f"one of {', '.join(METHODS)}, or two of them joined by +")
+        raise UnknownName("method", name, METHODS, ", or two of them joined by +")
     return METHODS[name].algorithm
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -74,19 +74,6 @@ class Completion:
     """Whether the length limit cut the answer before the model ended it."""
 
 
-RIGHT_ABOVE = 0.5
-"""A completion is right if its reward is above this share of the full reward, 1."""
-
-
-@overload
-def is_right(reward: float) -> bool: ...
-@overload
-def is_right(reward: Tensor) -> Tensor: ...
-def is_right(reward: float | Tensor) -> bool | Tensor:
-    """Return whether a reward counts as right, for one reward or elementwise. All code asks this function."""
-    return reward > RIGHT_ABOVE
-
-
 @dataclass(frozen=True)
 class Rollout:
     """`Rollout` is a completion with its reward."""
@@ -95,8 +82,19 @@ class Rollout:
     """The completion."""
     reward: float
     """The verifier's reward; the full reward is 1."""
+<<<<<<< HEAD
     details: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """What else the verifier says of it, as plain JSON data, for the rows of samples; nothing is computed from it."""
+=======
+    right: bool = False
+    """Whether the completion counts as right: a positive. `aepo.engines.right.RightRule` decides."""
+    verdict: bool | None = None
+    """What the reward function itself said of right or wrong; None if it said nothing."""
+    parts: Mapping[str, float] = field(default_factory=dict, hash=False)
+    """The reward of each reward function by name, before the weights, if there are several."""
+    logged: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """What the reward function logs of this completion, by name (TRL's `log_extra`)."""
+>>>>>>> main
 
 
 @dataclass(frozen=True)
@@ -135,6 +133,8 @@ class Batch:
     """[B, T], the sampler's log-probability of each token, nats."""
     rewards: Tensor
     """[B], the verifier's rewards."""
+    right: Tensor
+    """[B], bool, whether the row counts as right."""
     groups: Tensor
     """[B], the numbers of the groups in the step."""
     extra: Tensor

@@ -18,7 +18,7 @@ def row(*groups: list[float], extra: tuple[list[float], ...] = ()) -> dict:
     scored: Scored = b.scored(samples, logprobs=-1.0, entropy=torch.tensor(0.7))
     reward = Metric.of(scored.batch.rewards, ~scored.batch.extra)
     drawn = [sample for sample in samples if sample.extra]
-    measured = Measured(Metric.of(scored.entropy, scored.ordinary), Metric(0.0, 0), reward, drawn, scored)
+    measured = Measured(Metric.of(scored.entropy, scored.ordinary), Metric(0.0, 0), reward, reward, drawn, scored)
     return measurements(measured, samples, sampler=True)
 
 

@@ -206,6 +206,7 @@ FUNCTIONAL = [{"input": "[1, 2]\n3", "output": "[3]", "testtype": "functional"}]
             (Call("f", "[1, 2], 3", "[3]", True),),
         ),
         ({"input_output": '{"inputs": ["1\\n"], "outputs": ["2\\n"]}'}, (Stdio("1\n", "2\n"),)),
+        ({"input_output": "{'inputs': ['1'], 'outputs': ['2']}"}, (Stdio("1", "2"),)),
         (
             {"input_output": '{"inputs": [[1, [2]]], "outputs": [[3]], "fn_name": "f"}'},
             (Call("f", "1, [2]", "3", True),),

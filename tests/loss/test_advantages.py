@@ -58,19 +58,21 @@ def test_golden_pass_at_k():
     """2508.10751 for N = 8, two right, k = 4: Rbar .785714, s .410326."""
     rewards = torch.tensor([0.0, 1, 0, 0, 1, 0, 0, 0])
     expected = torch.where(rewards > 0, 0.522233, -0.174078)
-    torch.testing.assert_close(pass_at_k(rewards, torch.zeros(8, dtype=torch.long), 4), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        pass_at_k(rewards > 0.5, torch.zeros(8, dtype=torch.long), 4), expected, atol=1e-6, rtol=0
+    )
 
 
 @pytest.mark.parametrize("right", [0, 5, 6, 8])
 def test_pass_at_k_is_zero_where_every_choice_of_k_has_a_right_one_or_none(right):
     # With fewer than k = 4 wrong ones among 8, any four hold a right one.
     rewards = torch.tensor([1.0] * right + [0.0] * (8 - right))
-    assert pass_at_k(rewards, torch.zeros(8, dtype=torch.long), 4).abs().max() == 0
+    assert pass_at_k(rewards > 0.5, torch.zeros(8, dtype=torch.long), 4).abs().max() == 0
 
 
 def test_pass_at_k_of_a_group_smaller_than_k():
     rewards, groups = torch.tensor([1.0, 0.0, 0.0]), torch.zeros(3, dtype=torch.long)
-    assert torch.equal(pass_at_k(rewards, groups, 4), pass_at_k(rewards, groups, 3))
+    assert torch.equal(pass_at_k(rewards > 0.5, groups, 4), pass_at_k(rewards > 0.5, groups, 3))
 
 
 def test_golden_quantile_baseline_is_a_gate():

@@ -92,10 +92,10 @@ def test_a_model_is_measured_as_a_run_would(quick_model):
     found = measure(config, prompts=24, samples=8)
     assert found == measure(config, prompts=24, samples=8)
     from aepo.training import runner
-    from aepo.training.step import sampled_batch_entropy
+    from aepo.training.step import probe
 
     run, _ = runner._prepare(make_config(settings=[f"model='{quick_model}'", "threads=1"]), None, quiet=True)
-    other = sampled_batch_entropy(run, 64).mean
+    other = probe(run, 64).entropy.mean
     assert found.entropy == pytest.approx(other, abs=5 * found.entropy_error) and 0 < found.entropy_error < 0.5
     assert found.limit == 9 and 0 <= found.truncated <= 1
     assert found.entropy != measure(replace(config, seed=1), prompts=24, samples=8).entropy

@@ -60,8 +60,8 @@ def test_long_prompts_are_refused_or_skipped_before_the_run(file):
     ("make", "words"),
     [
         (lambda: Data().eval_problems(1), "task.train: got ''"),
-        (lambda: Data(style="poem"), "task.style: got 'poem'; must be one of plain"),
-        (lambda: Data(held_out=0), "task.held_out"),
+        (lambda: Data(style="poem"), "task.style: got 'poem', which is unknown; must be one of plain"),
+        (lambda: Data(held_out=-1), "task.held_out"),
         (lambda: Data(max_response=0), "task.max_response"),
         (lambda: Gym(dataset="nonsense").eval_problems(1), "task.dataset: got 'nonsense'"),
         (lambda: Gym(eval_rows=0), "task.eval_rows"),

@@ -176,3 +176,109 @@ def test_a_failure_names_the_place_in_the_users_file_and_an_input(tmp_path, rais
     (verdict, *_) = function(tmp_path, f"def f(completions, **kw):\n    {raised}\n").judge(ITEMS)
     assert verdict.failed and "for the completion '2' with the answer '2'" in verdict.reason
     assert "exit" in raised.lower() or "ValueError: no at mine.py:2" in verdict.reason
+
+
+# --- what TRL offers, limits, repetitions, processes --------------------------------------------------------
+
+
+def test_trl_functions_log_columns_and_metrics_and_see_the_step(tmp_path):
+    source = "def f(completions, trainer_state, log_extra, log_metric, **kw):\n"
+    source += "    log_extra('length', [len(c) for c in completions])\n    log_extra('short', [1])\n"
+    source += "    log_metric('seen', 7)\n    return [trainer_state.global_step / trainer_state.max_steps] * 3\n"
+    items = [Answered("p", i.completion, "2", {}, place=(3, 12)) for i in ITEMS]
+    verdicts = function(tmp_path, source).judge(items)
+    assert [v.reward for v in verdicts] == [0.25] * 3
+    assert [v.logged for v in verdicts] == [{"length": 1}, {"length": 1}, {"length": 2}]
+    assert verdicts[0].metrics == {"seen": 7.0}
+
+
+@pytest.mark.parametrize(
+    ("table", "right", "parts"),
+    [
+        ("{'score': -1.0, 'acc': True}", True, {"acc": 1.0}),
+        ("{'score': 1.0, 'acc': 0.0, 'note': 'x'}", False, {"acc": 0.0}),
+        ("{'score': 0.3}", None, {}),
+    ],
+)
+def test_a_table_may_hold_a_verdict_of_its_own(tmp_path, table, right, parts):
+    source = f"def f(data_source, solution_str, ground_truth, extra_info):\n    return {table}\n"
+    (verdict, *_) = function(tmp_path, source).judge(ITEMS)
+    assert verdict.right is right and verdict.parts == parts
+
+
+COUNTED = "import pathlib\nfile = pathlib.Path({!r})\n"
+COUNTED += "def f(completions, **kw):\n    file.write_text(file.read_text() + 'x')\n"
+COUNTED += "    if len(file.read_text()) < {}:\n        raise OSError('a network that is away')\n    return [1.0] * 3\n"
+
+
+@pytest.mark.parametrize(
+    ("succeeds", "retries", "calls", "failed"), [(2, 1, 2, False), (3, 1, 2, True), (3, 2, 3, False)]
+)
+def test_a_call_that_raised_is_repeated_and_then_counted(tmp_path, succeeds, retries, calls, failed):
+    log = tmp_path / "calls"
+    log.write_text("")
+    verdicts = function(tmp_path, COUNTED.format(str(log), succeeds), retries=retries).judge(ITEMS)
+    assert [v.failed for v in verdicts] == [failed] * 3 and log.read_text() == "x" * calls
+
+
+HANGS = {
+    "computes": "    while True:\n        pass\n",
+    "waits": "    import time\n    time.sleep(60)\n",
+    "catches exceptions": "    while True:\n        try:\n            while True: 1\n        except Exception: 2\n",
+}
+
+
+@pytest.mark.parametrize("body", HANGS)
+def test_a_call_that_hangs_ends_at_its_limit_and_is_not_repeated(tmp_path, body):
+    source = "def f(data_source, solution_str, ground_truth, extra_info):\n    if solution_str != '3': return 1.0\n"
+    source += HANGS[body]
+    judge = function(tmp_path, source, seconds=0.3, wall_seconds=1.0, retries=50)
+    verdicts = judge.judge(ITEMS)
+    assert [v.failed for v in verdicts] == [False, True, False] and verdicts[1].reason.startswith("limit: it took ")
+
+
+@pytest.mark.parametrize("signature", ["verl", "trl"])
+def test_killable_processes_give_the_same_verdicts_and_survive_what_ends_a_process(tmp_path, signature):
+    bad = "    if {} == '3': os._exit(3)\n"
+    sources = {
+        "verl": "import os\ndef f(data_source, solution_str, ground_truth, extra_info):\n"
+        + bad.format("solution_str")
+        + "    return float(solution_str.strip() == ground_truth)\n",
+        "trl": "import os\ndef f(completions, answer, **kw):\n"
+        + bad.format("completions[-1]")
+        + "    return [float(c.strip() == a) for c, a in zip(completions, answer)]\n",
+    }
+    judge = function(tmp_path, sources[signature], processes=2)
+    assert [v.reward for v in judge.judge([ITEMS[0], ITEMS[2]])] == [1.0, 1.0]
+    verdicts = judge.judge([ITEMS[0], ITEMS[2], ITEMS[1]])
+    assert verdicts[-1].failed and "its process ended (exit status 3)" in verdicts[-1].reason
+    assert [v.failed for v in verdicts] == ([False, False, True] if signature == "verl" else [True] * 3)
+    assert [v.reward for v in judge.judge([ITEMS[0]])] == [1.0], "a new process takes its place"
+
+
+def test_a_process_stuck_outside_python_is_killed(tmp_path):
+    source = "import ctypes\ndef f(completions, **kw):\n"
+    source += "    ctypes.PyDLL(None).sleep(60)\n    return [1.0] * 3\n"  # PyDLL keeps the interpreter's lock
+    import aepo.tasks.isolated as isolated
+
+    judge = function(tmp_path, source, processes=1, wall_seconds=0.5)
+    grace, isolated._GRACE_SECONDS = isolated._GRACE_SECONDS, 0.5
+    try:
+        verdicts = judge.judge(ITEMS)
+    finally:
+        isolated._GRACE_SECONDS = grace
+    assert all(v.failed for v in verdicts)
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"seconds": 0.0}, "verifier.seconds"),
+        ({"wall_seconds": -1.0}, "verifier.wall_seconds"),
+        ({"retries": -1}, "verifier.retries"),
+        ({"processes": -1}, "verifier.processes"),
+    ],
+)
+def test_limits_that_cannot_work_are_refused(settings, field):
+    with pytest.raises(InvalidValue, match=rf"^{field}: got"):
+        Function(path="m:f", **settings)

@@ -493,7 +493,7 @@ CASES = (
     Case("grpo", 0, [compares(group_mean_std)]),
     Case("dr-grpo", 0, [compares(group_mean, weights=None)]),
     Case("rloo", 0, [compares(leave_one_out)]),
-    Case("pass-at-k", 0, [compares(lambda r, g: pass_at_k(r, g, 4))]),
+    Case("pass-at-k", 0, [compares(lambda r, g: pass_at_k(r > 0.5, g, 4))]),
     Case("qae", 0, [compares(lambda r, g: quantile_baseline(r, g, 0.4))]),
     Case("clip-higher", 0, [clips_less], OFF_POLICY, on_policy=False),
     # AEPO.

@@ -37,24 +37,27 @@ class Tracking:
 def tracking(rows: Sequence[Mapping[str, Any]], target: float | None = None) -> Tracking:
     """Return how well a run held its target.
 
-    The error is measured from the run's own target. A row without an error is compared with `target`.
+    The error is measured from the run's own target. A row without an error is compared with `target`. A step that was
+    skipped has no entropy and does not count.
 
     Args:
         rows: The rows of metrics.jsonl.
         target: The target in nats per token for rows without an error. None means that these rows have no error.
     """
+    ordinary = sum(row["completions"] - row["extra_completions"] for row in rows)
+    extra = sum(row["extra_completions"] for row in rows)
+    rows = [row for row in rows if row["entropy"] is not None]
     errors = [_error(row, target) for row in rows]
     settled = settling_index(errors)
     after = errors[settled:] if settled is not None else []
     last = rows[2 * len(rows) // 3 :]
-    ordinary = sum(row["completions"] - row["extra_completions"] for row in rows)
     return Tracking(
         settling_step=None if settled is None else rows[settled]["step"],
         mean_error=_mean(after),
         rmse=_rms(after),
         last_third_entropy=_mean([row["entropy"] for row in last]),
         last_third_rmse=_rms(errors[2 * len(rows) // 3 :]),
-        extra_share=sum(row["extra_completions"] for row in rows) / ordinary if ordinary > 0 else math.nan,
+        extra_share=extra / ordinary if ordinary > 0 else math.nan,
         saturated=_mean([row.get("saturated", math.nan) or 0.0 for row in rows]),
     )
 

@@ -26,7 +26,7 @@ from aepo.cli.methods import Methods
 from aepo.cli.report import Report
 from aepo.cli.train import Train
 from aepo.cli.watch import Watch
-from aepo.errors import InvalidValue
+from aepo.errors import InvalidValue, RunDiedError
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "train": Train,
@@ -52,7 +52,10 @@ UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES
 
 
 def main() -> None:
-    """Parse the arguments and run the command. Bad input is one line on standard error and exit code 2."""
+    """Parse the arguments and run the command.
+
+    Bad input is one line on standard error and exit code 2. A run that died is one line and exit code 1.
+    """
     if sys.argv[1:] == ["--version"]:
         print(f"aepo {__version__}")
         return
@@ -62,6 +65,9 @@ def main() -> None:
         tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="aepo", description=DESCRIPTION).run()
     except InvalidValue as error:
         sys.exit(_refuse(str(error)))
+    except RunDiedError as error:
+        _refuse(str(error))
+        sys.exit(1)
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise

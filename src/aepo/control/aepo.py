@@ -28,7 +28,6 @@ from aepo.control.base import (
     Scored,
     State,
     Step,
-    is_correct,
     require_rows,
     rows,
 )
@@ -36,7 +35,7 @@ from aepo.control.distributions import TargetDistribution, Temperature
 from aepo.control.laws import Constant
 from aepo.control.schedules import Target
 from aepo.errors import require
-from aepo.types import Sample, is_right
+from aepo.types import Sample
 
 # The authors' threshold on the group-normalised advantage: rows of all-correct groups do not pass it.
 ADVANTAGE_THRESHOLD = 0.05
@@ -159,10 +158,15 @@ class AEPO(ClosedLoop):
             share = len(self._usable(measured.extra)) / len(measured.extra)
             before = rates.get(str(direction), share)
             rates[str(direction)] = PASS_RATE_MEMORY * before + (1 - PASS_RATE_MEMORY) * share
-        rates["ordinary"] = measured.reward.mean
+        rates["ordinary"] = measured.right.mean
         return super().update({**state, "pass_rate": rates}, measured)
 
     # --- sampled positives -------------------------------------------------------------------------------
+
+    @property
+    def needs_right(self) -> bool:
+        """Return whether positives are chosen by what counts as right."""
+        return self.positive_only and self.positive_by == "reward"
 
     def plan(self, state: State, step: Step) -> tuple[ExtraGroup, ...]:
         """Return about as many extra completions as will be used, `per_prompt` of each chosen prompt."""
@@ -199,7 +203,7 @@ class AEPO(ClosedLoop):
             return [sample for sample in extra if sample.advantage != 0]
         if self.positive_by == "advantage":
             return [sample for sample in extra if sample.advantage > ADVANTAGE_THRESHOLD]
-        return [sample for sample in extra if is_correct(sample.rollout)]
+        return [sample for sample in extra if sample.rollout.right]
 
     def _chosen(self, usable: list[Sample], wanted: int, step: Step) -> list[Sample]:
         """Return `wanted` of the usable ones: the first, or a draw without replacement by weight (Gumbel top-k)."""
@@ -230,7 +234,7 @@ class AEPO(ClosedLoop):
             return advantages
         strength = self._strength(scored, abs(state["command"]) * self.weight)
         ratio = self._distribution().log_ratio(scored, _direction(state)).exp()
-        positive = is_right(scored.batch.rewards)[:, None] * scored.batch.mask
+        positive = scored.batch.right[:, None] * scored.batch.mask
         if self.positive_by == "advantage":
             positive = positive * (advantages > ADVANTAGE_THRESHOLD)
         kept = 1.0 if self.join == "append" else 1.0 - strength
@@ -240,7 +244,7 @@ class AEPO(ClosedLoop):
         """Return a, from |command| * weight."""
         if self.weighting == "command":
             return strength
-        right = is_right(scored.batch.rewards[~scored.batch.extra]).float().mean().item()
+        right = scored.batch.right[~scored.batch.extra].float().mean().item()
         return strength / (strength + right) if right > 0 else 0.0
 
     # --- shared ------------------------------------------------------------------------------------------
@@ -252,7 +256,7 @@ class AEPO(ClosedLoop):
         return round(abs(command) * rows(full, step.prompts * step.group_size))
 
     def _pass_rate(self, state: State) -> float:
-        """Return the expected share of usable extra completions; the ordinary reward until one is known."""
+        """Return the expected share of usable extra completions; until it is known, that of right ordinary ones."""
         rates: dict[str, float] = state["pass_rate"]
         return max(rates.get(str(_direction(state)), rates.get("ordinary", 1.0)), 0.05)
 

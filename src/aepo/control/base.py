@@ -49,7 +49,7 @@ from aepo.control.schedules import Target
 from aepo.entropy.partial import Kept
 from aepo.errors import require
 from aepo.loss.surrogates import Bounds
-from aepo.types import Batch, BatchStatistics, Metric, Rollout, Sample, TokenTemperature, asked_for, is_right
+from aepo.types import Batch, BatchStatistics, Metric, Rollout, Sample, TokenTemperature, asked_for
 
 State = Mapping[str, Any]
 """What a control remembers from step to step: plain JSON data by name."""
@@ -171,6 +171,8 @@ class Measured:
     """
     reward: Metric
     """The verifier's reward."""
+    right: Metric
+    """The share of ordinary completions that count as right."""
     extra: Sequence[Sample]
     """The extra completions that were drawn."""
     scored: Scored
@@ -288,6 +290,11 @@ class Control(ABC):
     def idle_at_ratio_one(self) -> bool:
         """Return whether the control does nothing while the ratio pi / pi_old is 1, as with one update per rollout."""
         return self.acts_off_policy or "bounds" in hooks(self)
+
+    @property
+    def needs_right(self) -> bool:
+        """Return whether the control does nothing while no completion counts as right."""
+        return False
 
     def initial_state(self) -> State:
         """Return the state before the first step."""
@@ -490,11 +497,6 @@ def _watch(state: State, error: float, saturated: bool) -> dict[str, Any]:
         return {"saturated_steps": count + 1, "saturated_error": error_then, "alarm": False}
     alarm = abs(error) > ALARM_ERROR and abs(error) > 0.9 * abs(error_then)
     return {"saturated_steps": count + 1, "saturated_error": error, "alarm": alarm}
-
-
-def is_correct(rollout: Rollout) -> bool:
-    """Return whether a rollout is a positive: the verifier gave more than half of the full reward, 1."""
-    return is_right(rollout.reward)
 
 
 def require_rows(field: str, value: int | float) -> None:

@@ -79,6 +79,11 @@ class Both(Control):
         return self.first.acts_off_policy or self.second.acts_off_policy
 
     @property
+    def needs_right(self) -> bool:
+        """Return whether one of the two does nothing while no completion counts as right."""
+        return self.first.needs_right or self.second.needs_right
+
+    @property
     def adds_rows(self) -> bool:
         """Return whether one of the two adds rows."""
         return self.first.adds_rows or self.second.adds_rows

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from aepo.control.base import Scored
 from aepo.errors import require
-from aepo.types import Rollout, is_right
+from aepo.types import Rollout
 
 
 class TargetDistribution(ABC):
@@ -104,7 +104,7 @@ class Shorter(TargetDistribution):
         normalised = torch.zeros_like(log_weight)
         for group in batch.groups.unique():
             members = batch.groups == group
-            correct = members & is_right(batch.rewards)
+            correct = members & batch.right
             if correct.any():
                 mean = log_weight[correct].logsumexp(0) - correct.sum().log()
                 normalised[members] = log_weight[members] - mean

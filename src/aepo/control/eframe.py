@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from aepo.control.base import Control, ExtraGroup, FollowUp, Measured, Scored, State, Step, is_correct
+from aepo.control.base import Control, ExtraGroup, FollowUp, Measured, Scored, State, Step
 from aepo.control.dynamic_sampling import ordinary_groups, rounds_drawn
 from aepo.errors import require
 from aepo.loss.advantages import group_mean_std
@@ -77,7 +77,7 @@ class EFRame(Control):
         hard = [
             number
             for number, members in groups.items()
-            if not any(map(is_correct, members)) and id(members[0].completion.prompt) not in explored
+            if not any(rollout.right for rollout in members) and id(members[0].completion.prompt) not in explored
         ]
         if hard:
             return FollowUp(extra=tuple(ExtraGroup(number, self.count, self.temperature) for number in hard))

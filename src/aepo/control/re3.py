@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from aepo.control.base import Control, State, Step, generator, is_correct
+from aepo.control.base import Control, State, Step, generator
 from aepo.control.dynamic_sampling import by_group
 from aepo.errors import require
 from aepo.types import Rollout
@@ -52,7 +52,7 @@ class RE3(Control):
         novelty: dict[int, float] = {}
         for members in by_group(rollouts).values():
             novelty |= zip(map(id, members), self._novelty(members), strict=True)
-        return [r.reward + weight * novelty[id(r)] * is_correct(r) for r in rollouts]
+        return [r.reward + weight * novelty[id(r)] * r.right for r in rollouts]
 
     def _novelty(self, members: Sequence[Rollout]) -> list[float]:
         """Return log(1 + distance to the k-th nearest of the others); 0 where there is no other."""

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from aepo.types import Batch, is_right
+from aepo.types import Batch
 
 
 def quantile(values: Tensor, mask: Tensor, q: float, interpolation: Literal["nearest", "linear"] = "linear") -> Tensor:
@@ -82,11 +82,11 @@ def covariance(logprobs: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
 
 
 def group_accuracy(batch: Batch) -> Tensor:
-    """Return the share of right answers (reward above 0.5) in each row's group, [B].
+    """Return the share of right answers in each row's group, [B].
 
     Extra completions have groups of their own, so the share of an ordinary group is that of ordinary completions.
     """
-    right = is_right(batch.rewards).float()
+    right = batch.right.float()
     accuracy = torch.zeros_like(right)
     for group in batch.groups.unique():
         members = batch.groups == group

@@ -29,6 +29,7 @@ def collate(samples: Sequence[Sample], pad_token_id: int) -> Batch:
         advantages=torch.tensor([s.advantage for s in samples])[:, None] * mask,
         sampling_logprobs=_pad([completion.logprobs for completion in completions], 0.0),
         rewards=torch.tensor([s.rollout.reward for s in samples], dtype=torch.float32),
+        right=torch.tensor([s.rollout.right for s in samples], dtype=torch.bool),
         groups=torch.tensor([completion.group for completion in completions]),
         extra=torch.tensor([s.extra for s in samples]),
         trained=torch.tensor([s.trained for s in samples]),

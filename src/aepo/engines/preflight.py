@@ -6,7 +6,7 @@ Every engine fills a `Setup` with its own names of the settings and shows the se
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from aepo.algorithm import Algorithm
 from aepo.control.base import Control, hooks
 from aepo.control.schedules import Target
 from aepo.engines.capabilities import Engine
+from aepo.errors import InvalidValue
 from aepo.loss.advantages import PassAtK
 from aepo.loss.surrogates import Clip
 
@@ -80,6 +81,58 @@ def implausible_targets(control: Control, steps: int, entropy: float) -> list[st
                 f"{name} asks for {outside[0]:.3g} nats, but the base model's entropy is {entropy:.3g}: "
                 f"between {low:.2g} and {high:.2g} is plausible"
             )
+    return sentences
+
+
+@dataclass(frozen=True)
+class Seen:
+    """`Seen` holds the rewards of some completions before training."""
+
+    rewards: Sequence[float]
+    """The rewards of the completions that have one."""
+    right: int
+    """How many of them count as right."""
+    rule: str
+    """What counts as right, in words."""
+    completions: int
+    """The number of all completions."""
+    failures: Sequence[str] = ()
+    """The reason of each verdict that failed."""
+
+
+def unusable_rewards(algorithm: Algorithm, seen: Seen) -> list[str]:
+    """Return a sentence for each problem that the rewards of some completions before training show.
+
+    Args:
+        algorithm: The algorithm of the run.
+        seen: The rewards.
+
+    Raises:
+        InvalidValue: No completion got a reward.
+    """
+    if not seen.rewards:
+        reason = seen.failures[0] if seen.failures else "the reward function gave no score"
+        got = f"none for any of {seen.completions} completions before training: {reason}"
+        raise InvalidValue("reward", got, "a finite number for some completions")
+    least, most = min(seen.rewards), max(seen.rewards)
+    sentences = []
+    if seen.failures:
+        sentences.append(f"the reward failed for {len(seen.failures)} of {seen.completions}, first: {seen.failures[0]}")
+    if least == most:
+        sentences.append(
+            f"the reward is {least:g} for every one of {len(seen.rewards)} completions: nothing is learned until "
+            "rewards differ"
+        )
+    elif not 0 <= least <= most <= 1:
+        sentences.append(
+            f"the rewards lie between {least:g} and {most:g}, and {seen.right} of {len(seen.rewards)} completions "
+            f"count as right ({seen.rule}): task.right sets another rule"
+        )
+    if seen.right == 0 and algorithm.control.needs_right:
+        sentences.append(
+            f"no completion of {len(seen.rewards)} is right ({seen.rule}): the control {algorithm.control.name} has "
+            "no positives until one is"
+        )
     return sentences
 
 

@@ -15,15 +15,19 @@ from torch import Tensor
 
 from aepo.algorithm import Algorithm
 from aepo.control.base import Measured, Scored, State, Step
+from aepo.engines.right import RightRule
 from aepo.entropy.by_position import means_by_position
 from aepo.errors import InvalidValue
 from aepo.loss.policy_loss import LossOutput, policy_loss
 from aepo.types import BatchStatistics, Metric, Rollout, Sample
 
 
-def rewarded(rollouts: Iterable[Rollout]) -> list[Rollout]:
-    """Return the rollouts whose reward is a finite number; no later stage sees the others."""
-    return [rollout for rollout in rollouts if math.isfinite(rollout.reward)]
+def rewarded(rollouts: Iterable[Rollout], rule: RightRule = RightRule()) -> list[Rollout]:
+    """Return the rollouts of a step whose reward is a finite number, each with `right` set by the rule.
+
+    No later stage sees the others.
+    """
+    return rule.marked([rollout for rollout in rollouts if math.isfinite(rollout.reward)])
 
 
 def with_advantages(
@@ -52,7 +56,8 @@ def with_advantages(
         raise InvalidValue("reward", "an error or NaN for every completion of a step", "a finite number")
     rewards = torch.tensor(algorithm.control.reward(rollouts, state, step))
     groups = torch.tensor([rollout.completion.group for rollout in rollouts])
-    advantages = algorithm.advantage(rewards, groups).tolist()
+    right = torch.tensor([rollout.right for rollout in rollouts])
+    advantages = algorithm.advantage(rewards, groups, right).tolist()
     samples = [
         Sample(rollout, advantage, extra=rollout.completion.group in extra_groups)
         for rollout, advantage in zip(rollouts, advantages, strict=True)
@@ -103,10 +108,12 @@ def measure(
         mixed_sampled_entropy: -log pi of the trained tokens, extra rows included, nats per token.
     """
     rewards = [sample.rollout.reward for sample in ordinary]
+    right = sum(sample.rollout.right for sample in ordinary)
     return Measured(
         entropy=Metric.of(scored.entropy, scored.ordinary),
         mixed_sampled_entropy=mixed_sampled_entropy,
         reward=Metric(math.fsum(rewards), len(rewards)),
+        right=Metric(right, len(rewards)),
         extra=extra,
         scored=scored,
     )
@@ -132,6 +139,10 @@ def measurements(measured: Measured, samples: Sequence[Sample], sampler: bool) -
         "entropy_by_position": means_by_position(scored.entropy, scored.ordinary),
         "sampled_entropy": Metric.of(-scored.old.logprobs, scored.ordinary).mean,
         "reward": measured.reward.mean,
+        "right": measured.right.mean,
+        "reward_min": rewards.min().item(),
+        "reward_max": rewards.max().item(),
+        **_reward_parts(samples),
         "dead_groups": sum(bool((r == r[0]).all()) for r in spread) / len(spread),
         "length": batch.mask[ordinary].sum(1).mean().item(),
         "truncated": Metric.of(_truncated(samples)[ordinary.cpu()]).mean,
@@ -141,6 +152,16 @@ def measurements(measured: Measured, samples: Sequence[Sample], sampler: bool) -
         "extra_used": sum(sample.extra for sample in samples),
         "extra_temperature": extra[0].rollout.completion.temperature if extra else None,
     }
+
+
+def _reward_parts(samples: Sequence[Sample]) -> dict[str, Any]:
+    """Return the mean reward of each reward function over the ordinary samples, if there are several functions."""
+    parts: dict[str, Metric] = {}
+    for sample in samples:
+        for name, value in () if sample.extra else sample.rollout.parts.items():
+            if math.isfinite(value):
+                parts[name] = parts.get(name, Metric(0.0, 0)) + Metric(value, 1)
+    return {"rewards": {name: metric.mean for name, metric in parts.items()}} if parts else {}
 
 
 def _truncated(samples: Sequence[Sample]) -> Tensor:

@@ -7,8 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+<<<<<<< HEAD
 from aepo.errors import InvalidValue
 from aepo.tasks.code import code_record
+=======
+from aepo.errors import InvalidValue, UnknownName
+>>>>>>> main
 from aepo.tasks.rows import FILE_TYPES, Row, load_rows
 
 
@@ -96,7 +100,7 @@ def _known(name: str) -> str:
     for key, benchmark in BENCHMARKS.items():
         if plain in {_plain(key), _plain(benchmark.title), _plain(Path(benchmark.file).stem)}:
             return key
-    raise InvalidValue("--benchmark", name, f"one of {', '.join(BENCHMARKS)}, or a file ({', '.join(FILE_TYPES)})")
+    raise UnknownName("--benchmark", name, BENCHMARKS, f", or a file ({', '.join(FILE_TYPES)})")
 
 
 def _plain(name: str) -> str:

@@ -29,7 +29,7 @@ class Options:
     data: Path | None = None
     """A folder that holds the benchmarks' files (aime24.jsonl, ...), or one file of problems and answers."""
     task: str | None = None
-    """The evaluation problems of a task instead: paths, countdown, programs, gym or data (default: the run's own task)."""
+    """The evaluation problems of a task instead: paths, countdown, programs, gym or data (default: the run's task)."""
     set: tuple[str, ...] = field(default=())
     """Settings of --task, such as task.dataset=chain_sum."""
     n: int = 32

@@ -7,7 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+<<<<<<< HEAD
 from aepo.errors import InvalidValue, require
+=======
+from aepo.engines.right import RightRule
+from aepo.errors import UnknownName
+>>>>>>> main
 from aepo.evaluation.answers import EXTRACTORS, Extractor, whole
 from aepo.evaluation.benchmarks import BenchmarkRows
 from aepo.grading.table import GRADERS
@@ -53,8 +58,15 @@ class Questions:
     """The name of the prompt style."""
     grader: str
     """The name of the grader."""
+<<<<<<< HEAD
     start: Starter | None = None
     """Begins to judge completions and returns at once; None if `judge` is all there is."""
+=======
+    right: RightRule = RightRule()
+    """The rule that says which completions are correct."""
+    special_tokens: bool = True
+    """Whether the judge gets texts with the special tokens inside a completion."""
+>>>>>>> main
 
     def prompts(self, policy: Policy) -> list[Prompt]:
         """Return the problems as tokens of this policy.
@@ -80,6 +92,7 @@ class Questions:
             "prompt": self.style,
             "first_prompt": self.problems[0].text,
             "grader": self.grader,
+            "right": self.right.describe(alone=True),
             "max_tokens": self.max_tokens,
             "digest": digest.hexdigest()[:16],
         }
@@ -103,12 +116,17 @@ def from_rows(
     style = style or (CODE_STYLE if source.code else STYLE)
     grader = grader or (CODE if source.code else GRADER)
     render(style, "", "--prompt")
+<<<<<<< HEAD
     if grader not in (*GRADERS, CODE):
         raise InvalidValue("--grader", grader, f"one of {', '.join(GRADERS)}, {CODE}")
     if source.code != (grader == CODE):
         wanted = f"{CODE} for {source.name}" if source.code else f"one of {', '.join(GRADERS)} for {source.name}"
         raise InvalidValue("--grader", grader, wanted)
     require(not source.code or style in CODE_STYLES, "--prompt", style, f"one of {', '.join(CODE_STYLES)} for programs")
+=======
+    if grader not in GRADERS:
+        raise UnknownName("--grader", grader, GRADERS)
+>>>>>>> main
     problems = []
     for row in source.rows[:limit]:
         shown = Rendered(row.text, row.messages) if row.messages else render(style, row.text)
@@ -143,7 +161,18 @@ def from_task(name: str, task: Task, count: int, max_tokens: int | None) -> Ques
     answer = whole if grader is None else EXTRACTORS[grader]
     own = "the task's own"
     limit = max_tokens or task.max_tokens
-    return Questions(name, repr(task), problems, task.judge, answer, limit, getattr(task, "style", own), grader or own)
+    return Questions(
+        name,
+        repr(task),
+        problems,
+        task.judge,
+        answer,
+        limit,
+        getattr(task, "style", own),
+        grader or own,
+        task.right_rule,
+        task.special_tokens,
+    )
 
 
 def _over(function: Callable[[Sequence[Answered]], T]) -> Callable[..., T]:

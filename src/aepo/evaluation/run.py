@@ -13,6 +13,7 @@ from typing import Any
 
 from aepo.config import Config, default_config
 from aepo.control.base import generator
+from aepo.engines.right import RightRule
 from aepo.errors import InvalidValue, require
 from aepo.evaluation.benchmarks import find
 from aepo.evaluation.evaluated_model import EvaluatedModel, weights_digest
@@ -27,7 +28,7 @@ from aepo.sampling.prompts import prompt_tokens
 from aepo.tasks.rewards import Verdict
 from aepo.training.folder import environment, write_atomically
 from aepo.training.runner import make_sampler
-from aepo.types import Prompt, Request, is_right
+from aepo.types import Prompt, Request
 
 # Qwen2.5-Math's evaluation ends a completion at these tokens, even if a base model's own configuration does not.
 CHATML, STOPS = "<|im_start|>", ("<|im_end|>", "<|endoftext|>")
@@ -191,7 +192,7 @@ def _rows(part: Part, unit: Unit, policy: Policy, sampler: Sampler, seed: int) -
         max_tokens=asked.max_tokens,
         generator=generator(seed, unit.problems.start, purpose),
     )
-    texts = policy.decode([completion.tokens for completion in completions])
+    texts = policy.decode([completion.tokens for completion in completions], special_tokens=asked.special_tokens)
     truncated = [completion.truncated for completion in completions]
     tokens = [completion.tokens for completion in completions]
     given = ([completion.prompt.problem for completion in completions], texts, truncated, tokens)
@@ -205,7 +206,7 @@ def _rows(part: Part, unit: Unit, policy: Policy, sampler: Sampler, seed: int) -
             "sample": unit.samples[place % len(unit.samples)],
             "text": text,
             "answer": asked.answer(text),
-            **_judged(verdict),
+            **_judged(verdict, asked.right),
             "tokens": len(completion.tokens),
             "truncated": completion.truncated,
         }
@@ -213,11 +214,16 @@ def _rows(part: Part, unit: Unit, policy: Policy, sampler: Sampler, seed: int) -
     ]
 
 
-def _judged(verdict: Verdict) -> dict[str, Any]:
+def _judged(verdict: Verdict, rule: RightRule) -> dict[str, Any]:
     reward = verdict.reward if math.isfinite(verdict.reward) else None
+<<<<<<< HEAD
     right = reward is not None and is_right(reward)
     known = {"correct": right, "reward": reward, "reason": verdict.reason, "failed": verdict.failed}
     return {**known, **verdict.details}
+=======
+    right = reward is not None and rule.alone(reward, verdict.right)
+    return {"correct": right, "reward": reward, "reason": verdict.reason, "failed": verdict.failed}
+>>>>>>> main
 
 
 # --- scores -------------------------------------------------------------------------------------------------
@@ -240,6 +246,7 @@ def _summary(part: Part, tallies: Sequence[Tally], seed: int) -> dict[str, Any]:
         "n": part.way.n,
         "problems": len(tallies),
         "completions": completions,
+        "right": part.questions.right.describe(alone=True),
         "scores": {name: asdict(interval) for name, interval in scores(tallies, part.way, seed).items()},
         "mean_tokens": sum(tally.tokens for tally in tallies) / completions,
         "truncated": sum(tally.truncated for tally in tallies) / completions,

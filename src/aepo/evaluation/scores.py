@@ -34,6 +34,10 @@ class Tally:
     """Number of completions that reached the token limit."""
     failed: int = 0
     """Number of completions whose grading hung or crashed."""
+    reward: float = 0.0
+    """Sum of the rewards of the completions that have one."""
+    rewarded: int = 0
+    """Number of completions that have a reward."""
     votes: dict[str, tuple[int, int]] = field(default_factory=dict)
     """For each answer, the number of completions that gave it and how many of these were correct."""
 
@@ -44,6 +48,9 @@ class Tally:
         self.tokens += row["tokens"]
         self.truncated += row["truncated"]
         self.failed += row["failed"]
+        if row["reward"] is not None:
+            self.reward += row["reward"]
+            self.rewarded += 1
         if row["answer"] is None:
             self.silent += 1
         else:
@@ -83,7 +90,7 @@ def majority_at_k(votes: Sequence[tuple[int, int]], silent: int, k: int, seed: S
 
 
 def scores(tallies: Sequence[Tally], way: Pass, seed: int) -> dict[str, Interval]:
-    """Return the scores of a pass by name: avg@n, and pass@k and maj@k at each k of the pass.
+    """Return the scores of a pass by name: avg@n, the mean reward, and pass@k and maj@k at each k of the pass.
 
     There is no maj@1. An interval is over problems: it tells how far another choice of such problems might move the
     score. Completions are not drawn anew.
@@ -94,6 +101,7 @@ def scores(tallies: Sequence[Tally], way: Pass, seed: int) -> dict[str, Interval
         seed: The seed of the bootstrap and of the draws of maj@k.
     """
     columns = {f"avg@{way.n}": [t.correct / t.samples for t in tallies]}
+    columns["reward"] = [t.reward / t.rewarded if t.rewarded else 0.0 for t in tallies]
     columns |= {f"pass@{k}": [pass_at_k(t.samples, t.correct, k) for t in tallies] for k in way.ks}
     for k in way.ks:
         if k > 1:

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from aepo.errors import require
-from aepo.types import is_right
 
 STD_EPSILON = 1e-6
 
@@ -42,10 +41,10 @@ def leave_one_out(rewards: Tensor, groups: Tensor) -> Tensor:
     return (centred * (size / others)[index]).float()
 
 
-def pass_at_k(rewards: Tensor, groups: Tensor, k: int) -> Tensor:
+def pass_at_k(right: Tensor, groups: Tensor, k: int) -> Tensor:
     """Return the advantages of pass@k training (2508.10751), for the chance that one of k completions is right.
 
-    A group has N rows, of which W are wrong (reward at most 0.5):
+    A group has N rows, of which W are wrong:
 
         Rbar  = 1 - C(W, k) / C(N, k)        s = sqrt(Rbar (1 - Rbar))
         right:  (1 - Rbar) / s
@@ -54,8 +53,8 @@ def pass_at_k(rewards: Tensor, groups: Tensor, k: int) -> Tensor:
     A group smaller than k takes k = N. Where every choice of k is right, or every completion is wrong, s = 0 and the
     advantages are 0.
     """
-    wrong = ~is_right(rewards)
-    result = torch.zeros(rewards.shape, dtype=torch.float64)
+    wrong = ~right
+    result = torch.zeros(right.shape, dtype=torch.float64)
     for group in groups.unique():
         members = groups == group
         n, w = int(members.sum()), int((members & wrong).sum())
@@ -96,12 +95,13 @@ class Advantage(ABC):
     least_group: int = 2
 
     @abstractmethod
-    def __call__(self, rewards: Tensor, groups: Tensor) -> Tensor:
+    def __call__(self, rewards: Tensor, groups: Tensor, right: Tensor | None = None) -> Tensor:
         """Return the advantages, [N].
 
         Args:
             rewards: [N].
             groups: The number of each row's group, [N].
+            right: Whether each row counts as right, [N], bool; None takes a reward above 0.5.
         """
 
 
@@ -111,7 +111,7 @@ class GroupMeanStd(Advantage):
 
     name: ClassVar[str] = "group-mean-std"
 
-    def __call__(self, rewards: Tensor, groups: Tensor) -> Tensor:
+    def __call__(self, rewards: Tensor, groups: Tensor, right: Tensor | None = None) -> Tensor:
         """Return (R - mean) / (std + 1e-6)."""
         return group_mean_std(rewards, groups)
 
@@ -122,7 +122,7 @@ class GroupMean(Advantage):
 
     name: ClassVar[str] = "group-mean"
 
-    def __call__(self, rewards: Tensor, groups: Tensor) -> Tensor:
+    def __call__(self, rewards: Tensor, groups: Tensor, right: Tensor | None = None) -> Tensor:
         """Return R - mean."""
         return group_mean(rewards, groups)
 
@@ -133,7 +133,7 @@ class LeaveOneOut(Advantage):
 
     name: ClassVar[str] = "leave-one-out"
 
-    def __call__(self, rewards: Tensor, groups: Tensor) -> Tensor:
+    def __call__(self, rewards: Tensor, groups: Tensor, right: Tensor | None = None) -> Tensor:
         """Return R - mean of the other rows."""
         return leave_one_out(rewards, groups)
 
@@ -154,9 +154,9 @@ class PassAtK(Advantage):
         """Return the smallest useful group size: `k` completions of a prompt."""
         return self.k
 
-    def __call__(self, rewards: Tensor, groups: Tensor) -> Tensor:
+    def __call__(self, rewards: Tensor, groups: Tensor, right: Tensor | None = None) -> Tensor:
         """Return the advantages for the chance that one of `k` is right."""
-        return pass_at_k(rewards, groups, self.k)
+        return pass_at_k(rewards > 0.5 if right is None else right, groups, self.k)
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class QuantileBaseline(Advantage):
     def __post_init__(self) -> None:
         require(0 < self.quantile < 1, "advantage.quantile", self.quantile, "a number in (0, 1)")
 
-    def __call__(self, rewards: Tensor, groups: Tensor) -> Tensor:
+    def __call__(self, rewards: Tensor, groups: Tensor, right: Tensor | None = None) -> Tensor:
         """Return (R - quantile) / (std + 1e-6)."""
         return quantile_baseline(rewards, groups, self.quantile)
 

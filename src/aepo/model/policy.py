@@ -109,6 +109,11 @@ class Policy:
         return base
 
     @property
+    def vocabulary(self) -> int:
+        """Return V, the number of logits of a token."""
+        return int(self.model.get_output_embeddings().weight.shape[0])
+
+    @property
     def device(self) -> torch.device:
         """Return the device of the weights."""
         device: torch.device = self.model.device
@@ -138,14 +143,18 @@ class Policy:
             raise InvalidValue("messages", roles, f"turns that the chat template of {name} takes ({error})") from None
         return self.encode(text)
 
-    def decode(self, completions: Sequence[Sequence[int]]) -> list[str]:
+    def decode(self, completions: Sequence[Sequence[int]], special_tokens: bool = True) -> list[str]:
         """Return the text of each completion, without the end-of-sequence token.
 
-        Other special tokens stay in the text. If they were left out, an answer with a special token in its middle could
-        look right.
+        Args:
+            completions: The tokens of each completion.
+            special_tokens: Whether other special tokens stay in the text. If they were left out, an answer with a
+                special token in its middle could look right to a grader.
         """
         answers = [tokens[:-1] if tokens and tokens[-1] in self.eos_token_ids else tokens for tokens in completions]
-        texts: list[str] = self.tokenizer.batch_decode([list(answer) for answer in answers])
+        texts: list[str] = self.tokenizer.batch_decode(
+            [list(answer) for answer in answers], skip_special_tokens=not special_tokens
+        )
         return texts
 
     def score(self, batch: Batch, needs: Needs) -> BatchStatistics:

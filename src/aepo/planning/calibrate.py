@@ -25,7 +25,7 @@ from aepo.sampling.base import Sampler
 from aepo.sampling.prompts import prompt_tokens, reward, take_prompts
 from aepo.tasks import TASKS, Task
 from aepo.training.runner import make_sampler, model_folder
-from aepo.types import Completion, Prompt, Request, Rollout, Sample, asked_for, is_right
+from aepo.types import Completion, Prompt, Request, Rollout, Sample, asked_for
 
 # Number of completions that are sampled and scored at a time.
 AT_ONCE = 512
@@ -196,8 +196,8 @@ def _answer(base: Base, prompts: Sequence[Prompt], samples: int, first: int) -> 
         max_tokens=base.task.max_tokens,
         generator=generator(base.seed, first, "calibration"),
     )
-    rollouts, failed = reward(base.task, base.policy, completions)
-    right = {id(rollout.completion) for rollout in rollouts if is_right(rollout.reward)}
+    judged = reward(base.task, base.policy, completions)
+    right = {id(rollout.completion) for rollout in judged.rollouts if rollout.right}
     batch = collate([Sample(Rollout(c, 0.0), 0.0) for c in completions], base.policy.pad_token_id).to(
         base.policy.device
     )
@@ -214,7 +214,7 @@ def _answer(base: Base, prompts: Sequence[Prompt], samples: int, first: int) -> 
             truncated=sum(completion.truncated for completion, _ in group),
         )
         for group in groups
-    ], len(failed)
+    ], len(judged.failures)
 
 
 def summed_up(answered: Sequence[PromptMeasurement], limit: int, failures: int = 0) -> Measurement:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from aepo.engines.right import RightRule
 from aepo.tasks.rewards import Verdict
 
 
@@ -57,13 +58,49 @@ class Task(ABC):
         texts: Sequence[str],
         truncated: Sequence[bool],
         tokens: Sequence[tuple[int, ...]] | None = None,
+        place: tuple[int, int] = (0, 0),
     ) -> list[Verdict]:
         """Return a verdict for each completion; it is NaN and failed if `reward` raised or gave no finite number.
 
-        `tokens` are the completions' token ids, for a task whose verifier counts them.
+        Args:
+            problems: The `Problem.data` of each completion's problem.
+            texts: The text of each completion.
+            truncated: Whether each completion was cut at the limit.
+            tokens: The completions' token ids, for a task whose verifier counts them.
+            place: The number of finished steps and the number of all steps of the run; (0, 0) outside a run.
         """
         rewards = [safe_reward(self, *item) for item in zip(problems, texts, truncated, strict=True)]
         return [Verdict(value, failed=not math.isfinite(value)) for value in rewards]
+
+    def known_answer(self, problem: Mapping[str, Any]) -> str | None:
+        """Return the known answer for this `Problem.data`, to show beside a completion; None if there is none."""
+        found = problem.get("answer")
+        return None if found is None else str(found)
+
+    @property
+    def right_rule(self) -> RightRule:
+        """Return the rule that decides which completions count as right."""
+        return RightRule()
+
+    @property
+    def special_tokens(self) -> bool:
+        """Return whether the texts of completions keep the special tokens inside them."""
+        return True
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a person should know of the task's data before a run, by name: numbers of rows, and the like."""
+        return {}
+
+    def fingerprint(self) -> str:
+        """Return a digest of the task's data. A run is resumed only on data with the same digest.
+
+        The built-in tasks make their problems from the settings, so theirs is empty.
+        """
+        return ""
+
+    def located(self) -> Task:
+        """Return the task with absolute paths, so that a run can be resumed from another folder."""
+        return self
 
     def fitted(self, length: Callable[[Problem], int]) -> Task:
         """Check the task against what is known before the run starts, and return the task that the run uses.

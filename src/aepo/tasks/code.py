@@ -91,6 +91,8 @@ def code_record(record: Mapping[str, Any], where: str) -> Mapping[str, Any]:
         if isinstance(record.get(name), int | str):
             columns.setdefault("id", record[name])
     known = record.get("code") or record.get("canonical_solution")
+    if known is None and isinstance(record.get("test"), str) and "```" not in str(record.get("solution")):
+        known = record.get("solution")  # KodCode's, which is a bare program
     if isinstance(known, str):
         columns["solution"] = f"```python\n{problem.stub}{known}\n```"
     return columns

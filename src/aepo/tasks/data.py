@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import random
 from collections.abc import Callable, Mapping, Sequence
+<<<<<<< HEAD
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
+=======
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+>>>>>>> main
 from typing import Any, Literal
 
+from aepo.engines.right import RightRule
 from aepo.errors import InvalidValue, require
+from aepo.plugins import absolute, path_of_object
 from aepo.tasks.base import Problem, Task
+<<<<<<< HEAD
 from aepo.tasks.code import Code, code_record
 from aepo.tasks.rewards import Answered, Graded, Verdict, Verifier
 from aepo.tasks.rows import Columns, Row, load_rows
 from aepo.tasks.styles import CODE_STYLES, Rendered, render
+=======
+from aepo.tasks.functions import Function
+from aepo.tasks.rewards import Answered, Graded, Verdict, Verifier
+from aepo.tasks.rows import Columns, Row, load_rows
+from aepo.tasks.styles import Rendered, render
+from aepo.tasks.weighted import Weighted
+>>>>>>> main
 
 
 @dataclass(frozen=True)
@@ -32,7 +48,9 @@ class Data(Task):
     kept.
     """
     held_out: int = 128
-    """Number of rows of `train` that are kept for evaluation when there is no `eval`; at most half of them."""
+    """Number of rows of `train` that are kept for evaluation when there is no `eval`; at most half of them. 0 keeps
+    none.
+    """
     prompt: str | None = None
     """Column of the prompt; none takes the first of prompt, problem and question that is there."""
     answer: str | None = None
@@ -44,7 +62,17 @@ class Data(Task):
     style: str = "boxed"
     """How a problem becomes a prompt (docs/data.md). With `verifier=code` the default is `code`."""
     verifier: Verifier = Graded()
-    """What judges a completion."""
+    """What judges a completion. With `rewards` its settings hold for each of them."""
+    rewards: tuple[str, ...] = ()
+    """Several judges whose rewards are added: functions, written as `verifier.path` is, and `graded` for the known
+    answer. Empty takes `verifier` alone.
+    """
+    reward_weights: tuple[float, ...] = ()
+    """Weight of each of `rewards`; empty weighs each with 1."""
+    right: str | float = "auto"
+    """Which completions count as right: a threshold that the reward must exceed, `best` (of its prompt), `verdict` (the
+    function's own) or `auto` (docs/data.md).
+    """
     max_prompt: int = 1024
     """Longest prompt, tokens."""
     max_response: int = 2048
@@ -54,10 +82,18 @@ class Data(Task):
 
     def __post_init__(self) -> None:
         render(self.style, "")
+<<<<<<< HEAD
         if isinstance(self.verifier, Code) and self.style != "boxed":
             wanted = f"one of {', '.join(CODE_STYLES)} with verifier=code"
             require(self.style in CODE_STYLES, "task.style", self.style, wanted)
         require(self.held_out >= 1, "task.held_out", self.held_out, "at least 1 row")
+=======
+        require(self.held_out >= 0, "task.held_out", self.held_out, "a number of rows, 0 or more")
+        wanted = f"a list of {len(self.rewards)}, one for each of task.rewards" if self.rewards else "left out"
+        ok = len(self.reward_weights) in (0, len(self.rewards))
+        require(ok, "task.reward_weights", list(self.reward_weights), wanted)
+        _ = self.right_rule
+>>>>>>> main
         require(self.max_prompt >= 1, "task.max_prompt", self.max_prompt, "at least 1 token")
         require(self.max_response >= 1, "task.max_response", self.max_response, "at least 1 token")
 
@@ -68,15 +104,16 @@ class Data(Task):
 
     def train_problem(self, seed: int, index: int) -> Problem:
         """Return row `index` of an endless series of shuffles, one for each pass over the data."""
-        rows = self._rows[0]
+        rows = self._rows.train
         epoch, place = divmod(index, len(rows))
         return self._problem(rows[_order(len(rows), seed, epoch)[place]])
 
     def eval_problems(self, count: int) -> list[Problem]:
         """Return the first `count` rows of the evaluation set."""
-        rows = self._rows[1]
+        rows = self._rows.held
         if count > len(rows):
-            raise InvalidValue("evaluation.prompts", count, f"at most the evaluation set's {len(rows)} rows")
+            wanted = f"at most the evaluation set's {len(rows)} rows (task.held_out, task.eval), or evaluation.every=0"
+            raise InvalidValue("evaluation.prompts", count, wanted)
         return [self._problem(row) for row in rows[:count]]
 
     def reward(self, problem: Mapping[str, Any], text: str, truncated: bool) -> float:
@@ -89,15 +126,40 @@ class Data(Task):
         texts: Sequence[str],
         truncated: Sequence[bool],
         tokens: Sequence[tuple[int, ...]] | None = None,
+        place: tuple[int, int] = (0, 0),
     ) -> list[Verdict]:
         """Return the verifier's verdicts on all completions at once."""
         ids = tokens if tokens is not None else [()] * len(texts)
-        return self.verifier.judge(
+        return self._judge.judge(
             [
-                Answered(p["prompt"], text, p["answer"], p["columns"], own, p["messages"])
+                Answered(p["prompt"], text, p["answer"], p["columns"], own, p["messages"], place)
                 for p, text, own in zip(problems, texts, ids, strict=True)
             ]
         )
+
+    @property
+    def right_rule(self) -> RightRule:
+        """Return the rule that `right` names."""
+        return RightRule.of(self.right)
+
+    @property
+    def special_tokens(self) -> bool:
+        """Return whether the verifier wants special tokens kept inside the texts."""
+        return self._judge.special_tokens
+
+    @cached_property
+    def _judge(self) -> Verifier:
+        """Return the verifier, or the weighted sum of `rewards`."""
+        if not self.rewards:
+            return self.verifier
+        names = [path.rpartition(":")[2] for path in self.rewards]
+        named = [name if names.count(name) == 1 else path for name, path in zip(names, self.rewards, strict=True)]
+        return Weighted(tuple(zip(named, map(self._part, self.rewards), strict=True)), self.reward_weights)
+
+    def _part(self, path: str) -> Verifier:
+        if path == Graded.name:
+            return self.verifier if isinstance(self.verifier, Graded) else Graded()
+        return replace(self.verifier if isinstance(self.verifier, Function) else Function(), path=path)
 
     def solution(self, problem: Mapping[str, Any]) -> str | None:
         """Return the row's worked solution, or None if the data has none."""
@@ -113,27 +175,45 @@ class Data(Task):
         Raises:
             InvalidValue: A prompt is too long, or no row is left.
         """
-        self.verifier.check()
+        self._judge.check()
         fits: list[list[Row]] = []
-        for rows in self._rows:
+        left_out = 0
+        for rows in (self._rows.train, self._rows.held):
             long = [row for row in rows if length(self._problem(row)) > self.max_prompt]
             if long and self.long_prompts == "refuse":
                 got = f"{length(self._problem(long[0]))} tokens in row {long[0].id} ({len(long)} rows are too long)"
                 wanted = f"at most task.max_prompt = {self.max_prompt}; or set task.long_prompts=skip"
                 raise InvalidValue("prompt", got, wanted)
             dropped = set(map(id, long))
+            left_out += len(dropped)
             fits.append([row for row in rows if id(row) not in dropped])
-            if not fits[-1]:
+            if rows and not fits[-1]:
                 raise InvalidValue(
                     "task.max_prompt", self.max_prompt, "long enough for at least one prompt of the data"
                 )
         task = copy.copy(self)
-        task.__dict__["_rows"] = (fits[0], fits[1])
+        facts = {**self._rows.facts, "rows_train": len(fits[0]), "rows_evaluation": len(fits[1]), "rows_long": left_out}
+        task.__dict__["_rows"] = replace(self._rows, train=fits[0], held=fits[1], facts=facts)
         return task
 
+    def located(self) -> Data:
+        """Return the task with absolute paths of its files and functions."""
+        verifier = self.verifier
+        if isinstance(verifier, Function):
+            verifier = replace(verifier, path=path_of_object(verifier.path))
+        rewards = tuple(map(path_of_object, self.rewards))
+        return replace(self, train=absolute(self.train), eval=absolute(self.eval), verifier=verifier, rewards=rewards)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the numbers of rows: read, trained on, kept for evaluation, repeated and left out."""
+        return dict(self._rows.facts)
+
+    def fingerprint(self) -> str:
+        """Return a digest of all rows that were read, in their order."""
+        return self._rows.digest
+
     @cached_property
-    def _rows(self) -> tuple[list[Row], list[Row]]:
-        """Return the training rows and the evaluation rows."""
+    def _rows(self) -> _Rows:
         if not self.train:
             raise InvalidValue("task.train", self.train, "a file or a data set: --set task.train=problems.parquet")
         columns = Columns(self.prompt, self.answer, self.solution_column)
@@ -146,9 +226,17 @@ class Data(Task):
             held = [train[i] for i in order[len(train) - min(self.held_out, len(train) // 2) :]]
         known = {row.text for row in held}
         kept = [row for row in train if row.text not in known]
-        if not kept or not held:
+        if not kept:
             raise InvalidValue("task.train", f"{len(train)} rows", "rows left to train on beside those of evaluation")
-        return kept, held
+        shared = len(train) - len(kept) - (0 if self.eval else len(held))
+        facts = {
+            "rows_read": len(train) + (len(held) if self.eval else 0),
+            "rows_train": len(kept),
+            "rows_evaluation": len(held),
+            "rows_shared": shared,
+            "rows_repeated": len(kept) - len({row.text for row in kept}),
+        }
+        return _Rows(kept, held, facts, _digest([*train, *(held if self.eval else ())]))
 
     @property
     def _style(self) -> str:
@@ -165,6 +253,27 @@ class Data(Task):
         }
         data["messages"] = shown.messages
         return Problem(row.id, shown.text, data, shown.messages)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """`_Rows` holds the rows of a task and what is known of them."""
+
+    train: Sequence[Row]
+    """The rows to train on."""
+    held: Sequence[Row]
+    """The rows of the evaluation set."""
+    facts: Mapping[str, int]
+    """Numbers of rows, by name."""
+    digest: str
+    """Digest of all rows that were read."""
+
+
+def _digest(rows: Sequence[Row]) -> str:
+    found = hashlib.sha256()
+    for row in rows:
+        found.update(repr((row.id, row.text, row.answer, row.messages, row.solution, row.columns)).encode())
+    return found.hexdigest()
 
 
 @lru_cache(maxsize=4)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from aepo.engines.right import RightRule
 from aepo.errors import InvalidValue, require
 from aepo.grading.text import last_boxed
 from aepo.tasks.base import Problem, Task
@@ -29,11 +30,21 @@ class Gym(Task):
     """Longest completion, tokens."""
     eval_rows: int = 256
     """Number of problems that are kept for evaluation. They have a seed of their own."""
+    right: str | float = "auto"
+    """Which completions count as right: a threshold that the score must exceed, `best` (of its prompt) or `auto`
+    (docs/data.md).
+    """
 
     def __post_init__(self) -> None:
         render(self.style, "")
         require(self.max_response >= 1, "task.max_response", self.max_response, "at least 1 token")
+        require(self.right_rule.rule != "verdict", "task.right", self.right, "a threshold, best or auto")
         require(self.eval_rows >= 1, "task.eval_rows", self.eval_rows, "at least 1 problem")
+
+    @property
+    def right_rule(self) -> RightRule:
+        """Return the rule that `right` names."""
+        return RightRule.of(self.right)
 
     @property
     def max_tokens(self) -> int:

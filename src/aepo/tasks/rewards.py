@@ -34,6 +34,8 @@ class Answered:
     """The completion's token ids, end-of-sequence included; empty if the caller has none."""
     messages: tuple[tuple[str, str], ...] = ()
     """The prompt's chat turns (role, content); empty for a prompt that is plain text."""
+    place: tuple[int, int] = (0, 0)
+    """The number of finished steps and the number of all steps of the run; (0, 0) outside a run."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +48,30 @@ class Verdict:
     """Whether the judge hung or crashed; such verdicts are counted and logged."""
     reason: str = ""
     """Why, in a few words."""
+<<<<<<< HEAD
     details: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """What else the judge knows, as plain JSON data; it goes into the rows of samples."""
+=======
+    right: bool | None = None
+    """What the judge itself says of right or wrong; None if it gives a reward only."""
+    parts: Mapping[str, float] = field(default_factory=dict)
+    """The reward of each function by name, before the weights, if there are several; NaN where one gave none."""
+    logged: Mapping[str, Any] = field(default_factory=dict)
+    """What the function logs of this completion, by name (TRL's `log_extra`)."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """What the function logs of its whole call, by name (TRL's `log_metric`)."""
+>>>>>>> main
 
 
 class Verifier(ABC):
     """`Verifier` judges many completions at once."""
 
     name: ClassVar[str]
+
+    @property
+    def special_tokens(self) -> bool:
+        """Return whether the texts that it judges keep the special tokens inside a completion."""
+        return True
 
     @abstractmethod
     def judge(self, items: Sequence[Answered]) -> list[Verdict]:
@@ -97,7 +115,7 @@ class Graded(Verifier):
     def judge(self, items: Sequence[Answered]) -> list[Verdict]:
         """Grade all completions in the pool."""
         grades = self._pool.grade([(item.completion, item.answer) for item in items])
-        return [Verdict(float(grade.correct), grade.failed, grade.reason) for grade in grades]
+        return [Verdict(float(grade.correct), grade.failed, grade.reason, grade.correct) for grade in grades]
 
     @cached_property
     def _pool(self) -> GradingPool:

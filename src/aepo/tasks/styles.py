@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from aepo.errors import InvalidValue
+from aepo.errors import UnknownName
 
 BOX = r"put your final answer within \boxed{}."
 
@@ -104,5 +104,5 @@ def render(style: str, problem: str, field: str = "task.style") -> Rendered:
         InvalidValue: There is no style of this name; the message lists the styles.
     """
     if style not in STYLES:
-        raise InvalidValue(field, style, f"one of {', '.join(STYLES)}")
+        raise UnknownName(field, style, STYLES)
     return STYLES[style](problem)

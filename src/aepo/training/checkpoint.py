@@ -45,6 +45,8 @@ class TrainState:
     """Number of completions sampled so far, ordinary and extra."""
     tokens: int = 0
     """Number of completion tokens sampled so far, ordinary and extra."""
+    data: str = ""
+    """Digest of the task's data; empty for a task that makes its problems."""
 
 
 def save_checkpoint(run: Path, policy: Policy, optimizer: torch.optim.Optimizer, state: TrainState, keep: int) -> None:

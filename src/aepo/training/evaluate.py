@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from aepo.control.base import generator
 from aepo.model.policy import Policy
 from aepo.sampling.base import Sampler
+from aepo.sampling.prompts import judged, prompt_tokens
 from aepo.tasks import Task
-from aepo.types import Prompt, Request, is_right
+from aepo.types import Metric, Prompt, Request
 
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:
@@ -51,6 +52,10 @@ class Evaluation:
     """Sampling temperature."""
     reward_failures: int = 0
     """Number of completions whose reward failed."""
+    reward: float = float("nan")
+    """Mean reward of the completions that have one."""
+    right: str = ""
+    """What counts as correct, in words."""
 
     def pass_at(self, k: int) -> float:
         """Return the mean over problems of the unbiased pass@k."""
@@ -65,6 +70,7 @@ class Evaluation:
         scores = {f"pass@{k}": self.pass_at(k) for k in self.ks()}
         return {
             **scores,
+            "reward": self.reward,
             "problems": len(self.problems),
             "samples": self.samples,
             "reward_failures": self.reward_failures,
@@ -81,7 +87,7 @@ def evaluate(
     temperature: float = 1.0,
     seed: int = 0,
 ) -> Evaluation:
-    """Sample completions of the evaluation problems and count the correct ones (reward above 0.5).
+    """Sample completions of the evaluation problems and count the correct ones, by the task's rule.
 
     Args:
         policy: The policy, for its tokenizer.
@@ -93,21 +99,30 @@ def evaluate(
         seed: Seed of the draws.
     """
     chosen = task.eval_problems(problems)
-    tokens = [policy.encode_chat(p.messages) if p.messages else policy.encode(p.text) for p in chosen]
-    prompts = [Prompt(p.id, ids, p.data) for p, ids in zip(chosen, tokens, strict=True)]
-    correct, failures = [0] * len(prompts), 0
+    prompts = [Prompt(p.id, prompt_tokens(policy, p), p.data) for p in chosen]
+    correct, failures, reward = [0] * len(prompts), 0, Metric(0.0, 0)
     # Only a few problems are sampled at a time, so that memory does not grow with the number of samples.
     at_once = max(1, 4096 // samples)
     for first in range(0, len(prompts), at_once):
-        counts, failed = _correct(
-            policy, sampler, task, prompts[first : first + at_once], samples, temperature, (seed, first)
-        )
-        correct[first : first + at_once] = counts
-        failures += failed
-    return Evaluation(tuple(p.id for p in chosen), tuple(correct), samples, temperature, failures)
+        found = _judged(policy, sampler, task, prompts[first : first + at_once], samples, temperature, (seed, first))
+        correct[first : first + at_once] = found.correct
+        failures += found.failures
+        reward = reward + found.reward
+    names = tuple(p.id for p in chosen)
+    rule = task.right_rule.describe(alone=True)
+    return Evaluation(names, tuple(correct), samples, temperature, failures, reward.mean, rule)
 
 
-def _correct(
+@dataclass(frozen=True)
+class _Counts:
+    """`_Counts` holds the correct completions of each problem, the rewards, and the number of failures."""
+
+    correct: list[int]
+    reward: Metric
+    failures: int
+
+
+def _judged(
     policy: Policy,
     sampler: Sampler,
     task: Task,
@@ -115,16 +130,16 @@ def _correct(
     samples: int,
     temperature: float,
     key: tuple[int, int],
-) -> tuple[list[int], int]:
+) -> _Counts:
     completions = sampler.sample(
         [Request(prompt, group, samples, temperature) for group, prompt in enumerate(prompts)],
         max_tokens=task.max_tokens,
         generator=generator(key[0], key[1], "evaluation"),
     )
-    texts = policy.decode([completion.tokens for completion in completions])
-    problems = [completion.prompt.problem for completion in completions]
-    verdicts = task.judge(problems, texts, [c.truncated for c in completions], [c.tokens for c in completions])
+    verdicts = judged(task, policy, completions)
     counts = [0] * len(prompts)
     for completion, verdict in zip(completions, verdicts, strict=True):
-        counts[completion.group] += is_right(verdict.reward)
-    return counts, sum(verdict.failed for verdict in verdicts)
+        counts[completion.group] += task.right_rule.alone(verdict.reward, verdict.right)
+    rewards = [verdict.reward for verdict in verdicts if math.isfinite(verdict.reward)]
+    failed = sum(verdict.failed for verdict in verdicts)
+    return _Counts(counts, Metric(math.fsum(rewards), len(rewards)), failed)

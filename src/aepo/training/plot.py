@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,10 @@ def figure(runs: Mapping[str, Sequence[Mapping[str, Any]]], title: str | None = 
     entropy, reward = canvas.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     for (label, rows), colour in zip(runs.items(), COLOURS * len(runs), strict=False):
         steps = [row["step"] for row in rows]
-        entropy.plot(steps, [row["entropy"] for row in rows], color=colour, label=label, lw=1.6)
+        entropy.plot(steps, _gaps([row["entropy"] for row in rows]), color=colour, label=label, lw=1.6)
         targets = [row["target_entropy"] for row in rows]
         if any(target is not None for target in targets):
-            values = [float("nan") if target is None else target for target in targets]
-            entropy.plot(steps, values, color=colour, ls="--", lw=1.0, alpha=0.7)
+            entropy.plot(steps, _gaps(targets), color=colour, ls="--", lw=1.0, alpha=0.7)
         reward.plot(steps, _smooth([row["reward"] for row in rows]), color=colour, lw=1.4)
     entropy.set_ylabel("entropy (nats per token)")
     entropy.set_ylim(bottom=0)
@@ -50,15 +50,20 @@ def figure(runs: Mapping[str, Sequence[Mapping[str, Any]]], title: str | None = 
     return canvas
 
 
+def _gaps(values: Sequence[float | None]) -> list[float]:
+    return [math.nan if value is None else value for value in values]
+
+
 def save(canvas: Figure, stem: Path) -> None:
     """Write a figure to two files: `stem` with the suffix .png and `stem` with the suffix .svg."""
     canvas.savefig(stem.with_suffix(".png"), dpi=150)
     canvas.savefig(stem.with_suffix(".svg"))
 
 
-def _smooth(values: Sequence[float], window: int = 10) -> list[float]:
+def _smooth(values: Sequence[float | None], window: int = 10) -> list[float]:
+    """Return the mean of the last `window` values at each place; a value of None does not count."""
     means = []
     for end in range(1, len(values) + 1):
-        recent = values[max(0, end - window) : end]
-        means.append(sum(recent) / len(recent))
+        recent = [value for value in values[max(0, end - window) : end] if value is not None]
+        means.append(sum(recent) / len(recent) if recent else math.nan)
     return means

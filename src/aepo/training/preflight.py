@@ -27,6 +27,31 @@ def preflight(config: Config, engine: Engine = LOOP) -> list[str]:
     )
 
 
+# Largest plausible learning rate, and the least: full fine-tuning of a model with this many parameters or more takes
+# 1e-6 to 1e-5 in published RLVR recipes and LoRA about ten times that (docs/models.md); smaller models take more.
+LARGE = 50_000_000
+PLAUSIBLE_RATES = {"full": (1e-9, 1e-4), "lora": (1e-8, 2e-3), "small": (1e-8, 2e-2)}
+
+
+def implausible_rate(lr: float, parameters: int, lora: bool) -> list[str]:
+    """Return a sentence if a learning rate cannot be meant for the model.
+
+    Args:
+        lr: The learning rate of AdamW.
+        parameters: The number of parameters of the model.
+        lora: Whether an adapter is trained instead of the weights.
+    """
+    kind = "small" if parameters < LARGE else "lora" if lora else "full"
+    low, high = PLAUSIBLE_RATES[kind]
+    if low <= lr <= high:
+        return []
+    words = {"small": "a model of this size", "lora": "LoRA", "full": "full fine-tuning"}[kind]
+    return [
+        f"optimizer.lr = {lr:g} is {'above' if lr > high else 'below'} what trains {words} ({parameters / 1e6:.3g} M "
+        f"parameters): {low:g} to {high:g} is plausible"
+    ]
+
+
 def _has_solutions(config: Config) -> bool:
     """Return whether one of the first problems has a reference solution.
 

@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,6 +22,63 @@ from aepo.types import Sample
 SAMPLES_PER_STEP = 4
 # Seconds between two printed samples. Without a terminal it also holds between two status lines.
 LINE_EVERY = 5.0
+# Steps with one and the same reward after which the log says so.
+CONSTANT_STEPS = 5
+
+
+@dataclass(frozen=True)
+class Shown:
+    """`Shown` is a sample with what a person needs to judge it."""
+
+    sample: Sample
+    """The sample."""
+    prompt: str
+    """The text of the prompt."""
+    completion: str
+    """The text of the completion."""
+    answer: str | None
+    """The known answer, or None."""
+
+    def row(self, step: int) -> dict[str, Any]:
+        """Return the line for samples.jsonl."""
+        rollout, completion = self.sample.rollout, self.sample.rollout.completion
+        parts = {name: value if math.isfinite(value) else None for name, value in rollout.parts.items()}
+        return {
+            "step": step,
+            "prompt": completion.prompt.id,
+            "prompt_text": self.prompt,
+            "completion": self.completion,
+            "answer": self.answer,
+            "reward": rollout.reward,
+            **({"rewards": parts} if parts else {}),
+            "right": rollout.right,
+            **({"logged": _plain(rollout.logged)} if rollout.logged else {}),
+            "advantage": self.sample.advantage if math.isfinite(self.sample.advantage) else None,
+            "temperature": completion.temperature,
+            "extra": self.sample.extra,
+            "tokens": len(completion.tokens),
+            "truncated": completion.truncated,
+        }
+
+
+def _plain(logged: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a reward function logged as values that JSON has; anything else as text."""
+    return {str(k): v if isinstance(v, str | int | float | bool | None) else str(v) for k, v in logged.items()}
+
+
+def sample_line(sample: Mapping[str, Any], longest: int = 200) -> str:
+    """Return one line of a sample for the terminal: prompt, completion, known answer, reward and temperature."""
+    answer = "" if sample.get("answer") in (None, "") else f", answer {_cut(sample['answer'], 40)}"
+    heat = "" if sample["temperature"] == 1 else f", T {sample['temperature']:g}"
+    parts = "".join(f", {name} {value:g}" for name, value in (sample.get("rewards") or {}).items() if value is not None)
+    prompt = _cut(sample.get("prompt_text") or sample["prompt"], longest)
+    return f"    {prompt} -> {_cut(sample['completion'], longest)}  (reward {sample['reward']:g}{parts}{answer}{heat})"
+
+
+def _cut(text: str, longest: int) -> str:
+    """Return the text on one line; of a long one its beginning and its end."""
+    text = " ".join(text.split())
+    return text if len(text) <= longest else f"{text[: longest // 2]} ... {text[-longest // 2 :]}"
 
 
 class RunLog:
@@ -36,6 +94,7 @@ class RunLog:
         self._files: dict[str, TextIO] = {}
         self._last_line = 0.0
         self._reward_error_said = False
+        self._constant: tuple[float | None, int] = (None, 0)
         self._begun, self._first = time.monotonic(), start
 
     def __enter__(self) -> RunLog:
@@ -50,27 +109,33 @@ class RunLog:
         for file in self._files.values():
             file.close()
 
-    def step(self, row: Mapping[str, Any], samples: Sequence[Sample], texts: Sequence[str]) -> None:
-        """Write one step: its row of metrics and a few of its completions.
-
-        Args:
-            row: The row for metrics.jsonl.
-            samples: The samples of the step.
-            texts: The decoded completions of the first samples, in their order.
-        """
-        shown = [_sample_row(row["step"], *pair) for pair in zip(samples, texts, strict=False)]
-        self._append(SAMPLES, shown)
+    def step(self, row: Mapping[str, Any], shown: Sequence[Shown]) -> None:
+        """Write one step: its row of metrics and a few of its completions."""
+        samples = [one.row(row["step"]) for one in shown]
+        self._append(SAMPLES, samples)
         self._append(METRICS, [row])
         if row.get("reward_error") and not self._reward_error_said:
             self._reward_error_said = True
             self.say(f"the reward failed for {row['reward_failures']} completions of step {row['step']}, first with:")
             self.say(f"    {row['reward_error']}")
-        if row["alarm"]:
+        self._say_constant(row)
+        if row.get("alarm"):
             self.say(
                 f"alarm: the control has been at its limit for {ALARM_AFTER} steps and the error is still "
                 f"{row['error']:+.2f} nats (step {row['step']}): this target is beyond its authority here"
             )
-        self._show(row, shown)
+        self._show(row, samples)
+
+    def _say_constant(self, row: Mapping[str, Any]) -> None:
+        """Say once that the reward has been the same for every completion of several steps."""
+        least, most = row.get("reward_min"), row.get("reward_max")
+        same = least is not None and least == most and self._constant[0] in (None, least)
+        self._constant = (least, self._constant[1] + 1) if same else (None, 0)
+        if self._constant[1] == CONSTANT_STEPS:
+            self.say(
+                f"the reward has been {least:g} for every completion of {CONSTANT_STEPS} steps (the last is step "
+                f"{row['step'] + 1}): nothing is learned from rewards that do not differ"
+            )
 
     def evaluation(self, step: int, found: Evaluation) -> None:
         """Write one evaluation, problem by problem.
@@ -99,18 +164,32 @@ class RunLog:
         if self._progress:
             self._progress.update(self._bar, completed=row["step"] + 1, description=line)
         last = row["step"] + 1 == self._config.steps
-        if not last and time.monotonic() - self._last_line < LINE_EVERY:
+        if not last and row.get("entropy") is not None and time.monotonic() - self._last_line < LINE_EVERY:
             return
         self._last_line = time.monotonic()
         if not self._progress:
             self.say(f"{line}  {self._left(row['step'] + 1):.0f} s left")
         for sample in shown[:1]:
-            self.say(f"    {sample['prompt']} -> {sample['completion']}  (reward {sample['reward']:g})")
+            self.say(sample_line(sample))
+
+
+def data_line(facts: Mapping[str, Any]) -> str:
+    """Return one line with the numbers of rows of a task's data (`Task.facts`)."""
+    line = f"data: {facts['rows_read']} rows read, {facts['rows_train']} to train on, {facts['rows_evaluation']} for "
+    line += "evaluation"
+    left_out = {
+        "rows_shared": "left out of training (their prompt is in the evaluation set)",
+        "rows_long": "left out (too long)",
+        "rows_repeated": "with a prompt that another training row has",
+    }
+    return ", ".join([line, *(f"{facts[key]} {words}" for key, words in left_out.items() if facts.get(key))])
 
 
 def status_line(row: Mapping[str, Any], steps: int) -> str:
     """Return one line with the entropy, its target, the reward, the control's action and the step's seconds."""
     target = row.get("target_entropy")
+    if row.get("entropy") is None:
+        return f"step {row['step'] + 1}/{steps}  skipped: no completion got a reward  {row['seconds']:.2f} s"
     parts = [f"step {row['step'] + 1}/{steps}", f"entropy {row['entropy']:.3f}"]
     if target is not None:
         parts.append(f"target {target:.3f}")
@@ -125,6 +204,7 @@ def status_line(row: Mapping[str, Any], steps: int) -> str:
     return "  ".join([*parts, f"{row['seconds']:.2f} s"])
 
 
+<<<<<<< HEAD
 def _sample_row(step: int, sample: Sample, text: str) -> dict[str, Any]:
     completion = sample.rollout.completion
     return {
@@ -141,6 +221,8 @@ def _sample_row(step: int, sample: Sample, text: str) -> dict[str, Any]:
     }
 
 
+=======
+>>>>>>> main
 def _progress_bar(console: Console) -> Progress:
     columns = (BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
     return Progress(*columns, console=console)

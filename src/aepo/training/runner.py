@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from aepo.config import Config, make_config, to_dict
 from aepo.control.base import generator
-from aepo.engines.preflight import implausible_targets, targets
-from aepo.errors import InvalidValue
+from aepo.engines.preflight import Seen, implausible_targets, unusable_rewards
+from aepo.errors import InvalidValue, RunDiedError, require
 from aepo.model.builtin import base_model
 from aepo.model.policy import Policy
 from aepo.sampling.base import Sampler
@@ -20,12 +23,13 @@ from aepo.sampling.hf import HFSampler
 from aepo.sampling.prompts import prompt_tokens
 from aepo.training.checkpoint import FOLDER, TrainState, load_checkpoint, save_checkpoint, steps_saved
 from aepo.training.evaluate import Evaluation, evaluate
-from aepo.training.folder import cut_back, sole_writer, start_folder
+from aepo.training.folder import METRICS, cut_back, read_rows, sole_writer, start_folder
 from aepo.training.plot import plot_run
-from aepo.training.preflight import preflight
-from aepo.training.progress import SAMPLES_PER_STEP, RunLog
-from aepo.training.step import Run, make_optimizer, sampled_batch_entropy, train_step
+from aepo.training.preflight import implausible_rate, preflight
+from aepo.training.progress import SAMPLES_PER_STEP, RunLog, Shown, data_line
+from aepo.training.step import Run, make_optimizer, probe, train_step
 from aepo.training.trackers import Forward, check_installed
+from aepo.training.vitals import MEMORY, death, sick
 from aepo.types import Sample
 
 
@@ -49,11 +53,9 @@ def start(config: Config, out: Path, quiet: bool = False, strict: bool = False) 
         raise InvalidValue("out", str(out), "a new folder (there is a run in this one; go on with --resume)")
     _say_preflight(preflight(config), quiet, strict)
     run, state = _prepare(config, None, quiet)
-    if any(targets(config.control)):
-        run.sampler.refresh(run.policy)
-        _say_preflight(
-            implausible_targets(config.control, config.steps, sampled_batch_entropy(run).mean), quiet, strict
-        )
+    if run.task.facts() and not quiet:
+        print(data_line(run.task.facts()), flush=True)
+    _say_preflight(_probe(run, quiet), quiet, strict)
     start_folder(out, config, run.policy.device)
     with sole_writer(out):
         _finish(run, state, out, quiet)
@@ -77,6 +79,32 @@ def resume(out: Path, quiet: bool = False) -> None:
         run, state = _prepare(config, out / FOLDER / f"step-{saved[-1]}" if saved else None, quiet)
         cut_back(out, state.step)
         _finish(run, state, out, quiet)
+
+
+def _probe(run: Run, quiet: bool) -> list[str]:
+    """Draw some completions before the first step, and return a sentence for each problem that they show.
+
+    Raises:
+        InvalidValue: No completion got a reward.
+    """
+    config = run.config
+    run.sampler.refresh(run.policy)
+    found = probe(run)
+    rewards = [rollout.reward for rollout in found.judged.rollouts]
+    right = sum(rollout.right for rollout in found.judged.rollouts)
+    rule = run.task.right_rule
+    seen = Seen(rewards, right, rule.describe(), found.completions, tuple(found.judged.failures))
+    sentences = implausible_targets(config.control, config.steps, found.entropy.mean) if rewards else []
+    sentences += unusable_rewards(config.algorithm, seen)
+    parameters = sum(parameter.numel() for parameter in run.policy.model.parameters())
+    sentences += implausible_rate(config.optimizer.lr, parameters, run.policy.adapter is not None)
+    if not quiet:
+        print(
+            f"before training: entropy {found.entropy.mean:.3f} nats, reward {math.fsum(rewards) / len(rewards):.3f} "
+            f"({min(rewards):g} to {max(rewards):g}), right {right} of {len(rewards)} ({rule.describe()})",
+            flush=True,
+        )
+    return sentences
 
 
 def _say_preflight(sentences: Sequence[str], quiet: bool, strict: bool) -> None:
@@ -137,12 +165,15 @@ def _prepare(config: Config, checkpoint: Path | None, quiet: bool) -> tuple[Run,
         device = "cuda" if torch.cuda.is_available() else "cpu"
     policy = Policy.load(checkpoint or model_folder(config, quiet), device, config.policy, config.seed)
     task = config.task.fitted(lambda problem: len(prompt_tokens(policy, problem)))
-    task.eval_problems(config.evaluation.prompts)
+    if config.evaluation.every:
+        task.eval_problems(config.evaluation.prompts)
     optimizer = make_optimizer(policy, config.optimizer)
     if checkpoint is None:
-        state = TrainState(control=config.control.initial_state())
+        state = TrainState(control=config.control.initial_state(), data=task.fingerprint())
     else:
         state = load_checkpoint(checkpoint, optimizer)
+        wanted = "the data that the run was trained on: a row of task.train or task.eval has changed since"
+        require(state.data in ("", task.fingerprint()), "resume", f"data {task.fingerprint()[:12]}", wanted)
     sampler = make_sampler(policy, config)
     reference = None
     if config.kl_coefficient > 0 or config.control.needs(config.control.initial_state()).reference:
@@ -162,8 +193,11 @@ def _finish(run: Run, state: TrainState, out: Path, quiet: bool) -> None:
         RunLog(out, config, state.step, quiet) as log,
         Forward(config.tracker, out, to_dict(config), state.step, log.say) as tracker,
     ):
+        recent = deque(read_rows(out / METRICS)[-MEMORY:], MEMORY)
         while not _ended(config, state):
-            state = _logged_step(run, state, out, log, tracker)
+            state, row = _logged_step(run, state, out, log, tracker)
+            recent.append(row)
+            _stop_if_dead(run, recent, out)
     plot_run(out)
     if not quiet:
         print(f"finished: {out}")
@@ -175,10 +209,24 @@ def _ended(config: Config, state: TrainState) -> bool:
     return state.step >= config.steps or any(budget is not None and used >= budget for budget, used in spent)
 
 
-def _logged_step(run: Run, state: TrainState, out: Path, log: RunLog, tracker: Forward) -> TrainState:
+def _stop_if_dead(run: Run, recent: Sequence[Mapping[str, Any]], out: Path) -> None:
+    """Raise `RunDiedError` if the newest rows show that the run cannot learn any more."""
+    found = death(list(recent), run.policy.vocabulary)
+    if found is None:
+        return
+    first, why = found
+    sound = steps_saved(out)
+    folder = f"the last sound checkpoint is {out / FOLDER / f'step-{sound[-1]}'}" if sound else "there is no checkpoint"
+    raise RunDiedError(f"the run is dead: {why}, from step {first + 1} on; {folder}")
+
+
+def _logged_step(
+    run: Run, state: TrainState, out: Path, log: RunLog, tracker: Forward
+) -> tuple[TrainState, dict[str, Any]]:
     """Do one step, with its evaluation and its checkpoint if they are due, and log it.
 
-    The checkpoint is written after the rows, so that a resumed run repeats exactly the steps after the checkpoint.
+    The checkpoint is written after the rows, so that a resumed run repeats exactly the steps after the checkpoint. A
+    step that looks like one of a dead run writes none, so that the last sound checkpoint stays.
     """
     state, row, samples = train_step(run, state)
     state = replace(state, completions=state.completions + row["completions"], tokens=state.tokens + row["tokens"])
@@ -189,13 +237,12 @@ def _logged_step(run: Run, state: TrainState, out: Path, log: RunLog, tracker: F
         row["evaluation"] = evaluation.row()
         log.evaluation(row["step"], evaluation)
         state = _best(state, row["evaluation"]["pass@1"])
-    shown = _shown(samples, generator(run.config.seed, state.step, "shown"))
-    texts = run.policy.decode([sample.rollout.completion.tokens for sample in shown])
-    log.step(row, shown, texts)
+    log.step(row, _shown(run, samples, generator(run.config.seed, state.step, "shown")))
     tracker.step(row)
-    if evaluated or last or _due(state.step, run.config.checkpoint.every):
+    due = evaluated or _due(state.step, run.config.checkpoint.every)
+    if last or (due and not sick(row, run.policy.vocabulary)):
         save_checkpoint(out, run.policy, run.optimizer, state, run.config.checkpoint.keep)
-    return state
+    return state, row
 
 
 def evaluate_base(config: Config) -> Evaluation:
@@ -203,12 +250,17 @@ def evaluate_base(config: Config) -> Evaluation:
     return _evaluate(_prepare(config, None, quiet=True)[0])
 
 
-def _shown(samples: Sequence[Sample], draw: torch.Generator) -> list[Sample]:
-    """Return a few samples at random. One of them is an extra sample, if there is any."""
+def _shown(run: Run, samples: Sequence[Sample], draw: torch.Generator) -> list[Shown]:
+    """Return a few samples at random, with their texts. One of them is an extra sample, if there is any."""
     order = [samples[i] for i in torch.randperm(len(samples), generator=draw).tolist()]
     extra = [sample for sample in order if sample.extra][:1]
     ordinary = [sample for sample in order if not sample.extra]
-    return [*ordinary[: SAMPLES_PER_STEP - len(extra)], *extra]
+    chosen = [*ordinary[: SAMPLES_PER_STEP - len(extra)], *extra]
+    completions = [sample.rollout.completion for sample in chosen]
+    texts = run.policy.decode([completion.tokens for completion in completions])
+    prompts = run.policy.decode([completion.prompt.tokens for completion in completions])
+    answers = [run.task.known_answer(completion.prompt.problem) for completion in completions]
+    return [Shown(*one) for one in zip(chosen, prompts, texts, answers, strict=True)]
 
 
 def _evaluate(run: Run) -> Evaluation:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -16,15 +16,14 @@ from torch import Tensor
 
 from aepo.algorithm import Algorithm
 from aepo.config import Config, OptimizerConfig
-from aepo.control.base import FollowUp, Needs, NoControl, Scored, Step, generator
+from aepo.control.base import ControlReport, FollowUp, Needs, NoControl, Scored, Step, generator
 from aepo.engines import stages
 from aepo.engines.collate import collate
-from aepo.errors import InvalidValue
 from aepo.loss.aggregates import AGGREGATES
 from aepo.loss.policy_loss import LossOutput, k3
 from aepo.model.policy import Policy, by_length
 from aepo.sampling.base import Sampler
-from aepo.sampling.prompts import reward, take_prompts
+from aepo.sampling.prompts import Judged, reward, take_prompts
 from aepo.tasks import Task
 from aepo.training.checkpoint import TrainState
 from aepo.types import Batch, BatchStatistics, Completion, Metric, Prompt, Request, Rollout, Sample, asked_for
@@ -75,6 +74,8 @@ def train_step(run: Run, state: TrainState) -> tuple[TrainState, dict[str, Any],
     run.sampler.refresh(run.policy)
     drawn = draw(run, state, step)
     clock.lap("sampling")
+    if not drawn.ordinary:
+        return _skipped(state, drawn, clock)
 
     ordinary, extra = stages.with_advantages(run.algorithm, drawn.rollouts, drawn.extra, state.control, step)
     samples = control.mix(ordinary, extra, state.control, step)
@@ -95,12 +96,34 @@ def train_step(run: Run, state: TrainState) -> tuple[TrainState, dict[str, Any],
         **updated.row(),
         "reward_failures": len(drawn.failures),
         **({"reward_error": drawn.failures[0]} if drawn.failures else {}),
+        **({"reward_metrics": drawn.metrics} if drawn.metrics else {}),
         "completions": drawn.completions,
         "tokens": drawn.tokens,
         **clock.row(),
     }
     after = replace(state, step=state.step + 1, position=state.position + drawn.prompts, control=control_state)
     return after, row, samples
+
+
+def _skipped(state: TrainState, drawn: Drawn, clock: Clock) -> tuple[TrainState, dict[str, Any], list[Sample]]:
+    """Return the state and the row of a step without any reward: nothing is trained and nothing is measured."""
+    row = {
+        "step": state.step,
+        "entropy": None,
+        "reward": None,
+        "dead_groups": None,
+        **dict.fromkeys((field.name for field in fields(ControlReport)), None),
+        "alarm": False,
+        "trained": 0,
+        "extra_completions": 0,
+        "extra_used": 0,
+        "reward_failures": len(drawn.failures),
+        **({"reward_error": drawn.failures[0]} if drawn.failures else {}),
+        "completions": drawn.completions,
+        "tokens": drawn.tokens,
+        **clock.row(),
+    }
+    return replace(state, step=state.step + 1, position=state.position + drawn.prompts), row, []
 
 
 # --- sampling and rewards -----------------------------------------------------------------------------------
@@ -124,15 +147,19 @@ class Drawn:
     """The reason of each verdict that failed. A completion without a finite reward is left out of the batch and of all
     measurements.
     """
+    metrics: Mapping[str, float]
+    """What the reward functions log of their calls, by name: means over the step."""
+
+    @property
+    def ordinary(self) -> bool:
+        """Return whether an ordinary completion has a reward; without one there is nothing to train on."""
+        return any(rollout.completion.group not in self.extra for rollout in self.rollouts)
 
 
 def draw(run: Run, state: TrainState, step: Step) -> Drawn:
     """Sample the step's prompts and the extra groups that the control plans, and compute the rewards.
 
     Then the control may ask for follow-up rounds, until it asks for nothing more.
-
-    Raises:
-        InvalidValue: No completion of the step has a finite reward.
     """
     control = run.algorithm.control
     rollouts: list[Rollout] = []
@@ -141,6 +168,7 @@ def draw(run: Run, state: TrainState, step: Step) -> Drawn:
     extra: list[int] = []
     wanted, taken = FollowUp(control.plan(state.control, step), step.prompts), 0
     failures: list[str] = []
+    metrics: dict[str, Metric] = {}
     while wanted:
         first = len(prompts) + len(extra)
         new = take_prompts(run.task, run.policy, step.seed, state.position + taken, wanted.prompts)
@@ -155,15 +183,14 @@ def draw(run: Run, state: TrainState, step: Step) -> Drawn:
         purpose = f"sampling {taken} {len(extra)}" if taken else "sampling"
         answers = run.sampler.sample(requests, max_tokens=step.max_tokens, generator=step.generator(purpose))
         completions += answers
-        judged, failed = reward(run.task, run.policy, answers)
-        rollouts += judged
-        failures += failed
+        judged = reward(run.task, run.policy, answers, (step.number, step.steps))
+        rollouts += judged.rollouts
+        failures += judged.failures
+        for name, metric in judged.metrics.items():
+            metrics[name] = metrics.get(name, Metric(0.0, 0)) + metric
         taken += wanted.prompts
         # Without any verdict the control would ask for the same round again, without end.
-        wanted = control.follow_up(rollouts, state.control, step) if judged else FollowUp()
-    if not rollouts:
-        reason = failures[0] if failures else "the verifier gave no score"
-        raise InvalidValue("reward", f"none for any completion of step {step.number}: {reason}", "a finite number")
+        wanted = control.follow_up(rollouts, state.control, step) if judged.rollouts else FollowUp()
     return Drawn(
         rollouts,
         frozenset(extra),
@@ -171,6 +198,7 @@ def draw(run: Run, state: TrainState, step: Step) -> Drawn:
         completions=len(completions),
         tokens=sum(len(completion.tokens) for completion in completions),
         failures=tuple(failures),
+        metrics={name: metric.mean for name, metric in metrics.items()},
     )
 
 
@@ -189,8 +217,20 @@ def score(run: Run, samples: Sequence[Sample], state: TrainState, step: Step) ->
     return replace(scored, marks=control.mark(scored, state.control))
 
 
-def sampled_batch_entropy(run: Run, prompts: int = 32) -> Metric:
-    """Measure the entropy before training, in nats per token.
+@dataclass(frozen=True)
+class Probe:
+    """`Probe` holds what a run measures before its first step."""
+
+    entropy: Metric
+    """The entropy of the base model, nats per token."""
+    judged: Judged
+    """The rewards of the completions."""
+    completions: int
+    """Number of completions."""
+
+
+def probe(run: Run, prompts: int = 32) -> Probe:
+    """Measure entropy and rewards before training.
 
     The measurement uses two ordinary completions of each of the first `prompts` problems of the training stream.
     """
@@ -200,7 +240,8 @@ def sampled_batch_entropy(run: Run, prompts: int = 32) -> Metric:
     completions = run.sampler.sample(requests, max_tokens=run.task.max_tokens, generator=draws)
     samples = [Sample(Rollout(completion, 0.0), 0.0) for completion in completions]
     batch = collate(samples, run.policy.pad_token_id).to(run.policy.device)
-    return Metric.of(asked_for(run.policy.score(batch, Needs()).entropy), batch.mask)
+    entropy = Metric.of(asked_for(run.policy.score(batch, Needs()).entropy), batch.mask)
+    return Probe(entropy, reward(run.task, run.policy, completions, (0, run.config.steps)), len(completions))
 
 
 # --- the update ---------------------------------------------------------------------------------------------
@@ -225,6 +266,8 @@ class Updated:
             "clip_fraction": sum((loss.clipped for loss in self.losses), total).mean,
             "approximate_kl": sum((loss.approximate_kl for loss in self.losses), total).mean,
             "gradient_norm": Metric(sum(self.gradient_norms), len(self.gradient_norms)).mean,
+            "updates": len(self.gradient_norms),
+            "updates_skipped": sum(not math.isfinite(norm) for norm in self.gradient_norms),
         }
 
 

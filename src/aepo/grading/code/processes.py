@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-_TICKS = os.sysconf("SC_CLK_TCK")
-
 
 def descendants(process: int) -> Iterator[int]:
     """Yield all processes that a process has started and their descendants, parents first."""
@@ -29,7 +27,7 @@ def processor_seconds(process: int) -> float:
             # The fields after the name, which may hold anything: utime, stime, cutime and cstime are 11 to 14.
             fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
             ticks += sum(map(int, fields[11:15]))
-    return ticks / _TICKS
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

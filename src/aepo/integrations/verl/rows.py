@@ -127,8 +127,8 @@ def token_weights(mask: Tensor, minibatches: Sequence[Sequence[int]], aggregate:
 
 
 def facts(batch: Batch) -> Tensor:
-    """Return reward, group, extra and trained of each row, [B, 4] in float64."""
-    columns = (batch.rewards, batch.groups, batch.extra, batch.trained)
+    """Return reward, right, group, extra and trained of each row, [B, 5] in float64."""
+    columns = (batch.rewards, batch.right, batch.groups, batch.extra, batch.trained)
     return torch.stack([column.double() for column in columns], dim=1)
 
 
@@ -138,11 +138,11 @@ def microbatch(fields: Mapping[str, Tensor], step: Step) -> Scored:
     Args:
         fields: The padded fields of the rows: `prompts` [B, P] (right-padded) and `prompt_mask`, 1 on their tokens;
             `responses`, `response_mask`, `advantages`, `old_log_probs`, `entropy` and the marks, [B, T]; `aepo_rows`
-            [B, 4], see `facts`; `ref_log_prob` [B, T] where there is a reference model.
+            [B, 5], see `facts`; `ref_log_prob` [B, T] where there is a reference model.
         step: The place of the step in the run.
     """
     mask = fields["response_mask"].float()
-    rewards, groups, extra, trained = fields["aepo_rows"].unbind(1)
+    rewards, right, groups, extra, trained = fields["aepo_rows"].unbind(1)
     batch = Batch(
         input_ids=torch.cat([fields["prompts"], fields["responses"]], dim=1),
         attention_mask=torch.cat([fields["prompt_mask"].long(), mask.long()], dim=1),
@@ -150,6 +150,7 @@ def microbatch(fields: Mapping[str, Tensor], step: Step) -> Scored:
         advantages=fields["advantages"],
         sampling_logprobs=torch.zeros_like(mask),
         rewards=rewards.float(),
+        right=right.bool(),
         groups=groups.long(),
         extra=extra.bool(),
         trained=trained.bool(),
