@@ -82,10 +82,6 @@ class Rollout:
     """The completion."""
     reward: float
     """The verifier's reward; the full reward is 1."""
-<<<<<<< HEAD
-    details: Mapping[str, Any] = field(default_factory=dict, compare=False)
-    """What else the verifier says of it, as plain JSON data, for the rows of samples; nothing is computed from it."""
-=======
     right: bool = False
     """Whether the completion counts as right: a positive. `aepo.engines.right.RightRule` decides."""
     verdict: bool | None = None
@@ -94,7 +90,6 @@ class Rollout:
     """The reward of each reward function by name, before the weights, if there are several."""
     logged: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """What the reward function logs of this completion, by name (TRL's `log_extra`)."""
->>>>>>> main
 
 
 @dataclass(frozen=True)

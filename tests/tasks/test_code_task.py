@@ -32,7 +32,7 @@ ROWS = [
     {"task_id": n, "text": f"Add {n}.", "code": f"def f(x): return x + {n}", "test_list": [f"assert f(1) == {n + 1}"]}
     for n in range(8)
 ]
-TRUNCATED = ("tests_passed", "tests_failed", "processor_seconds", "judged_by", "sandbox")
+DETAILS = ("tests_passed", "tests_failed", "processor_seconds", "judged_by", "sandbox")
 
 
 @pytest.fixture
@@ -59,11 +59,11 @@ def test_the_reward_is_all_tests_or_their_share():
     verdicts = Code().judge(items)
     assert [v.reward for v in verdicts] == [0.0, 1.0, 0.0] and not any(v.failed for v in verdicts)
     assert [v.reward for v in Code(reward="share").judge(items)] == [2 / 3, 1.0, 0.0]
-    assert verdicts[0].details["tests_failed"] == [3] and verdicts[0].details["tests_passed"] == 2
+    assert verdicts[0].logged["tests_failed"] == [3] and verdicts[0].logged["tests_passed"] == 2
     assert "f(3) gave 3, wanted 4" in verdicts[0].reason
-    assert {v.details["judged_by"] for v in verdicts} == {"values"} and verdicts[0].details["processor_seconds"] > 0
+    assert {v.logged["judged_by"] for v in verdicts} == {"values"} and verdicts[0].logged["processor_seconds"] > 0
     weak = Code().judge([answered("def f(x): return x", tests=["assert f(1) < 2"])])
-    assert weak[0].reward == 1.0 and weak[0].details["judged_by"] == "asserts"
+    assert weak[0].reward == 1.0 and weak[0].logged["judged_by"] == "asserts"
 
 
 def test_a_completion_without_code_is_wrong_and_no_failure():
@@ -112,7 +112,9 @@ def test_the_samples_of_a_run_say_how_programs_were_judged(file, tiny, tmp_path)
     config = make_config(settings=["task=data", f"task.train='{file}'", "task.verifier=code", *settings])
     runner.start(config, tmp_path / "run", quiet=True)
     rows = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()]
-    assert rows and all(row["judged_by"] == "values" and "no closed fence" in row["reason"] for row in rows)
+    assert rows and all(
+        row["logged"]["judged_by"] == "values" and "no closed fence" in row["logged"]["reason"] for row in rows
+    )
 
 
 @needs_data
@@ -158,7 +160,7 @@ def test_a_file_of_programs_is_evaluated_and_every_row_says_how(file, tiny, tmp_
     made = run(Options(str(tiny), data=file, grader="code", n=2, temperature=1.0, max_tokens=4, limit=3, out=out))
     rows = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
     assert len(rows) == 6 and made["results"][0]["scores"]["pass@1"]["mean"] == 0.0
-    assert all(set(TRUNCATED) <= set(row) and row["sandbox"] == "bubblewrap" for row in rows)
+    assert all(set(DETAILS) <= set(row["logged"]) and row["logged"]["sandbox"] == "bubblewrap" for row in rows)
     assert made["settings"]["benchmarks"][0]["grader"] == "code" and made["results"][0]["failures"] == 0
 
 

@@ -7,12 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-<<<<<<< HEAD
-from aepo.errors import InvalidValue
-from aepo.tasks.code import code_record
-=======
 from aepo.errors import InvalidValue, UnknownName
->>>>>>> main
+from aepo.tasks.code import code_record
 from aepo.tasks.rows import FILE_TYPES, Row, load_rows
 
 

@@ -7,12 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-<<<<<<< HEAD
-from aepo.errors import InvalidValue, require
-=======
 from aepo.engines.right import RightRule
-from aepo.errors import UnknownName
->>>>>>> main
+from aepo.errors import InvalidValue, UnknownName, require
 from aepo.evaluation.answers import EXTRACTORS, Extractor, whole
 from aepo.evaluation.benchmarks import BenchmarkRows
 from aepo.grading.table import GRADERS
@@ -58,15 +54,12 @@ class Questions:
     """The name of the prompt style."""
     grader: str
     """The name of the grader."""
-<<<<<<< HEAD
-    start: Starter | None = None
-    """Begins to judge completions and returns at once; None if `judge` is all there is."""
-=======
     right: RightRule = RightRule()
     """The rule that says which completions are correct."""
     special_tokens: bool = True
     """Whether the judge gets texts with the special tokens inside a completion."""
->>>>>>> main
+    start: Starter | None = None
+    """Begins to judge completions and returns at once; None if `judge` is all there is."""
 
     def prompts(self, policy: Policy) -> list[Prompt]:
         """Return the problems as tokens of this policy.
@@ -116,17 +109,12 @@ def from_rows(
     style = style or (CODE_STYLE if source.code else STYLE)
     grader = grader or (CODE if source.code else GRADER)
     render(style, "", "--prompt")
-<<<<<<< HEAD
     if grader not in (*GRADERS, CODE):
-        raise InvalidValue("--grader", grader, f"one of {', '.join(GRADERS)}, {CODE}")
+        raise UnknownName("--grader", grader, (*GRADERS, CODE))
     if source.code != (grader == CODE):
         wanted = f"{CODE} for {source.name}" if source.code else f"one of {', '.join(GRADERS)} for {source.name}"
         raise InvalidValue("--grader", grader, wanted)
     require(not source.code or style in CODE_STYLES, "--prompt", style, f"one of {', '.join(CODE_STYLES)} for programs")
-=======
-    if grader not in GRADERS:
-        raise UnknownName("--grader", grader, GRADERS)
->>>>>>> main
     problems = []
     for row in source.rows[:limit]:
         shown = Rendered(row.text, row.messages) if row.messages else render(style, row.text)
@@ -140,7 +128,16 @@ def from_rows(
     limit_tokens = max_tokens or MAX_TOKENS
     judge, answer = _over(verifier.judge), EXTRACTORS[grader]
     return Questions(
-        source.name, source.source, tuple(problems), judge, answer, limit_tokens, style, grader, start=start
+        source.name,
+        source.source,
+        tuple(problems),
+        judge,
+        answer,
+        limit_tokens,
+        style,
+        grader,
+        special_tokens=verifier.special_tokens,
+        start=start,
     )
 
 

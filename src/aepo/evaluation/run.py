@@ -27,6 +27,7 @@ from aepo.sampling.base import Sampler
 from aepo.sampling.prompts import prompt_tokens
 from aepo.tasks.rewards import Verdict
 from aepo.training.folder import environment, write_atomically
+from aepo.training.progress import plain
 from aepo.training.runner import make_sampler
 from aepo.types import Prompt, Request
 
@@ -216,14 +217,9 @@ def _rows(part: Part, unit: Unit, policy: Policy, sampler: Sampler, seed: int) -
 
 def _judged(verdict: Verdict, rule: RightRule) -> dict[str, Any]:
     reward = verdict.reward if math.isfinite(verdict.reward) else None
-<<<<<<< HEAD
-    right = reward is not None and is_right(reward)
-    known = {"correct": right, "reward": reward, "reason": verdict.reason, "failed": verdict.failed}
-    return {**known, **verdict.details}
-=======
     right = reward is not None and rule.alone(reward, verdict.right)
-    return {"correct": right, "reward": reward, "reason": verdict.reason, "failed": verdict.failed}
->>>>>>> main
+    known = {"correct": right, "reward": reward, "reason": verdict.reason, "failed": verdict.failed}
+    return {**known, **({"logged": plain(verdict.logged)} if verdict.logged else {})}
 
 
 # --- scores -------------------------------------------------------------------------------------------------

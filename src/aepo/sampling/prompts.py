@@ -74,14 +74,5 @@ def judged(
     """Return the verdict on each completion. The arguments are those of `reward`."""
     tokens = [completion.tokens for completion in completions]
     problems = [completion.prompt.problem for completion in completions]
-<<<<<<< HEAD
-    verdicts = task.judge(problems, texts, [c.truncated for c in completions], [c.tokens for c in completions])
-    rollouts = [
-        Rollout(completion, verdict.reward, {"reason": verdict.reason, **verdict.details} if verdict.details else {})
-        for completion, verdict in zip(completions, verdicts, strict=True)
-    ]
-    return rewarded(rollouts), [verdict.reason for verdict in verdicts if verdict.failed]
-=======
     texts = policy.decode(tokens, special_tokens=task.special_tokens)
     return task.judge(problems, texts, [completion.truncated for completion in completions], tokens, place)
->>>>>>> main

@@ -44,6 +44,11 @@ class Code(Verifier):
         ok = self.processes is None or self.processes >= 1
         require(ok, "verifier.processes", self.processes, "at least 1, or none for one per core")
 
+    @property
+    def special_tokens(self) -> bool:
+        """Return False: an end-of-turn token behind the closing fence would leave the fence open."""
+        return False
+
     def check(self) -> None:
         """Start a sandbox once."""
         try:
@@ -65,7 +70,8 @@ class Code(Verifier):
 
     def _verdict(self, grade: CodeGrade) -> Verdict:
         reward = float(grade.correct) if self.reward == "all" or grade.failed else grade.share
-        return Verdict(reward, grade.failed, grade.reason, grade.details())
+        logged = {"reason": grade.reason, **grade.details()}
+        return Verdict(reward, grade.failed, grade.reason, right=grade.correct, logged=logged)
 
     @cached_property
     def _sandbox(self) -> Sandbox:

@@ -6,31 +6,20 @@ import copy
 import hashlib
 import random
 from collections.abc import Callable, Mapping, Sequence
-<<<<<<< HEAD
-from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
-=======
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
->>>>>>> main
+from functools import cached_property, lru_cache, partial
 from typing import Any, Literal
 
 from aepo.engines.right import RightRule
 from aepo.errors import InvalidValue, require
 from aepo.plugins import absolute, path_of_object
 from aepo.tasks.base import Problem, Task
-<<<<<<< HEAD
 from aepo.tasks.code import Code, code_record
-from aepo.tasks.rewards import Answered, Graded, Verdict, Verifier
-from aepo.tasks.rows import Columns, Row, load_rows
-from aepo.tasks.styles import CODE_STYLES, Rendered, render
-=======
 from aepo.tasks.functions import Function
 from aepo.tasks.rewards import Answered, Graded, Verdict, Verifier
 from aepo.tasks.rows import Columns, Row, load_rows
-from aepo.tasks.styles import Rendered, render
+from aepo.tasks.styles import CODE_STYLES, Rendered, render
 from aepo.tasks.weighted import Weighted
->>>>>>> main
 
 
 @dataclass(frozen=True)
@@ -82,18 +71,14 @@ class Data(Task):
 
     def __post_init__(self) -> None:
         render(self.style, "")
-<<<<<<< HEAD
         if isinstance(self.verifier, Code) and self.style != "boxed":
             wanted = f"one of {', '.join(CODE_STYLES)} with verifier=code"
             require(self.style in CODE_STYLES, "task.style", self.style, wanted)
-        require(self.held_out >= 1, "task.held_out", self.held_out, "at least 1 row")
-=======
         require(self.held_out >= 0, "task.held_out", self.held_out, "a number of rows, 0 or more")
         wanted = f"a list of {len(self.rewards)}, one for each of task.rewards" if self.rewards else "left out"
         ok = len(self.reward_weights) in (0, len(self.rewards))
         require(ok, "task.reward_weights", list(self.reward_weights), wanted)
         _ = self.right_rule
->>>>>>> main
         require(self.max_prompt >= 1, "task.max_prompt", self.max_prompt, "at least 1 token")
         require(self.max_response >= 1, "task.max_response", self.max_response, "at least 1 token")
 

@@ -18,15 +18,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-<<<<<<< HEAD
-from aepo.errors import InvalidValue
-from aepo.tasks.code import Code
-=======
 from aepo.errors import InvalidValue, require
 from aepo.plugins import load_object
+from aepo.tasks.code import Code
 from aepo.tasks.isolated import Workers
 from aepo.tasks.limits import LimitReachedError, limited
->>>>>>> main
 from aepo.tasks.rewards import Answered, Graded, Verdict, Verifier
 
 # A parameter of one of these names tells whose signature a function has.
@@ -351,14 +347,10 @@ def _failed(error: BaseException, item: Answered) -> Verdict:
     return Verdict(math.nan, failed=True, reason=reason)
 
 
-<<<<<<< HEAD
-VERIFIERS: dict[str, type[Verifier]] = {cls.name: cls for cls in (Graded, Function, Code)}
-=======
 def _is_library(filename: str) -> bool:
     """Return whether a file belongs to this package, to Python or to an installed package."""
     libraries = (str(Path(__file__).parent), sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"))
     return filename.startswith(libraries)
 
 
-VERIFIERS: dict[str, type[Verifier]] = {cls.name: cls for cls in (Graded, Function)}
->>>>>>> main
+VERIFIERS: dict[str, type[Verifier]] = {cls.name: cls for cls in (Graded, Function, Code)}

@@ -48,10 +48,6 @@ class Verdict:
     """Whether the judge hung or crashed; such verdicts are counted and logged."""
     reason: str = ""
     """Why, in a few words."""
-<<<<<<< HEAD
-    details: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    """What else the judge knows, as plain JSON data; it goes into the rows of samples."""
-=======
     right: bool | None = None
     """What the judge itself says of right or wrong; None if it gives a reward only."""
     parts: Mapping[str, float] = field(default_factory=dict)
@@ -60,7 +56,6 @@ class Verdict:
     """What the function logs of this completion, by name (TRL's `log_extra`)."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """What the function logs of its whole call, by name (TRL's `log_metric`)."""
->>>>>>> main
 
 
 class Verifier(ABC):
