@@ -1,6 +1,7 @@
 """The built-in task of short functions."""
 
 import itertools
+import math
 import random
 
 import pytest
@@ -32,6 +33,7 @@ def problem_of(task, prompt):
         ("int 6 4 :", "x*=2 x*=3 x+=3 x+=1 x+=1 x-=1 x+=1 x-=1", False),
         ("int 6 4 :", "x+=1 x*=2 x*=3", False),
         ("int 6 4 :", "", False),
+        ("int 6 4 :", "x+=x x=3*x x-=-3 x-=-1", True),
         ("int 6 4 :", "x*=6 x+=4", False),
         ("int 6 4 :", "x.reverse()", False),
         ("list d c b a :", "x.reverse()", True),
@@ -39,6 +41,8 @@ def problem_of(task, prompt):
         ("list d c b a :", "x.pop() x.pop() x.pop() x.pop() x.pop()", False),
         ("list b c d :", "x.pop(0)", True),
         ("list b c d :", "x.pop()", False),
+        ("list b c d :", "del(x[0])", True),
+        ("list b c d a :", "x[:]=x[1:]+x[:1]", True),
     ],
 )
 def test_golden_a_body_is_right_if_it_computes_the_function(task, prompt, body, right):
@@ -68,12 +72,33 @@ def test_bodies_are_counted_as_enumeration_counts_them():
 
 def test_every_prompt_has_many_right_bodies_and_a_shortest_one(task):
     for kind, function in task._train:
-        assert sum(level.get(function, 0) for level in _bodies(kind, 6)) >= 20
+        assert sum(level.get(function, 0) for level in _bodies(kind, 6)) >= 680
     for index in range(0, 128, 9):
         problem = task.train_problem(0, index)
         body = task.solution(problem.data)
         assert task.reward(problem.data, body, False) == 1.0 and len(body.split()) <= 3
-    assert 0.7 < task.ceiling() < 0.9
+
+
+def test_the_ceiling_is_the_root_of_its_definition():
+    """Mean over prompts of log of the sum over right bodies of exp(-ceiling (statements + 1)) is 0, by enumeration."""
+    small = Programs(max_statements=3, eval_functions=60, train_functions=30)
+    lengths = {key: [] for key in small._train}
+    for kind, statements in STATEMENTS.items():
+        for length in (1, 2, 3):
+            for body in itertools.product(statements, repeat=length):
+                function = _start(kind)
+                for statement in body:
+                    function = function and _after(function, statement)
+                if (kind, function) in lengths:
+                    lengths[kind, function].append(length)
+    logs = [math.log(sum(math.exp(-small.ceiling() * (n + 1)) for n in found)) for found in lengths.values()]
+    assert abs(sum(logs) / len(logs)) < 1e-9 and len(logs) == 30
+
+
+def test_both_spellings_of_a_step_do_the_same():
+    for kind, statements in STATEMENTS.items():
+        for first, second in zip(statements[::2], statements[1::2], strict=True):
+            assert first != second and _after(_start(kind), first) == _after(_start(kind), second)
 
 
 def test_training_and_evaluation_share_no_function(task):

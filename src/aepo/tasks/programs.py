@@ -2,8 +2,8 @@
 
 The prompt says what the function f(x) must compute: `int 6 4 :` asks for 6 x + 4 of an integer, `list c b a :` for the
 list [c, b, a] of the list [a, b, c, d]. The completion is the body, one statement a word: `x*=2 x+=1 x*=3 x+=1`. It is
-right if the function passes all generated tests. Every function has many right bodies, because statements can be
-exchanged, undone and done again.
+right if the function passes all generated tests. Every function has many right bodies, because each step has two
+spellings, and steps can be exchanged, undone and done again.
 """
 
 from __future__ import annotations
@@ -24,10 +24,26 @@ from aepo.tasks.paths import ceiling
 SEPARATOR = ":"
 LETTERS = "abcd"
 STATEMENTS: Mapping[str, tuple[str, ...]] = {
-    "int": ("x+=1", "x-=1", "x+=3", "x*=2", "x*=3", "x=-x"),
-    "list": ("x.reverse()", "x.append(x.pop(0))", "x.insert(0,x.pop())", "x.pop()", "x.pop(0)", "x.append(x[0])"),
+    "int": (
+        *("x+=1", "x-=-1"),
+        *("x-=1", "x+=-1"),
+        *("x+=3", "x-=-3"),
+        *("x*=2", "x+=x"),
+        *("x*=3", "x=3*x"),
+        *("x=-x", "x*=-1"),
+    ),
+    "list": (
+        *("x.reverse()", "x[:]=x[::-1]"),
+        *("x.append(x.pop(0))", "x[:]=x[1:]+x[:1]"),
+        *("x.insert(0,x.pop())", "x[:]=x[-1:]+x[:-1]"),
+        *("x.pop()", "del(x[-1])"),
+        *("x.pop(0)", "del(x[0])"),
+        *("x.append(x[0])", "x+=x[:1]"),
+    ),
 }
-"""The statements of a body, by the type of x. A completion with any other word is wrong, so no other code ever runs."""
+"""The statements of a body, by the type of x; each line has two spellings of one step. A completion with any other word
+is wrong, so no other code ever runs.
+"""
 
 # What identifies a function: its values at these arguments. All statements on integers are of the form a x + b.
 _PROBES: Mapping[str, tuple[Any, ...]] = {"int": (0, 1), "list": ([0, 1, 2, 3],)}
