@@ -125,8 +125,9 @@ class Programs(Task):
 
     @property
     def pretraining_key(self) -> Mapping[str, Any]:
-        """Return the fields on which `pretraining_examples` depends."""
-        return {name: getattr(self, name) for name in ("max_statements", "largest", "kinds")}
+        """Return all on which `pretraining_examples` depends."""
+        fields = {name: getattr(self, name) for name in ("max_statements", "largest", "kinds")}
+        return {**fields, "statements": {kind: STATEMENTS[kind] for kind in self.kinds}}
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
