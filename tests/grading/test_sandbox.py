@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -173,6 +173,31 @@ def test_closing_stops_what_runs():
     time.sleep(1)
     judge.close()
     assert judged[0].result().failed and judged[1].cancelled()
+
+
+def test_an_interrupted_wait_stops_what_runs_and_the_judge_goes_on(monkeypatch):
+    with CodeJudge(processes=1) as judge:
+        started = judge.start([(WAITING["endless sleep"], TWO)] * 2)
+        with monkeypatch.context() as patch:
+            patch.setattr(type(started[0]), "result", lambda future: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                judge.wait(started)
+        begun = time.monotonic()
+        assert started[0].result().failed and started[1].cancelled() and time.monotonic() - begun < 12
+        assert judge.judge([("def f(x): return 2", TWO)])[0].correct
+
+
+def test_more_than_1024_descriptors_do_not_matter():
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 1200:
+        pytest.skip(f"at most {hard} descriptors")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1200), hard))
+    with ExitStack() as stack:
+        for _ in range(1030):
+            stack.enter_context(Path(os.devnull).open())
+        assert grade("def f(x): return 2", TWO).correct
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def held() -> tuple[list[str], int, int]:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from aepo.errors import InvalidValue, require
 from aepo.grading.code.answer import code_of
 from aepo.grading.code.formats import problem_of, statement_of
-from aepo.grading.code.judge import CodeGrade, CodeJudge, results
+from aepo.grading.code.judge import CodeGrade, CodeJudge
 from aepo.grading.code.problem import CodeProblem
 from aepo.grading.code.sandbox import Limits, Sandbox
 from aepo.tasks.rewards import Answered, Verdict, Verifier
@@ -66,7 +66,7 @@ class Code(Verifier):
         problems = [CodeProblem.from_json(item.answer) for item in items]
         pairs = [(code_of(item.completion, problem), problem) for item, problem in zip(items, problems, strict=True)]
         started = self._judge.start(pairs)
-        return lambda: [self._verdict(grade) for grade in results(started)]
+        return lambda: [self._verdict(grade) for grade in self._judge.wait(started)]
 
     def _verdict(self, grade: CodeGrade) -> Verdict:
         reward = float(grade.correct) if self.reward == "all" or grade.failed else grade.share

@@ -22,11 +22,14 @@ if TYPE_CHECKING:
     from typing import Any
 
 ERRORS = 400
+# The most bytes of standard output that are kept of all tests; they lie in memory.
+ALL_OUTPUT = 2**25
 
 
 def main() -> None:
     """Run the job on standard input."""
     job = eval(read(0, 1 << 30).decode("ascii"), {})
+    posix.closerange(3, 1 << 20)
     # Kept out of reach of what is written to the standard streams.
     out = posix.dup(1)
     # As process 1 of the sandbox, only what has a handler reaches this process; Python installs one for SIGINT.
@@ -34,6 +37,7 @@ def main() -> None:
     limit(job)
     posix.write(out, b"ready\n")
     space, late = prepared(job["before"])
+    room = ALL_OUTPUT
     for number, test in enumerate(job["tests"]):
         files = [posix.memfd_create(name) for name in ("stdin", "stdout", "stderr", "report")]
         child = posix.fork()
@@ -42,7 +46,8 @@ def main() -> None:
         status, used = waited(child, job["alone"])
         report, stdout = read(files[3], job["file_bytes"]), b""
         if test[0] == "stdio":
-            stdout = read(files[1], job["file_bytes"])
+            stdout = read(files[1], min(room, job["file_bytes"]))
+            room -= len(stdout)
         parts = (report, stdout, read(files[2], job["file_bytes"])[-ERRORS:])
         line = " ".join(map(str, (number, status, used, *map(len, parts))))
         write(out, line.encode() + b"\n" + b"".join(parts))

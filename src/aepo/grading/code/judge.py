@@ -275,7 +275,18 @@ class CodeJudge:
 
     def judge(self, items: Sequence[tuple[str | None, CodeProblem]]) -> list[CodeGrade]:
         """Return the verdicts on these (code, problem), in their order."""
-        return results(self.start(items))
+        return self.wait(self.start(items))
+
+    def wait(self, started: Sequence[Future[CodeGrade]]) -> list[CodeGrade]:
+        """Wait for the verdicts of `start`. If the wait is interrupted, all sandboxes of this judge are stopped."""
+        try:
+            return [future.result() for future in started]
+        except BaseException:
+            for future in started:
+                future.cancel()
+            self._cancelled.set()
+            self._cancelled = threading.Event()
+            raise
 
     def _one(self, code: str | None, problem: CodeProblem) -> CodeGrade:
         slot = self._slots.get()
@@ -283,13 +294,3 @@ class CodeJudge:
             return _grade(code, problem, self._sandbox, slot, self._cancelled)
         finally:
             self._slots.put(slot)
-
-
-def results(started: Sequence[Future[CodeGrade]]) -> list[CodeGrade]:
-    """Wait for verdicts. If the wait is interrupted, those that have not begun are given up."""
-    try:
-        return [future.result() for future in started]
-    except BaseException:
-        for future in started:
-            future.cancel()
-        raise

@@ -156,8 +156,10 @@ class Sandbox:
     ) -> tuple[float, Literal["", "processor", "clock"]]:
         """Wait for the end. Return the processor time, and why the sandbox must be stopped now, if it must."""
         begun, seconds, look = time.monotonic(), 0.0, _FIRST_LOOK
-        with _process_descriptor(process) as ended:
-            while not select.select([ended], [], [], look)[0]:
+        with _process_descriptor(process) as descriptor:
+            ended = select.poll()  # select() would refuse descriptors from 1024 on
+            ended.register(descriptor, select.POLLIN)
+            while not ended.poll(1000 * look):
                 look = _NEXT_LOOK
                 seconds = max(seconds, processor_seconds(process.pid))
                 if seconds > _TOGETHER * self.limits.seconds:
