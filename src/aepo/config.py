@@ -16,6 +16,7 @@ import tomli_w
 from aepo.algorithm import Algorithm
 from aepo.control.base import Control, hooks
 from aepo.convert import SETTINGS, Settings, parse_setting, tree
+from aepo.doctor.live import DoctorConfig
 from aepo.errors import InvalidValue, require
 from aepo.grading.base import Grader
 from aepo.grading.table import GRADERS
@@ -99,6 +100,8 @@ class EvaluationConfig:
 
     every: int = 50
     """Steps between two evaluations. The last step is evaluated too. 0 means that there is no evaluation."""
+    first: bool = True
+    """Whether the base model is evaluated before the first step, as step 0 of evaluations.jsonl."""
     prompts: int = 100
     """Number of problems, from the start of the task's evaluation set."""
     samples: int = 16
@@ -115,9 +118,9 @@ class CheckpointConfig:
     """`CheckpointConfig` says when a run writes checkpoints, and how many stay."""
 
     every: int = 50
-    """Steps between two checkpoints. Every evaluation and the last step write one too. 0 means only those."""
+    """Steps between two checkpoints. The last step writes one too. 0 means only that one."""
     keep: int = 2
-    """Number of newest checkpoints that stay. The checkpoint with the best evaluation stays as well."""
+    """Number of newest checkpoints that stay. A checkpoint of the step with the best evaluation stays as well."""
 
     def __post_init__(self) -> None:
         require(self.every >= 0, "checkpoint.every", self.every, "a number of steps, or 0 for the end only")
@@ -194,6 +197,8 @@ class Config:
     """When checkpoints are written, and how many stay."""
     policy: PolicyConfig = PolicyConfig()
     """How the model is loaded and run."""
+    doctor: DoctorConfig = DoctorConfig()
+    """How the doctor watches the run (docs/doctor.md)."""
     kl_coefficient: float = 0.0
     """Coefficient of a penalty k3(pi, pi_ref) on every trained token. pi_ref is the model that the run starts from;
     with LoRA it is the model under the adapter. 0 means that there is no penalty.

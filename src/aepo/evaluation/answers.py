@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from aepo.grading.code.answer import last_fence
-from aepo.grading.qwen import extracted, normalised
+from aepo.grading.qwen_text import extracted, normalised
 from aepo.grading.text import clean, exact_number, last_boxed, squeeze
 
 Extractor = Callable[[str], str | None]

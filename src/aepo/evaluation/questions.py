@@ -11,12 +11,16 @@ from aepo.engines.right import RightRule
 from aepo.errors import InvalidValue, UnknownName, require
 from aepo.evaluation.answers import EXTRACTORS, Extractor, whole
 from aepo.evaluation.benchmarks import BenchmarkRows
+from aepo.grading.base import Grader
+from aepo.grading.qwen import QwenGrader, known_answer
 from aepo.grading.table import GRADERS
+from aepo.grading.text import accepted
 from aepo.model.policy import Policy
 from aepo.sampling.prompts import prompt_tokens
 from aepo.tasks import Data, Problem, Task
 from aepo.tasks.code import Code
 from aepo.tasks.rewards import Answered, Graded, Verdict, Verifier
+from aepo.tasks.rows import Row
 from aepo.tasks.styles import CODE_STYLES, Rendered, render
 from aepo.types import Prompt
 
@@ -27,6 +31,9 @@ Judge = Callable[..., list[Verdict]]
 
 Starter = Callable[..., Callable[[], list[Verdict]]]
 """A function with the arguments of `Judge` that returns a function which waits for the verdicts."""
+# The styles of Qwen2.5-Math's evaluation. It tells which two answers are possible.
+_QWEN_STYLES = ("qwen25-math-cot", "qwen-boxed", "cot")
+_HINTS = {"true": " (True or False)", "false": " (True or False)", "yes": " (Yes or No)", "no": " (Yes or No)"}
 
 # The defaults of benchmarks and files.
 STYLE, GRADER, MAX_TOKENS = "qwen25-math-cot", "math", 8192
@@ -117,10 +124,10 @@ def from_rows(
     require(not source.code or style in CODE_STYLES, "--prompt", style, f"one of {', '.join(CODE_STYLES)} for programs")
     problems = []
     for row in source.rows[:limit]:
-        shown = Rendered(row.text, row.messages) if row.messages else render(style, row.text)
+        shown = Rendered(row.text, row.messages) if row.messages else _shown(style, row)
         data = {"prompt": row.text, "answer": row.answer, "columns": row.columns}
         problems.append(Problem(row.id, shown.text, data, shown.messages))
-    verifier: Verifier = Code() if source.code else Graded(GRADERS[grader]())
+    verifier: Verifier = Code() if source.code else Graded(_grader(grader, source.name))
     start = None
     if isinstance(verifier, Code):
         verifier.check()
@@ -139,6 +146,19 @@ def from_rows(
         special_tokens=verifier.special_tokens,
         start=start,
     )
+
+
+def _shown(style: str, row: Row) -> Rendered:
+    """Return the problem in a style; the styles of Qwen2.5-Math's evaluation name the choice in yes-or-no questions."""
+    if style in CODE_STYLES:
+        return render(style, row.text)
+    hint = _HINTS.get(known_answer(accepted(row.answer)[0]).lower(), "") if style in _QWEN_STYLES else ""
+    return render(style, row.text + hint)
+
+
+def _grader(name: str, source: str) -> Grader:
+    """Return the grader; qwen keeps units for Minerva Math, like the original program."""
+    return QwenGrader(units=source in ("minerva", "minerva_math")) if name == QwenGrader.name else GRADERS[name]()
 
 
 def from_task(name: str, task: Task, count: int, max_tokens: int | None) -> Questions:

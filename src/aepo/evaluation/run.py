@@ -207,6 +207,8 @@ def _rows(part: Part, unit: Unit, policy: Policy, sampler: Sampler, seed: int) -
             "sample": unit.samples[place % len(unit.samples)],
             "text": text,
             "answer": asked.answer(text),
+            # The tests of a program may be large, and the rows of a problem are many.
+            "known": None if asked.grader == CODE else completion.prompt.problem.get("answer"),
             **_judged(verdict, asked.right),
             "tokens": len(completion.tokens),
             "truncated": completion.truncated,

@@ -38,16 +38,16 @@ def _boxed(problem: str) -> Rendered:
 
 
 def _qwen_math_cot(problem: str) -> Rendered:
-    return Rendered(_chatml(f"Please reason step by step, and {BOX}", problem))
+    return Rendered(_chatml(f"Please reason step by step, and {BOX}", problem.strip()))
 
 
 def _qwen_boxed(problem: str) -> Rendered:
-    user = f"{problem}\nPlease reason step by step, and {BOX}"
+    user = f"{problem.strip()}\nPlease reason step by step, and {BOX}"
     return Rendered(_chatml("You are a helpful assistant.", user))
 
 
 def _cot(problem: str) -> Rendered:
-    return Rendered(f"Question: {problem}\nAnswer: ")
+    return Rendered(f"Question: {problem.strip()}\nAnswer:")
 
 
 def _chat(problem: str) -> Rendered:
@@ -76,7 +76,7 @@ def _qwen_code(problem: str) -> Rendered:
 CODE_STYLES = ("code", "code-chat", "qwen-code", "plain")
 """The styles that do not ask for a box."""
 
-# qwen25-math-cot and qwen-boxed are those of Qwen2.5-Math's evaluation: their wording is what makes figures comparable.
+# qwen25-math-cot, qwen-boxed and cot are those of Qwen2.5-Math's evaluation, to the byte: figures are comparable.
 # think is the form that AEPO is trained with: reasoning in think tags, the answer in a box.
 STYLES: Mapping[str, Callable[[str], Rendered]] = {
     "plain": _plain,

@@ -35,6 +35,7 @@ from aepo.integrations.verl import metrics as log
 from aepo.integrations.verl import rows as table
 from aepo.integrations.verl import state as saved
 from aepo.integrations.verl.agent import TEMPERATURE
+from aepo.integrations.verl.doctor import attach
 from aepo.integrations.verl.groups import Groups
 from aepo.integrations.verl.loss import policy_loss
 from aepo.integrations.verl.rows import RolloutRow
@@ -74,6 +75,11 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
         loss = partial(policy_loss, algorithm=self._algorithm, kl_coefficient=self._chosen.kl_coefficient)
         self.actor_rollout_wg.set_loss_fn(loss)
         super().on_init_end()
+
+    def on_train_begin(self) -> None:
+        """Let the doctor watch the run."""
+        super().on_train_begin()
+        attach(self, self._chosen.doctor)
 
     # --- sampling ---------------------------------------------------------------------------------------------------
 
