@@ -352,7 +352,7 @@ def evaluate_policy(policy: Policy, config: Config, problems: int, samples: int)
     task = fitted(config.task, policy, config.seed)
     with closing(make_sampler(policy, config)) as sampler:
         sampler.refresh(policy)
-        return evaluate(policy, sampler.at_top_p(1.0), task, problems=problems, samples=samples)
+        return evaluate(policy, sampler.with_cuts(WHOLE), task, problems=problems, samples=samples)
 
 
 def evaluate_base(config: Config) -> Evaluation:
