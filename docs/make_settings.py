@@ -221,6 +221,8 @@ def _kind(hint: Any) -> str:
         return " or ".join(map(_kind, typing.get_args(hint)))
     if typing.get_origin(hint) is Literal:
         return ", ".join(f"`{value}`" for value in typing.get_args(hint))
+    if typing.get_origin(hint) is Mapping:
+        return "table"
     if typing.get_origin(hint) is tuple:
         return _list(typing.get_args(hint))
     return {int: "integer", float: "number", str: "text", bool: "true or false", types.NoneType: "none"}[hint]
@@ -234,6 +236,8 @@ def _list(items: tuple[Any, ...]) -> str:
 
 
 def _default(field: dataclasses.Field[Any]) -> str:
+    if field.default_factory is dict:
+        return "`{}`"
     if field.default is dataclasses.MISSING:
         return "the method's" if field.name in ("advantage", "surrogate", "control") else "`paths`"
     return f"`{_plain(field.default)}`"

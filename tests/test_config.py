@@ -63,6 +63,61 @@ def test_a_table_without_a_name_changes_the_one_that_is_there():
     assert config.control.law == PI(gain=2.0, integral_steps=PI().integral_steps, dead_band=0.01)
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["sampling.temperature=0"], "sampling.temperature: got 0.0; must be a positive number"),
+        (["sampling.temperature=0.005", "sampling.engine=vllm"], "from 0.01 to 2 with vLLM"),
+        (["sampling.temperature=2.5", "sampling.engine=vllm"], "from 0.01 to 2 with vLLM"),
+        (["sampling.top_k=0"], "sampling.top_k: got 0; must be at least 1, or none"),
+        (["sampling.min_p=1"], "sampling.min_p: got 1.0; must be a share"),
+        (["sampling.stop=''"], "sampling.stop: got ''; must be texts that are not empty"),
+        (["sampling.stop=['a', '']"], "sampling.stop: got .*must be texts that are not empty"),
+        (["sampling.stop=3"], "sampling.stop: got 3; must be text or a list"),
+    ],
+)
+def test_settings_of_sampling_that_cannot_work_are_refused(settings, words):
+    with pytest.raises(InvalidValue, match=f"^{words}" if words.startswith("sampling") else words):
+        make_config(settings=settings)
+
+
+def test_chat_and_sampling_settings_are_the_same_in_toml_and_on_the_command_line(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"problem": "p", "answer": 1}\n{"problem": "q", "answer": 2}\n')
+    file = tmp_path / "run.toml"
+    file.write_text(
+        f"""
+        [task]
+        name = "data"
+        train = "{tmp_path / "rows.jsonl"}"
+        style = "chat"
+        system_prompt = "Be brief."
+        [task.chat_template_kwargs]
+        enable_thinking = false
+        depth = 2
+        [sampling]
+        stop = ["</a>", "]]"]
+        top_k = 20
+        [evaluation]
+        prompts = 1
+        """
+    )
+    config = make_config(file)
+    assert config.task.chat_template_kwargs == {"enable_thinking": False, "depth": 2}
+    assert config.sampling.stops == ("</a>", "]]") and config.task.system_prompt == "Be brief."
+    start = ["task=data", f"task.train='{tmp_path / 'rows.jsonl'}'", "task.style=chat", "task.system_prompt=Be brief."]
+    more = ["sampling.stop=['</a>', ']]']", "sampling.top_k=20", "evaluation.prompts=1"]
+    for kwargs in (
+        ["task.chat_template_kwargs.enable_thinking=false", "task.chat_template_kwargs.depth=2"],
+        ["task.chat_template_kwargs={enable_thinking = false, depth = 2}"],
+        ['task.chat_template_kwargs={"enable_thinking": false, "depth": 2}'],
+    ):
+        assert make_config(settings=[*start, *more, *kwargs]) == config
+    (tmp_path / "again.toml").write_text(to_toml(config))
+    assert make_config(tmp_path / "again.toml") == config
+    assert make_config(file, settings=["task.chat_template_kwargs.depth=3"]).task.chat_template_kwargs["depth"] == 3
+    assert make_config(settings=["sampling.stop=</a>"]).sampling.stops == ("</a>",)
+
+
 def test_values_are_toml_or_text():
     assert parse_setting("a.b=3") == ("a.b", 3)
     assert parse_setting("a=true") == ("a", True)

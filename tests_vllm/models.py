@@ -28,8 +28,13 @@ class Tiny:
 
     def save_merged(self, folder: Path) -> None:
         self.model.save_pretrained(folder)
-        words = WordLevel({str(token): token for token in range(VOCAB)}, unk_token="0")
-        PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words)).save_pretrained(folder)  # the server wants one
+        tokenizer().save_pretrained(folder)  # the server wants one
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """The text of a token is its number; spaces are between them."""
+    words = WordLevel({str(token): token for token in range(VOCAB)}, unk_token="0")
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words))
 
 
 def tiny(kind: str, seed: int) -> Tiny:

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import pytest
 
+from aepo.engines.stops import StopStrings
 from aepo.sampling.vllm import VLLMSampler
 from aepo.sampling.vllm_server import ServerVLLMBackend
 from tests.sampling.test_hf import outcomes, p_value, request
 
-from .models import logprob_error, tiny
+from .models import logprob_error, tiny, tokenizer
 from .server import serving
 from .test_vllm import EOS, LONGER_THAN_A_BLOCK, mixed, run
 
@@ -63,6 +64,17 @@ def test_a_completion_ends_with_the_first_end_token_or_is_truncated(sampler):
         assert not any(ends[:-1]) and completion.truncated is not ends[-1]
         assert len(completion.tokens) == len(completion.logprobs) <= 6
     assert any(c.truncated for c in completions) and not all(c.truncated for c in completions)
+
+
+def test_a_completion_ends_with_a_stop_string(sampler):
+    words = tokenizer()
+    stops = StopStrings(("3 4", "5 5"), words)
+    completions = run(VLLMSampler(sampler.backend, eos_token_ids=[EOS], stop=stops, top_k=6), mixed(30), max_tokens=8)
+    stopped = [words.decode(c.tokens).endswith(("3 4", "5 5")) for c in completions]
+    assert any(stopped) and not all(stopped)
+    for completion, by_stop in zip(completions, stopped, strict=True):
+        assert by_stop + (completion.tokens[-1] == EOS) + completion.truncated == 1
+        assert stops.length(completion.tokens) == (len(completion.tokens) if by_stop else None)
 
 
 def test_what_the_server_refuses_and_a_server_that_is_not_there_are_errors_in_one_line(sampler, tmp_path):

@@ -8,6 +8,7 @@ from threading import Timer
 import pytest
 import torch
 
+from aepo.engines.stops import StopStrings
 from aepo.errors import InvalidValue
 from aepo.sampling.hf import HFSampler
 from aepo.sampling.vllm import VLLMSampler
@@ -15,7 +16,7 @@ from aepo.sampling.vllm_local import BATCHED_TOKENS, LocalVLLMBackend
 from aepo.types import Completion
 from tests.sampling.test_hf import LONG, MIDDLE, SHORT, outcomes, p_value, request
 
-from .models import KINDS, LIMIT, VOCAB, Tiny, logprob_error, same_source, tiny
+from .models import KINDS, LIMIT, VOCAB, Tiny, logprob_error, same_source, tiny, tokenizer
 
 EOS = 1
 LONGER_THAN_A_BLOCK = tuple(2 + (7 * i * i + i) % 6 for i in range(300))  # a block of the prefix cache is 128 tokens
@@ -101,6 +102,42 @@ def test_top_p_cuts_at_the_requests_temperature_and_the_logprobs_are_renormalise
             assert logprob == pytest.approx(math.log(probs[token] / nucleus.sum()), abs=1e-3)
 
 
+def test_min_p_and_top_k_cut_as_the_hf_sampler_cuts(sampler, policy):
+    cuts = {"top_p": 0.97, "top_k": 5, "min_p": 0.03}
+    prompts = {0: (1.5, (4, 2)), 1: (2.0, (5, 2, 3))}
+    requests = [request(prompt, 2_000, t, group) for group, (t, prompt) in prompts.items()]
+    completions = run(VLLMSampler(sampler.backend, eos_token_ids=[EOS], **cuts), requests, max_tokens=2, seed=1)
+    others = run(HFSampler(policy.model, eos_token_ids=[EOS], pad_token_id=0, **cuts), requests, max_tokens=2, seed=2)
+    known = {(c.group, c.tokens): c.logprobs for c in others}
+    for group in prompts:
+        own = [c for c in completions if c.group == group]
+        assert len({c.tokens for c in own}) > 4
+        assert same_source(own, [c for c in others if c.group == group]) > 0.01
+        for completion in own:
+            assert completion.logprobs == pytest.approx(known[group, completion.tokens], abs=1e-3)
+
+
+def test_a_completion_ends_with_the_token_that_completes_a_stop_string(policy, kind):
+    words = tokenizer()
+    engine = LocalVLLMBackend(kv_cache_memory_bytes=2**28, skip_tokenizer_init=False)
+    try:
+        engine.refresh(policy)
+        sampler = VLLMSampler(engine, eos_token_ids=[EOS], stop=StopStrings(("3 4", "5 5"), words))
+        completions = run(sampler, mixed(50), max_tokens=8)
+        ways = set()
+        for completion in completions:
+            text = words.decode(completion.tokens)
+            stopped = text.endswith(("3 4", "5 5"))
+            assert stopped + (completion.tokens[-1] == EOS) + completion.truncated == 1
+            assert not any(stop in text[:-1] for stop in ("3 4", "5 5"))
+            assert len(completion.logprobs) == len(completion.tokens)
+            ways.add((stopped, completion.truncated))
+        assert ways == {(True, False), (False, True), (False, False)}
+        assert logprob_error(policy.model, completions) < 1e-4
+    finally:
+        engine.close()
+
+
 def outcomes_at(model, tokens, temperature):
     with torch.no_grad():
         return (model(torch.tensor([tokens])).logits[0] / temperature).softmax(-1)
@@ -180,7 +217,7 @@ def heat(entropy):
 @pytest.mark.parametrize(
     ("requests", "more", "message"),
     [
-        ([request((2,), temperature=0.0)], {}, r"temperature: got 0.0; must be .* at least 0.01"),
+        ([request((2,), temperature=0.0)], {}, r"temperature: got 0.0; must be .* from 0.01"),
         ([request((2,)), request((2,), temperature=0.009)], {}, r"temperature: got 0.009; must be"),
         ([request((2,), temperature=math.nan)], {}, r"temperature: got nan; must be"),
         ([request((2,), temperature=math.inf)], {}, r"temperature: got inf; must be"),

@@ -16,6 +16,8 @@ import tomli_w
 from aepo.algorithm import Algorithm
 from aepo.control.base import Control, hooks
 from aepo.convert import SETTINGS, Settings, parse_setting, tree
+from aepo.doctor.live import DoctorConfig
+from aepo.engines.positions import OverLength
 from aepo.errors import InvalidValue, require
 from aepo.grading.base import Grader
 from aepo.grading.table import GRADERS
@@ -33,7 +35,10 @@ override, to_dict = RUN_SETTINGS.override, RUN_SETTINGS.to_dict
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
-    """`SamplingConfig` says how a step draws its ordinary completions. They are drawn at temperature 1."""
+    """`SamplingConfig` says how a step draws its ordinary completions: by default from the whole distribution at T = 1.
+
+    Entropy, ratios and old log-probabilities are always those of the whole distribution at T = 1 (docs/sampling.md).
+    """
 
     prompts: int = 64
     """Number of prompts in a step. Each prompt has one group of completions."""
@@ -47,18 +52,44 @@ class SamplingConfig:
     """Address of a running vLLM server, such as http://host:8000; none runs vLLM in this process."""
     scratch: str | None = None
     """Folder that this process and the vLLM server can both read. The weights are handed over in it."""
+    temperature: float = 1.0
+    """Temperature of the ordinary completions of training. A control chooses that of extra completions by itself."""
     top_p: float = 1.0
     """Probability of the nucleus to which the completions of training are cut. 1 is the whole vocabulary."""
+    top_k: int | None = None
+    """Number of most probable tokens to which the completions of training are cut; none is the whole vocabulary."""
+    min_p: float = 0.0
+    """Share of the largest probability below which tokens are cut off in training; 0 is the whole vocabulary."""
+    stop: str | tuple[str, ...] = ()
+    """Text, or list of texts, that ends a completion in training and evaluation. It stays in the completion."""
     max_rows: int | None = None
     """Completions that are decoded at once; fewer need less memory. None decodes all of them at once."""
 
     def __post_init__(self) -> None:
         require(self.prompts >= 1, "sampling.prompts", self.prompts, "at least 1")
         require(self.group_size >= 2, "sampling.group_size", self.group_size, "at least 2, to compare within a group")
+        heat, vllm = self.temperature, self.engine == "vllm"
+        wanted = "a number from 0.01 to 2 with vLLM" if vllm else "a positive number"
+        require(0.01 <= heat <= 2 if vllm else heat > 0, "sampling.temperature", heat, wanted)
         require(0 < self.top_p <= 1, "sampling.top_p", self.top_p, "a probability in (0, 1]")
+        require(self.top_k is None or self.top_k >= 1, "sampling.top_k", self.top_k, "at least 1, or none for no cut")
+        require(0 <= self.min_p < 1, "sampling.min_p", self.min_p, "a share in [0, 1)")
+        require(all(self.stops) and self.stop != "", "sampling.stop", self.stop, "texts that are not empty")
         wanted = "given together with sampling.engine=vllm and sampling.scratch, a folder that both can read"
         ready = self.engine == "vllm" and self.scratch is not None
         require(self.server is None or ready, "sampling.server", self.server, wanted)
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Return the texts that end a completion."""
+        return (self.stop,) if isinstance(self.stop, str) else self.stop
+
+    @property
+    def changes(self) -> dict[str, float]:
+        """Return the settings, by name, that make the distribution of ordinary completions another one than pi's."""
+        settings = {name: getattr(self, name) for name in ("temperature", "top_p", "top_k", "min_p")}
+        neutral = {"temperature": 1.0, "top_p": 1.0, "top_k": None, "min_p": 0.0}
+        return {f"sampling.{name}": value for name, value in settings.items() if value != neutral[name]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +130,8 @@ class EvaluationConfig:
 
     every: int = 50
     """Steps between two evaluations. The last step is evaluated too. 0 means that there is no evaluation."""
+    first: bool = True
+    """Whether the base model is evaluated before the first step, as step 0 of evaluations.jsonl."""
     prompts: int = 100
     """Number of problems, from the start of the task's evaluation set."""
     samples: int = 16
@@ -115,9 +148,9 @@ class CheckpointConfig:
     """`CheckpointConfig` says when a run writes checkpoints, and how many stay."""
 
     every: int = 50
-    """Steps between two checkpoints. Every evaluation and the last step write one too. 0 means only those."""
+    """Steps between two checkpoints. The last step writes one too. 0 means only that one."""
     keep: int = 2
-    """Number of newest checkpoints that stay. The checkpoint with the best evaluation stays as well."""
+    """Number of newest checkpoints that stay. A checkpoint of the step with the best evaluation stays as well."""
 
     def __post_init__(self) -> None:
         require(self.every >= 0, "checkpoint.every", self.every, "a number of steps, or 0 for the end only")
@@ -130,8 +163,14 @@ class PolicyConfig:
 
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of the forward pass. The weights are float32 in both cases."""
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    """transformers' implementation of attention. `flash_attention_2` needs bfloat16."""
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    """transformers' implementation of attention. `auto` takes `sdpa` where the model has it, else `eager`.
+    `flash_attention_2` needs bfloat16.
+    """
+    over_length: OverLength = "refuse"
+    """What happens where a prompt and the longest completion have more tokens than the model has positions: `refuse`
+    ends before the work starts, `cut` ends such a completion at the last position.
+    """
     gradient_checkpointing: bool = False
     """Compute activations a second time in the backward pass: less memory for one more forward pass."""
     trust_remote_code: bool = False
@@ -194,6 +233,8 @@ class Config:
     """When checkpoints are written, and how many stay."""
     policy: PolicyConfig = PolicyConfig()
     """How the model is loaded and run."""
+    doctor: DoctorConfig = DoctorConfig()
+    """How the doctor watches the run (docs/doctor.md)."""
     kl_coefficient: float = 0.0
     """Coefficient of a penalty k3(pi, pi_ref) on every trained token. pi_ref is the model that the run starts from;
     with LoRA it is the model under the adapter. 0 means that there is no penalty.

@@ -7,7 +7,9 @@ data, an open choice is a table. Its key `name` selects the class, and the other
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import math
 import tomllib
 import types
@@ -76,6 +78,8 @@ class Settings:
             return self._choose(current, hint, value, path)
         if isinstance(hint, type) and issubclass(hint, Schedule):
             return _schedule(hint, str(_leaf(str | int | float, value, path)), path)
+        if typing.get_origin(hint) is Mapping:
+            return {**(current or {}), **_table(value, path)}
         if dataclasses.is_dataclass(hint):
             if not isinstance(value, Mapping):
                 raise InvalidValue(path, value, "a table of settings")
@@ -220,6 +224,19 @@ def _leaf(hint: Any, value: Any, path: str) -> Any:
     if float in options and type(value) is int:
         return float(value)
     raise InvalidValue(path, value, _describe(options))
+
+
+def _table(value: Any, path: str) -> dict[str, Any]:
+    """Return a table of any settings, given as a table or as the text of a JSON object."""
+    if isinstance(value, str):
+        with contextlib.suppress(json.JSONDecodeError):
+            value = json.loads(value)
+    if not isinstance(value, Mapping):
+        raise InvalidValue(path, value, "a table, such as {name = true}, or a JSON object")
+    for key, item in value.items():
+        if item is None:
+            raise InvalidValue(f"{path}.{key}", None, "a value, or left out")
+    return dict(value)
 
 
 def _tuple(hint: Any, value: Sequence[Any], path: str) -> tuple[Any, ...]:

@@ -34,6 +34,15 @@ def test_golden_rounds_of_new_prompts_until_enough_groups_differ():
     assert asked(DynamicSampling(prompts_per_round=6), constant, good) == FollowUp(prompts=6)
 
 
+def test_ordinary_groups_are_those_at_the_temperature_of_ordinary_completions():
+    """An extra group of a prompt whose ordinary group has no reward is not taken for it."""
+    step = replace(PLACE, temperature=0.7)
+    good = [s.rollout for n in (0, 1) for s in group(n, 0.0, 1.0, temperature=0.7)]
+    extra = [s.rollout for n in (2, 3) for s in group(n, 0.0, 1.0, temperature=1.0)]
+    assert not DynamicSampling().follow_up([*good, *extra], {}, step)
+    assert DynamicSampling().follow_up([*good[:2], *extra], {}, step) == FollowUp(prompts=2)
+
+
 def test_a_stream_of_constant_groups_ends_with_one_clear_line():
     groups = [group(i, 0.0, 0.0) for i in range(20)]
     assert asked(DynamicSampling(), *groups[:18]) == FollowUp(prompts=2)  # nine rounds of two

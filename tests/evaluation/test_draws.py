@@ -51,10 +51,14 @@ class Recorder:
     seeds: list[int] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
 
-    def encode(self, text: str) -> tuple[int, ...]:
+    @property
+    def encoding(self):
+        return self
+
+    def prompt(self, problem) -> tuple[int, ...]:
         return (1,)
 
-    def decode(self, completions: list) -> list[str]:
+    def decode(self, completions: list, special_tokens: bool = True) -> list[str]:
         return []
 
     def sample(self, requests, *, max_tokens: int, generator: torch.Generator) -> list:

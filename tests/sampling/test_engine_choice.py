@@ -5,6 +5,7 @@ import torch
 
 from aepo.config import make_config
 from aepo.errors import InvalidValue
+from aepo.sampling.draw import WHOLE, Cuts
 from aepo.sampling.hf import HFSampler
 from aepo.sampling.vllm import VLLMSampler
 from aepo.training import runner
@@ -52,6 +53,6 @@ def test_the_sampler_gets_the_weights_of_every_step_before_it_samples(quick_mode
 
 def test_another_top_p_cut_is_another_sampler_on_the_same_model(quick_model):
     run = make_run(small(quick_model, "grpo", 5, "sampling.top_p=0.5"))
-    whole = run.sampler.at_top_p(1.0)
-    assert (run.sampler.top_p, whole.top_p) == (0.5, 1.0) and whole.model is run.sampler.model
+    whole = run.sampler.with_cuts(WHOLE)
+    assert (run.sampler.cuts.top_p, whole.cuts) == (0.5, Cuts()) and whole.model is run.sampler.model
     assert torch.is_grad_enabled()

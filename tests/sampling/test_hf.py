@@ -13,7 +13,8 @@ from transformers import (
 
 import aepo.sampling.hf as hf
 from aepo.errors import InvalidValue
-from aepo.sampling.hf import HFSampler, draw_tokens
+from aepo.sampling.draw import Cuts, draw_tokens
+from aepo.sampling.hf import HFSampler
 from aepo.types import Completion, Prompt, Request
 
 VOCAB, EOS, PAD = 11, 1, 0
@@ -152,9 +153,9 @@ def test_a_temperature_near_zero_takes_the_most_likely_token(kind):
 ALMOST_ONE = 1 - 2**-24
 
 
-def drawn(probabilities, uniforms, top_p: float = 1.0) -> tuple[list[int], list[float]]:
+def drawn(probabilities, uniforms, *cuts) -> tuple[list[int], list[float]]:
     logits = torch.tensor(probabilities).log().expand(len(uniforms), -1)
-    tokens, logprobs = draw_tokens(logits, torch.ones(len(uniforms)), torch.tensor(uniforms), top_p)
+    tokens, logprobs = draw_tokens(logits, torch.ones(len(uniforms)), torch.tensor(uniforms), Cuts(*cuts))
     return tokens.tolist(), logprobs.exp().tolist()
 
 
@@ -181,6 +182,27 @@ def test_the_nucleus_is_the_smallest_set_that_reaches_top_p():
         total = sum({2: 0.5, 0: 0.3, 3: 0.15, 1: 0.05}[token] for token in nucleus)
         for token, probability in zip(tokens, probabilities, strict=True):
             assert probability == pytest.approx([0.3, 0.05, 0.5, 0.15][token] / total)
+
+
+def test_golden_min_p_top_k_and_top_p_cut_in_this_order():
+    """Probabilities 0.4, 0.3, 0.15, 0.1, 0.05; what is left is renormalised."""
+    probs, uniforms = [0.3, 0.05, 0.4, 0.15, 0.1], [i / 100 for i in range(100)]
+    for cuts, kept in {
+        (1.0, 2, 0.0): {2: 4 / 7, 0: 3 / 7},
+        (1.0, 9, 0.0): dict(enumerate(probs)),
+        (1.0, None, 0.3): {2: 8 / 17, 0: 6 / 17, 3: 3 / 17},  # at least 0.12
+        (1.0, 2, 0.3): {2: 4 / 7, 0: 3 / 7},
+        # Of the three that top-k leaves, two reach 0.8 (0.7 / 0.85); of the whole vocabulary it takes three.
+        (0.8, 3, 0.0): {2: 4 / 7, 0: 3 / 7},
+        (0.8, None, 0.0): {2: 8 / 17, 0: 6 / 17, 3: 3 / 17},
+    }.items():
+        tokens, probabilities = drawn(probs, uniforms, *cuts)
+        assert set(tokens) == set(kept), cuts
+        assert probabilities == pytest.approx([kept[token] for token in tokens])
+
+
+def test_equal_probabilities_stay_together_at_the_edge_of_top_k():
+    assert set(drawn([0.4, 0.2, 0.2, 0.2], [i / 50 for i in range(50)], 1.0, 2)[0]) == {0, 1, 2, 3}
 
 
 def test_sampling_with_top_p_stays_in_the_nucleus_at_the_rows_own_temperature():
@@ -355,6 +377,8 @@ def test_half_precision_models_and_autocast():
         ([request()], {"top_p": 0.0}, r"top_p: got 0.0; must be"),
         ([request()], {"top_p": 1.1}, r"top_p: got 1.1; must be"),
         ([request()], {"top_p": math.nan}, r"top_p: got nan; must be"),
+        ([request()], {"top_k": 0}, r"top_k: got 0; must be at least 1"),
+        ([request()], {"min_p": 1.0}, r"min_p: got 1.0; must be in"),
         ([request()], {"max_rows": 0}, r"max_rows: got 0; must be"),
     ],
 )

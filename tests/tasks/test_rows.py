@@ -138,6 +138,18 @@ def test_a_content_of_text_parts_is_their_text(tmp_path):
         ),
         ([{"role": 1, "content": "x"}], "a list of messages with role and content"),
         (["x"], "a list of messages with role and content"),
+        ([], "got '[]'; must be text, or a list of messages"),
+        ({"role": "user", "content": "x"}, "must be text, or a list of messages"),
+        (7, "got '7'; must be text, or a list of messages"),
+        ([{"role": "user", "content": " "}], "prompt, user: got ' '; must be a message whose content is text that is"),
+        ([{"role": "user", "content": [{"type": "image", "text": ""}]}], "a part of type image"),
+        ([{"role": "user", "content": []}], "prompt, user: got ''"),
+        (
+            [{"role": "user", "content": "x"}, {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}],
+            "prompt, assistant: got 'a turn with tool_calls'; must be turns of text: calls of tools",
+        ),
+        ('[{"role": "user", "content": null}]', "prompt, user: got None"),
+        ("[{'role': 'user', 'content': None}]", "prompt, user: got None"),
     ],
 )
 def test_messages_that_would_become_another_prompt_are_refused_by_row(tmp_path, turns, words):
@@ -165,3 +177,42 @@ def test_a_byte_order_mark_changes_nothing(tmp_path, suffix):
     file = tmp_path / f"rows.{suffix}"
     file.write_bytes(b"\xef\xbb\xbf" + text.encode())
     assert [row.text for row in load_rows(str(file))] == ["1+1"]
+
+
+@pytest.mark.parametrize(
+    ("spelled", "kept"),
+    [
+        ('[{"role": "user", "content": "1 + 1?"}]', False),
+        (" [{'role': 'user', 'content': '1 + 1?'}]", False),
+        ('[{"role": "user"', True),
+        ("[{1, 2}] has which role?", True),
+        ("Sort [3, 1, 2].", True),
+    ],
+)
+def test_text_that_spells_messages_is_messages_and_no_other_text_is(tmp_path, spelled, kept):
+    row = from_record(tmp_path, {"prompt": spelled, "answer": "2"})
+    assert (row.text, row.messages) == ((spelled, ()) if kept else ("1 + 1?", (("user", "1 + 1?"),)))
+
+
+def test_an_empty_system_turn_stays_and_tools_are_refused(tmp_path):
+    turns = [{"role": "system", "content": ""}, {"role": "user", "content": "x", "tool_calls": []}]
+    row = from_record(
+        tmp_path, {"prompt": turns, "answer": "1", "tools": [], "chat_template_kwargs": {"a": 1, "b": None}}
+    )
+    assert row.messages == (("system", ""), ("user", "x")) and row.template_kwargs == {"a": 1}
+    with pytest.raises(InvalidValue, match=r"line 1, row 1: got 'a value in the column tools'"):
+        from_record(tmp_path, {"prompt": turns, "answer": "1", "tools": [{"name": "f"}]})
+    with pytest.raises(InvalidValue, match=r"line 1, row 1, chat_template_kwargs: got 'x'; must be a table"):
+        from_record(tmp_path, {"prompt": turns, "answer": "1", "chat_template_kwargs": "x"})
+
+
+def test_a_refusal_names_the_line_of_the_file(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"problem": "p", "answer": "1"}\n\n{"problem": "", "answer": "1"}\n')
+    with pytest.raises(InvalidValue, match=r"a\.jsonl, line 3, row 2, prompt"):
+        load_rows(str(tmp_path / "a.jsonl"))
+    (tmp_path / "a.csv").write_text("problem,answer\np,1\n,1\n")
+    with pytest.raises(InvalidValue, match=r"a\.csv, line 3, row 2, prompt"):
+        load_rows(str(tmp_path / "a.csv"))
+    (tmp_path / "a.json").write_text('[{"problem": "p", "answer": "1"}, {"problem": "", "answer": "1"}]')
+    with pytest.raises(InvalidValue, match=r"a\.json, row 2, prompt"):
+        load_rows(str(tmp_path / "a.json"))

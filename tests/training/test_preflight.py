@@ -34,10 +34,40 @@ def test_a_ratio_that_is_always_one():
     assert said("grpo", *ONE_UPDATE) == ""  # the plain clip does nothing there either, and is not missed
 
 
+@pytest.mark.parametrize("method", ["gspo", "cispo", "gmpo", "sapo", "dppo", "vespo"])
+def test_a_surrogate_that_acts_off_policy_alone(method):
+    words = f"the surrogate {method} acts as a plain policy gradient"
+    assert words in said(method, *ONE_UPDATE)
+    assert said(method) == ""
+
+
+def test_positives_that_a_clip_of_rows_leaves_out():
+    words = "control.positive_loss = reinforce"
+    assert words in said("aepo+gspo") and words in said("aepo+luspo")
+    assert words not in said("aepo+gspo", "control.positive_loss=reinforce")
+    assert words not in said("aepo+gspo", *ONE_UPDATE)
+    assert words not in said("aepo-reweighted+gspo")
+    assert said("aepo+cispo") == ""
+
+
 def test_a_temperature_together_with_top_p():
     assert "temperature other than 1" in said("aepo", "sampling.top_p=0.99")
     assert "temperature other than 1" not in said("grpo", "sampling.top_p=0.99")
     assert "sensor" in said("grpo", "sampling.top_p=0.99")
+
+
+@pytest.mark.parametrize("setting", ["temperature=0.7", "top_p=0.9", "top_k=20", "min_p=0.05"])
+def test_one_sentence_says_what_another_distribution_does_to_the_sensor(setting):
+    name, value = setting.split("=")
+    (sentence,) = preflight(make_config(method="grpo", settings=[f"sampling.{setting}"]))
+    assert sentence.startswith(f"sampling.{name} = {value} cuts or tempers")
+    assert "sensor" in sentence and "stay those of the whole distribution at T = 1" in sentence
+
+
+def test_several_changes_of_the_distribution_are_one_sentence():
+    (sentence,) = preflight(make_config(method="grpo", settings=["sampling.temperature=1.2", "sampling.top_k=20"]))
+    assert sentence.startswith("sampling.temperature = 1.2 and sampling.top_k = 20 cut or temper")
+    assert said("grpo", "sampling.temperature=1.0", "sampling.top_k=none", "sampling.min_p=0", "sampling.stop=x") == ""
 
 
 @pytest.mark.parametrize(("size", "words"), [(2, "50%"), (4, "12%"), (5, "")])

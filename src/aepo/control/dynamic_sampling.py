@@ -40,7 +40,7 @@ class DynamicSampling(Control):
         Raises:
             InvalidValue: There have been `max_rounds` rounds.
         """
-        groups = ordinary_groups(rollouts)
+        groups = ordinary_groups(rollouts, step.temperature)
         found = sum(map(differ, groups.values()))
         if not groups or found >= step.prompts:
             return FollowUp()
@@ -76,17 +76,21 @@ def by_group(rollouts: Iterable[Rollout]) -> dict[int, list[Rollout]]:
     return groups
 
 
-def ordinary_groups(rollouts: Iterable[Rollout]) -> Mapping[int, list[Rollout]]:
+def ordinary_groups(rollouts: Iterable[Rollout], temperature: float = 1.0) -> Mapping[int, list[Rollout]]:
     """Return the ordinary groups of what `follow_up` is shown, by their number.
 
     An extra group draws once more of a prompt that already has its ordinary group. Prompts are told apart as objects,
     because a problem of the stream may come twice in a step, and then as two prompts.
+
+    Args:
+        rollouts: The rollouts of the step.
+        temperature: The temperature of ordinary completions.
     """
     groups, prompts = by_group(rollouts), set[int]()
     ordinary: dict[int, list[Rollout]] = {}
     for number in sorted(groups):
         completion = groups[number][0].completion
-        if completion.temperature == 1.0 and id(completion.prompt) not in prompts:
+        if completion.temperature == temperature and id(completion.prompt) not in prompts:
             ordinary[number] = groups[number]
             prompts.add(id(completion.prompt))
     return ordinary

@@ -6,12 +6,13 @@ It is a folder, a name on the hub, a run, a checkpoint of a run, or the built-in
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from aepo.config import Config, PolicyConfig, make_config, override, read_toml
+from aepo.config import Config, PolicyConfig, SamplingConfig, make_config, override, read_toml
+from aepo.engines.positions import OverLength
 from aepo.errors import InvalidValue
 from aepo.model.policy import Policy
 from aepo.training.checkpoint import FOLDER, steps_saved
@@ -72,12 +73,22 @@ class EvaluatedModel:
                 raise InvalidValue("--limit", error.got, error.wanted) from None
             raise
 
-    def load(self, config: Config, device: str) -> Policy:
+    def with_stops(self, config: Config, stop: tuple[str, ...]) -> Config:
+        """Return the configuration with these stop strings, or else with those of the run that the model is from."""
+        if not stop and self.run is not None:
+            stop = override(SamplingConfig(), read_toml(self.run / CONFIG).get("sampling", {}), "sampling.").stops
+        return replace(config, sampling=replace(config.sampling, stop=stop)) if stop else config
+
+    def load(
+        self, config: Config, device: str, template: str | None = None, over_length: OverLength | None = None
+    ) -> Policy:
         """Load the policy, with the policy settings of the run.
 
         Args:
             config: The configuration that names the built-in model.
             device: auto, cpu or cuda.
+            template: The text of a chat template that replaces the model's own; None keeps it.
+            over_length: What replaces the run's `policy.over_length`; None keeps it.
 
         Raises:
             InvalidValue: There is no GPU for `cuda`, or the model cannot be loaded.
@@ -89,7 +100,9 @@ class EvaluatedModel:
         settings = PolicyConfig()
         if self.run is not None:
             settings = override(settings, read_toml(self.run / CONFIG).get("policy", {}), "policy.")
-        return Policy.load(self.folder or _builtin(config), device, settings)
+        if over_length is not None:
+            settings = replace(settings, over_length=over_length)
+        return Policy.load(self.folder or _builtin(config), device, settings, template=template)
 
 
 def _builtin(config: Config) -> Path:

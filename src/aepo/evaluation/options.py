@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from aepo.engines.positions import OverLength
 from aepo.errors import require
 
 # The largest k that is reported by default.
@@ -24,11 +25,12 @@ class Options:
     model: str
     """A folder in Hugging Face format, a name on the hub, a run folder or one of its checkpoints, or `builtin`."""
     benchmark: tuple[str, ...] = ()
-    """Benchmarks by name (aime24, aime25, amc23, math500, gsm8k, minerva, olympiadbench, college_math), or files."""
+    """Benchmarks by name (aime24, aime25, amc23, math500, gsm8k, minerva, olympiadbench, college_math,
+    humaneval, mbpp), or files."""
     data: Path | None = None
     """A folder that holds the benchmarks' files (aime24.jsonl, ...), or one file of problems and answers."""
     task: str | None = None
-    """The evaluation problems of a task instead: paths, countdown, gym or data (default: the run's own task)."""
+    """The evaluation problems of a task instead: paths, countdown, programs, gym or data (default: the run's task)."""
     set: tuple[str, ...] = field(default=())
     """Settings of --task, such as task.dataset=chain_sum."""
     n: int = 32
@@ -39,12 +41,26 @@ class Options:
     """One pass at this temperature, instead of pass@1 at T = 0.1, top-p 0.95 and pass@k at T = 1, top-p 1."""
     top_p: float | None = None
     """One pass with this top-p (and at T = 1 without --temperature)."""
+    top_k: int | None = None
+    """One pass from this many most probable tokens."""
+    min_p: float | None = None
+    """One pass without tokens below this share of the largest probability."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a completion; they stay in it (default: those of the run, if the model is a run's)."""
+    system_prompt: str | None = None
+    """System turn of chat prompts that have none of their own, with --benchmark and --data."""
+    chat_template: str | None = None
+    """File of a Jinja chat template that replaces the model's own, with --benchmark and --data."""
+    chat_template_kwargs: str | None = None
+    """Arguments of the chat template, with --benchmark and --data: a JSON object such as {"enable_thinking": false}."""
     prompt: str | None = None
-    """Prompt style of benchmarks and files: qwen25-math-cot (default), qwen-boxed, think, boxed, chat, ..."""
+    """Prompt style of benchmarks and files: qwen25-math-cot (default; qwen-code for programs), qwen-boxed, code, ..."""
     max_tokens: int | None = None
     """Longest completion, in tokens (default: 8192; for a task its own limit)."""
     grader: str | None = None
-    """Grader of benchmarks and files: math (default), qwen or exact. A task has its own verifier."""
+    """Grader of benchmarks and files: math (default; code for humaneval and mbpp), qwen, exact or code. A task has its
+    own verifier.
+    """
     out: Path | None = None
     """The folder for samples.jsonl and evaluation.json; an evaluation that was stopped continues there."""
     seed: int = 0
@@ -54,6 +70,9 @@ class Options:
     (default: 100, or as many as the run evaluates on)."""
     max_rows: int | None = None
     """Largest number of completions that are decoded at once; it limits memory (default: no limit)."""
+    over_length: OverLength | None = None
+    """refuse, or cut: what happens where a prompt and the longest completion have more tokens than the model has
+    positions (default: the run's own setting, or refuse)."""
     device: str = "auto"
     """auto, cpu or cuda."""
 
@@ -69,6 +88,9 @@ class Options:
         positive = self.temperature is None or 0 < self.temperature < math.inf
         require(positive, "--temperature", self.temperature, "positive (0.1 is nearly greedy)")
         require(self.top_p is None or 0 < self.top_p <= 1, "--top-p", self.top_p, "in (0, 1]")
+        require(self.top_k is None or self.top_k >= 1, "--top-k", self.top_k, "at least 1")
+        require(self.min_p is None or 0 <= self.min_p < 1, "--min-p", self.min_p, "in [0, 1)")
+        require(all(self.stop), "--stop", self.stop, "texts that are not empty")
         require(self.max_tokens is None or self.max_tokens >= 1, "--max-tokens", self.max_tokens, "at least 1")
         require(self.limit is None or self.limit >= 1, "--limit", self.limit, "at least 1")
         require(self.max_rows is None or self.max_rows >= 1, "--max-rows", self.max_rows, "at least 1")
@@ -80,10 +102,10 @@ class Options:
         require(not both, "--task", self.task, "without --benchmark and --data: problems come from one of them")
 
     def passes(self) -> tuple[Pass, ...]:
-        """Return the two passes of the AEPO paper, or one pass if `temperature` or `top_p` is set."""
+        """Return the two passes of the AEPO paper, or one pass if the temperature or a cut is set."""
         ks = tuple(sorted(set(self.k))) or powers_of_two(min(self.n, LARGEST_K))
-        if self.temperature is not None or self.top_p is not None:
-            return (Pass(self.temperature or 1.0, self.top_p or 1.0, self.n, ks),)
+        if any(given is not None for given in (self.temperature, self.top_p, self.top_k, self.min_p)):
+            return (Pass(self.temperature or 1.0, self.top_p or 1.0, self.n, ks, self.top_k, self.min_p or 0.0),)
         return Pass(0.1, 0.95, min(self.n, COLD_SAMPLES), (1,)), Pass(1.0, 1.0, self.n, ks)
 
 
@@ -99,11 +121,22 @@ class Pass:
     """Number of completions of each problem."""
     ks: tuple[int, ...]
     """The k at which pass@k and maj@k are reported, in rising order."""
+    top_k: int | None = None
+    """Number of most probable tokens that are kept; None keeps the whole vocabulary."""
+    min_p: float = 0.0
+    """Share of the largest probability below which tokens are cut off."""
 
     @property
     def label(self) -> str:
         """Return the name of the pass in files and tables."""
-        return f"T={self.temperature:g}, top-p={self.top_p:g}"
+        further = [f"top-k={self.top_k}"] * (self.top_k is not None) + [f"min-p={self.min_p:g}"] * (self.min_p > 0)
+        return ", ".join([f"T={self.temperature:g}", f"top-p={self.top_p:g}", *further])
+
+    def settings(self) -> dict[str, float]:
+        """Return how the pass samples, as plain JSON data, with top-k and min-p where they cut."""
+        further = {"top_k": self.top_k} if self.top_k is not None else {}
+        lowest = {"min_p": self.min_p} if self.min_p > 0 else {}
+        return {"temperature": self.temperature, "top_p": self.top_p, **further, **lowest, "n": self.n}
 
 
 def powers_of_two(largest: int) -> tuple[int, ...]:

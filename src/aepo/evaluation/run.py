@@ -5,32 +5,35 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from aepo.config import Config, default_config
+from aepo.config import Config, default_config, override
 from aepo.control.base import generator
+from aepo.engines.positions import Room
 from aepo.engines.right import RightRule
 from aepo.errors import InvalidValue, require
 from aepo.evaluation.benchmarks import find
 from aepo.evaluation.evaluated_model import EvaluatedModel, weights_digest
 from aepo.evaluation.options import Options, Pass
-from aepo.evaluation.questions import Questions, from_rows, from_task
+from aepo.evaluation.questions import CODE, Questions, from_rows, from_task
 from aepo.evaluation.report import ProgressPrinter, show
 from aepo.evaluation.samples import RESULT, SAMPLES, Unit, append, cut_to_whole_units, open_folder, read, units
 from aepo.evaluation.scores import Tally, scores
 from aepo.model.policy import Policy
 from aepo.sampling.base import Sampler
-from aepo.sampling.prompts import prompt_tokens
+from aepo.sampling.draw import Cuts
+from aepo.sampling.prompts import ends_line, fitted
+from aepo.tasks.chat import ChatSettings
 from aepo.tasks.rewards import Verdict
 from aepo.training.folder import environment, write_atomically
+from aepo.training.progress import plain
 from aepo.training.runner import make_sampler
 from aepo.types import Prompt, Request
-
-# Qwen2.5-Math's evaluation ends a completion at these tokens, even if a base model's own configuration does not.
-CHATML, STOPS = "<|im_start|>", ("<|im_end|>", "<|endoftext|>")
 
 
 @dataclass(frozen=True)
@@ -66,22 +69,26 @@ def run(options: Options) -> dict[str, Any]:
     questions, config, policy = _prepare(options, model)
     stops = _stop_at_chatml(policy, questions)
     parts = [_part(asked, way, policy) for asked in questions for way in options.passes()]
+    notes = _notes(policy, parts)
     settings = {
         "model": model.name,
         "folder": model.folder or "built in",
         "weights": weights_digest(policy),
         "seed": options.seed,
-        "passes": [{"temperature": way.temperature, "top_p": way.top_p, "n": way.n} for way in options.passes()],
+        "passes": [way.settings() for way in options.passes()],
         "benchmarks": [part.questions.settings(part.prompts) for part in parts[:: len(options.passes())]],
         "stop_tokens": list(stops),
+        **({"stop": list(config.sampling.stops)} if config.sampling.stops else {}),
+        **({"over_length": "cut"} if policy.room.over_length == "cut" else {}),
     }
     folder = options.out or _default_folder(model, questions)
     open_folder(folder, settings)
+    print(ends_line(policy.ends, config.sampling.stops), flush=True)
     _sample(parts, policy, _with_rows(config, options.max_rows), options.seed, folder / SAMPLES)
     result = {
         "settings": settings,
         "results": _summaries(parts, options.seed, folder / SAMPLES),
-        "notes": _notes(policy, parts),
+        "notes": notes,
         "environment": environment(policy.device),
     }
     write_atomically(folder / RESULT, json.dumps(result, indent=2))
@@ -96,31 +103,56 @@ def run(options: Options) -> dict[str, Any]:
 def _prepare(options: Options, model: EvaluatedModel) -> tuple[list[Questions], Config, Policy]:
     """Read the data and load the model. The data comes first, because reading it is quicker."""
     if options.benchmark or options.data is not None:
-        sources = find(options.benchmark, options.data)
-        questions = [from_rows(s, options.prompt, options.grader, options.max_tokens, options.limit) for s in sources]
-        config = default_config()
-        return questions, config, model.load(config, options.device)
-    for name in ("prompt", "grader"):
+        sources = find(options.benchmark, options.data, options.grader == CODE)
+        own = (options.prompt, options.grader, options.max_tokens, options.limit)
+        with _named_as_options():
+            chat = _chat(options)
+            questions, template = [from_rows(source, *own, chat) for source in sources], chat.template()
+        config = model.with_stops(default_config(), options.stop)
+        return questions, config, model.load(config, options.device, template, options.over_length)
+    for name in ("prompt", "grader", "system_prompt", "chat_template", "chat_template_kwargs"):
         given = getattr(options, name)
-        require(given is None, f"--{name}", given, "left out with a task, which has its own (or give --benchmark)")
+        require(
+            given is None,
+            f"--{name.replace('_', '-')}",
+            given,
+            "left out with a task, which has its own (or give --benchmark)",
+        )
     if options.task is None and model.run is None and model.folder is not None:
         raise InvalidValue("--benchmark", "", "given for this model; or --data FILE, or --task NAME")
-    config = model.config(options.task, options.set, options.limit)
-    policy = model.load(config, options.device)
-    task = config.task.fitted(lambda problem: len(prompt_tokens(policy, problem)))
+    config = model.with_stops(model.config(options.task, options.set, options.limit), options.stop)
+    # A run's checkpoint carries the template that it was trained with.
+    template = None if options.task is None and model.run is not None else config.task.template()
+    policy = model.load(config, options.device, template, options.over_length)
+    task = fitted(config.task, policy, config.seed, Room())  # `_notes` checks what is sampled
     name = options.task or type(task).__name__.lower()
     return [from_task(name, task, config.evaluation.prompts, options.max_tokens)], config, policy
 
 
-def _stop_at_chatml(policy: Policy, questions: Sequence[Questions]) -> tuple[int, ...]:
-    """Return the tokens that end a completion.
+def _chat(options: Options) -> ChatSettings:
+    """Return the settings of chat prompts that the options give."""
+    given = {name: getattr(options, name) for name in ("system_prompt", "chat_template", "chat_template_kwargs")}
+    return override(ChatSettings(), {name: value for name, value in given.items() if value is not None}, "task.")
 
-    If prompts are in Qwen's chat format, the policy also ends a completion at the tokens of that format.
+
+@contextmanager
+def _named_as_options() -> Iterator[None]:
+    """Name a setting of a task that is refused inside the `with` block as the option that gave it."""
+    try:
+        yield
+    except InvalidValue as error:
+        if not error.field.startswith("task."):
+            raise
+        name = error.field.removeprefix("task.").replace("_", "-")
+        raise InvalidValue(f"--{name}", error.got, error.wanted) from None
+
+
+def _stop_at_chatml(policy: Policy, questions: Sequence[Questions]) -> tuple[int, ...]:
+    """Return the tokens that end a completion: those of Qwen's chat format too if prompts are in it.
+
+    Qwen2.5-Math's evaluation does the same, even if a base model's own configuration does not.
     """
-    if any(CHATML in asked.problems[0].text for asked in questions):
-        known = policy.tokenizer.get_vocab()
-        ids = [*policy.eos_token_ids, *(known[stop] for stop in STOPS if stop in known)]
-        policy.eos_token_ids = tuple(dict.fromkeys(ids))
+    policy.end_at([asked.problems[0].text for asked in questions])
     return policy.eos_token_ids
 
 
@@ -138,12 +170,22 @@ def _default_folder(model: EvaluatedModel, questions: Sequence[Questions]) -> Pa
 
 
 def _notes(policy: Policy, parts: Sequence[Part]) -> list[str]:
-    """Return sentences that a reader of the numbers should know."""
-    positions = getattr(policy.model.config, "max_position_embeddings", None)
-    longest = max(max(len(p.tokens) for p in part.prompts) + part.questions.max_tokens for part in parts)
-    if positions is None or longest <= positions:
-        return []
-    return [f"prompt and completion may take {longest} tokens; the model is made for {positions} positions"]
+    """Return sentences that a reader of the numbers should know.
+
+    Raises:
+        InvalidValue: The model has too few positions, and completions are not to be cut.
+    """
+    notes = []
+    room = replace(policy.room, advice="give --over-length cut, or fewer --max-tokens")
+    for asked in {part.questions.name: part for part in parts}.values():
+        longest, limit = max(len(prompt.tokens) for prompt in asked.prompts), asked.questions.max_tokens
+        left = room.limit(longest, limit)
+        if left < limit:
+            notes.append(
+                f"{asked.questions.name}: a completion ends at the model's {room.positions} positions: after the "
+                f"longest prompt it has {left} tokens, not {limit}"
+            )
+    return notes
 
 
 # --- sampling -----------------------------------------------------------------------------------------------
@@ -160,14 +202,29 @@ def _sample(parts: Sequence[Part], policy: Policy, config: Config, seed: int, fi
         left, done = part.units[done:], max(0, done - len(part.units))
         if not left:
             continue
-        sampler = drawn_by.at_top_p(part.way.top_p)
+        sampler = drawn_by.with_cuts(Cuts(part.way.top_p, part.way.top_k, part.way.min_p))
+        # Programs are judged while the next unit is drawn; all else is judged at once.
+        waiting: list[tuple[Unit, Callable[[], list[dict[str, Any]]]]] = []
         for unit in left:
-            append(file, list(_rows(part, unit, policy, sampler, seed)))
-            progress.add(len(unit), f"{part.questions.name}, {part.way.label}")
+            waiting.append((unit, _rows(part, unit, policy, sampler, seed)))
+            if part.questions.start is None or len(waiting) > 1:
+                _write(part, *waiting.pop(0), file, progress)
+        for begun in waiting:
+            _write(part, *begun, file, progress)
 
 
-def _rows(part: Part, unit: Unit, policy: Policy, sampler: Sampler, seed: int) -> Iterator[dict[str, Any]]:
-    """Draw and judge one unit, and yield its rows. They depend only on the settings and the unit."""
+def _write(
+    part: Part, unit: Unit, rows: Callable[[], list[dict[str, Any]]], file: Path, progress: ProgressPrinter
+) -> None:
+    append(file, rows())
+    progress.add(len(unit), f"{part.questions.name}, {part.way.label}")
+
+
+def _rows(part: Part, unit: Unit, policy: Policy, sampler: Sampler, seed: int) -> Callable[[], list[dict[str, Any]]]:
+    """Draw one unit, begin to judge it, and return a function that waits for its rows.
+
+    The rows depend only on the settings and the unit.
+    """
     asked, way = part.questions, part.way
     prompts = [part.prompts[number] for number in unit.problems]
     purpose = f"evaluation/{asked.name}/{way.label}/{unit.samples.start}"
@@ -179,9 +236,10 @@ def _rows(part: Part, unit: Unit, policy: Policy, sampler: Sampler, seed: int) -
     texts = policy.decode([completion.tokens for completion in completions], special_tokens=asked.special_tokens)
     truncated = [completion.truncated for completion in completions]
     tokens = [completion.tokens for completion in completions]
-    verdicts = asked.judge([completion.prompt.problem for completion in completions], texts, truncated, tokens)
-    for place, (completion, text, verdict) in enumerate(zip(completions, texts, verdicts, strict=True)):
-        yield {
+    given = ([completion.prompt.problem for completion in completions], texts, truncated, tokens)
+    verdicts = partial(asked.judge, *given) if asked.start is None else asked.start(*given)
+    return lambda: [
+        {
             "benchmark": asked.name,
             "pass": way.label,
             "problem": completion.prompt.id,
@@ -189,17 +247,21 @@ def _rows(part: Part, unit: Unit, policy: Policy, sampler: Sampler, seed: int) -
             "sample": unit.samples[place % len(unit.samples)],
             "text": text,
             "answer": asked.answer(text),
-            "known": completion.prompt.problem.get("answer"),
+            # The tests of a program may be large, and the rows of a problem are many.
+            "known": None if asked.grader == CODE else completion.prompt.problem.get("answer"),
             **_judged(verdict, asked.right),
             "tokens": len(completion.tokens),
             "truncated": completion.truncated,
         }
+        for place, (completion, text, verdict) in enumerate(zip(completions, texts, verdicts(), strict=True))
+    ]
 
 
 def _judged(verdict: Verdict, rule: RightRule) -> dict[str, Any]:
     reward = verdict.reward if math.isfinite(verdict.reward) else None
     right = reward is not None and rule.alone(reward, verdict.right)
-    return {"correct": right, "reward": reward, "reason": verdict.reason, "failed": verdict.failed}
+    known = {"correct": right, "reward": reward, "reason": verdict.reason, "failed": verdict.failed}
+    return {**known, **({"logged": plain(verdict.logged)} if verdict.logged else {})}
 
 
 # --- scores -------------------------------------------------------------------------------------------------
@@ -217,9 +279,7 @@ def _summary(part: Part, tallies: Sequence[Tally], seed: int) -> dict[str, Any]:
     completions = sum(tally.samples for tally in tallies)
     return {
         "benchmark": part.questions.name,
-        "temperature": part.way.temperature,
-        "top_p": part.way.top_p,
-        "n": part.way.n,
+        **part.way.settings(),
         "problems": len(tallies),
         "completions": completions,
         "right": part.questions.right.describe(alone=True),

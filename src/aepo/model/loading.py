@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from aepo.config import PolicyConfig
@@ -44,6 +44,18 @@ class Loaded:
     """peft's view of the same model; None without an adapter. It saves the adapter, switches it off and merges it."""
 
 
+@dataclass(frozen=True)
+class Language:
+    """`Language` holds what the files of a model say about texts: how they become tokens, and where they end."""
+
+    tokenizer: Any
+    """The tokenizer."""
+    generation: Any
+    """The generation config."""
+    config: Any
+    """The configuration."""
+
+
 def load(name: str, settings: PolicyConfig, seed: int) -> Loaded:
     """Load a model and its tokenizer, with the adapter that the folder holds or that `settings` ask for.
 
@@ -65,6 +77,36 @@ def load(name: str, settings: PolicyConfig, seed: int) -> Loaded:
     return Loaded(model, tokenizer, _new_adapter(model, settings, seed))
 
 
+def load_language(name: str, settings: PolicyConfig, template: str | None = None) -> Language:
+    """Load what a model says about texts, without its weights.
+
+    Args:
+        name: A folder, with an adapter or not, or the name of a model on the hub.
+        settings: The settings of the policy.
+        template: The text of a chat template that replaces the tokenizer's own; None keeps it.
+
+    Raises:
+        InvalidValue: The files cannot be read.
+    """
+    base, revision = name, settings.revision
+    if (Path(name) / ADAPTER_CONFIG).is_file():
+        lora = _adapter_config(name, settings)
+        base, revision = lora.base_model_name_or_path, lora.revision
+    tokenizer = _load_tokenizer(name, settings, None if base != name else revision)
+    if template is not None:
+        tokenizer.chat_template = template
+    where = {"revision": revision or "main", "trust_remote_code": settings.trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(base, **where)
+    except (*_UNREADABLE, ImportError) as error:
+        raise _not_a_model(name, error) from None
+    try:
+        generation = GenerationConfig.from_pretrained(base, revision=revision or "main")
+    except OSError:  # a model need not have the file
+        generation = GenerationConfig.from_model_config(config)
+    return Language(tokenizer, generation, config)
+
+
 def _load_model(name: str, settings: PolicyConfig, revision: str | None) -> Any:
     where = {"revision": revision or "main", "trust_remote_code": settings.trust_remote_code}
     try:
@@ -75,7 +117,7 @@ def _load_model(name: str, settings: PolicyConfig, revision: str | None) -> Any:
             config=config,
             dtype=torch.float32,
             use_safetensors=True,
-            attn_implementation=settings.attention,
+            attn_implementation=None if settings.attention == "auto" else settings.attention,
             output_loading_info=True,
             **where,
         )
@@ -83,6 +125,9 @@ def _load_model(name: str, settings: PolicyConfig, revision: str | None) -> Any:
         wanted = f"a kind of attention that is installed ({_first_line(error)})"
         raise InvalidValue("policy.attention", settings.attention, wanted) from None
     except _UNREADABLE as error:
+        if "does not support an attention implementation" in str(error):
+            wanted = f"auto or eager ({config.model_type} has no {settings.attention})"
+            raise InvalidValue("policy.attention", settings.attention, wanted) from None
         raise _not_a_model(name, error) from None
     model, report = loaded
     missing = sorted(map(str, report["missing_keys"]))
@@ -175,13 +220,16 @@ def _check_targets(model: Any, targets: str | tuple[str, ...]) -> None:
         require(found, "policy.lora_targets", target, f"all-linear, or linear layers of the model: {', '.join(known)}")
 
 
-def _with_saved_adapter(folder: str, settings: PolicyConfig) -> Loaded:
-    """Load the base model that the adapter names, and the adapter on it, ready for further training."""
-    peft = _peft(settings)
+def _adapter_config(folder: str, settings: PolicyConfig) -> Any:
     try:
-        lora = peft.PeftConfig.from_pretrained(folder)
+        return _peft(settings).PeftConfig.from_pretrained(folder)
     except _UNREADABLE as error:
         raise _not_a_model(folder, error) from None
+
+
+def _with_saved_adapter(folder: str, settings: PolicyConfig) -> Loaded:
+    """Load the base model that the adapter names, and the adapter on it, ready for further training."""
+    peft, lora = _peft(settings), _adapter_config(folder, settings)
     rank = settings.lora_rank
     require(rank in (None, lora.r), "policy.lora_rank", rank, f"{lora.r}, the rank of the adapter in {folder}, or none")
     weights = Path(folder) / ADAPTER_WEIGHTS

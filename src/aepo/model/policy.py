@@ -16,9 +16,12 @@ from torch.nn import functional as F
 from aepo.config import PolicyConfig
 from aepo.control.base import Needs
 from aepo.engines.collate import scatter
-from aepo.engines.linear_head import check_linear_head
+from aepo.engines.ends import find_ends
+from aepo.engines.linear_head import logit_transform, real_tokens
+from aepo.engines.positions import Room, positions
 from aepo.entropy.statistics import token_statistics
-from aepo.errors import InvalidValue
+from aepo.model.encoding import Encoding
+from aepo.model.forward import check_padding, last_hidden
 from aepo.model.loading import Loaded, load
 from aepo.types import Batch, BatchStatistics
 
@@ -34,7 +37,9 @@ class Policy:
         tokenizer: The tokenizer of the model.
         adapter: peft's view of the model; None without an adapter.
         checkpointing: Whether the backward pass recomputes activations.
-        eos_token_ids: The end-of-sequence tokens.
+        encoding: What turns a prompt into tokens.
+        ends: The tokens that end a completion, with the places that name them.
+        room: How long a prompt and its completion may be.
         pad_token_id: The padding token; the first end-of-sequence token if the tokenizer has none.
     """
 
@@ -44,19 +49,27 @@ class Policy:
         self.adapter = loaded.adapter
         self._adapter_off = False
         self.checkpointing = settings.gradient_checkpointing
-        self.eos_token_ids = _eos_token_ids(self.model, self.tokenizer)
+        self.encoding = Encoding(self.tokenizer, self.model.name_or_path)
+        self.end_at()
+        self.room = Room(positions(self.model.config), settings.over_length)
         pad = self.tokenizer.pad_token_id
         self.pad_token_id: int = self.eos_token_ids[0] if pad is None else pad
         self._dtype: torch.dtype = getattr(torch, settings.dtype)
         if self._dtype != torch.float32:
             self._lower_precision()
-        self._check_head()
+        self._transform = logit_transform(self.model, partial(_product, self._head, self._dtype))
+        check_padding(self.model, real_tokens(self.model), self.pad_token_id, self._dtype)
         if self.checkpointing:
             _enable_checkpointing(self.model)
 
     @classmethod
     def load(
-        cls, folder: str | Path, device: str = "cpu", settings: PolicyConfig = PolicyConfig(), seed: int = 0
+        cls,
+        folder: str | Path,
+        device: str = "cpu",
+        settings: PolicyConfig = PolicyConfig(),
+        seed: int = 0,
+        template: str | None = None,
     ) -> Policy:
         """Load a model in Hugging Face format.
 
@@ -65,11 +78,14 @@ class Policy:
             device: The device of the weights.
             settings: The settings of the policy.
             seed: Seed of the weights of a new adapter.
+            template: The text of a chat template that replaces the tokenizer's own; None keeps it.
 
         Raises:
             InvalidValue: The model cannot be used. The message is one line.
         """
         loaded = load(str(folder), settings, seed)
+        if template is not None:
+            loaded.tokenizer.chat_template = template
         loaded.model.to(device)
         return cls(loaded, settings)
 
@@ -119,29 +135,27 @@ class Policy:
         device: torch.device = self.model.device
         return device
 
+    def end_at(self, prompts: Sequence[str] = ()) -> None:
+        """Determine the tokens that end a completion, given the texts of some plain prompts (`find_ends`)."""
+        model = self.model
+        self.ends = find_ends(self.tokenizer, model.generation_config, model.config, model.name_or_path, prompts)
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """Return the ids of the tokens that end a completion."""
+        return self.ends.ids
+
     def encode(self, text: str) -> tuple[int, ...]:
-        """Return the token ids of a prompt's text."""
-        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        """Return the token ids of a text alone, without special tokens; `encoding` encodes prompts."""
+        return self.encoding.text(text)
 
     def encode_chat(self, messages: Sequence[tuple[str, str]]) -> tuple[int, ...]:
-        """Return the token ids of chat turns in the tokenizer's chat template, up to where the answer begins.
-
-        Args:
-            messages: The turns, each (role, content).
+        """Return the token ids of chat turns, each (role, content), up to where the answer begins; see `Encoding.chat`.
 
         Raises:
             InvalidValue: The tokenizer has no chat template, or the template refuses the turns.
         """
-        name = self.model.name_or_path
-        if not self.tokenizer.chat_template:
-            raise InvalidValue("model", name, "one whose tokenizer has a chat template, for prompts of chat messages")
-        turns = [{"role": role, "content": content} for role, content in messages]
-        try:
-            text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        except Exception as error:  # a template is a program and may raise any exception
-            roles = [role for role, _ in messages]
-            raise InvalidValue("messages", roles, f"turns that the chat template of {name} takes ({error})") from None
-        return self.encode(text)
+        return self.encoding.chat(messages)
 
     def decode(self, completions: Sequence[Sequence[int]], special_tokens: bool = True) -> list[str]:
         """Return the text of each completion, without the end-of-sequence token.
@@ -180,12 +194,13 @@ class Policy:
         if self.checkpointing:  # transformers recomputes activations only in train mode; there is no dropout
             self.model.train(torch.is_grad_enabled())
         mask = batch.mask.bool()
-        head = self.model.get_output_embeddings()
+        head = self._head
         stats = token_statistics(
             self._hidden(trimmed(batch)).to(self._dtype),
             head.weight.to(self._dtype),
             batch.input_ids[:, batch.prompt_width :][mask],
             bias=None if head.bias is None else head.bias.to(self._dtype),
+            transform=self._transform,
             temperatures=needs.temperatures,
             entropy=entropy,
             kept=needs.kept,
@@ -194,14 +209,7 @@ class Policy:
 
     def _hidden(self, batch: Batch) -> Tensor:
         """Return the hidden states that predict the completion tokens, [N, D], row by row."""
-        positions = (batch.attention_mask.cumsum(1) - 1).clamp(min=0)
-        output = self.model.base_model(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            position_ids=positions,
-            use_cache=False,
-        )
-        hidden: Tensor = output.last_hidden_state
+        hidden = last_hidden(self.model, batch.input_ids, batch.attention_mask)
         return hidden[:, batch.prompt_width - 1 : -1][batch.mask.bool()]
 
     def _lower_precision(self) -> None:
@@ -210,13 +218,19 @@ class Policy:
         `token_statistics` computes logits in the same way. Both changes are in the modules themselves, so that a
         sampler that calls the model computes the same values as the update.
         """
-        body, head = self.model.base_model, self.model.get_output_embeddings()
+        body, head = self.model.base_model, self._head
         body.forward = torch.autocast(self.device.type, dtype=self._dtype)(body.forward)
         head.forward = partial(_product, head, self._dtype)
 
-    def _check_head(self) -> None:
-        """Refuse a model whose logits are not a plain linear map of its last hidden states."""
-        check_linear_head(self.model, partial(_product, self.model.get_output_embeddings(), self._dtype))
+    @property
+    def dtype(self) -> str:
+        """Return the dtype of the forward pass, as `policy.dtype` names it."""
+        return str(self._dtype).removeprefix("torch.")
+
+    @property
+    def _head(self) -> Any:
+        """Return the LM head."""
+        return self.model.get_output_embeddings()
 
 
 def trimmed(batch: Batch) -> Batch:
@@ -263,19 +277,6 @@ def _product(head: Any, dtype: torch.dtype, hidden: Tensor) -> Tensor:
     """Return logits in float32, from factors that are rounded to `dtype`."""
     bias = None if head.bias is None else head.bias.to(dtype).float()
     return F.linear(hidden.to(dtype).float(), head.weight.to(dtype).float(), bias)
-
-
-def _eos_token_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
-    """Return the end-of-sequence tokens of the model's generation config, or else of the tokenizer.
-
-    Raises:
-        InvalidValue: Neither has an end-of-sequence token.
-    """
-    ids = model.generation_config.eos_token_id
-    ids = tokenizer.eos_token_id if ids is None else ids
-    if ids is None or ids == []:
-        raise InvalidValue("model", model.name_or_path, "one with an end-of-sequence token")
-    return (ids,) if isinstance(ids, int) else tuple(ids)
 
 
 def _enable_checkpointing(model: Any) -> None:

@@ -22,7 +22,8 @@ from aepo.engines.collate import collate
 from aepo.errors import require
 from aepo.model.policy import Policy
 from aepo.sampling.base import Sampler
-from aepo.sampling.prompts import prompt_tokens, reward, take_prompts
+from aepo.sampling.draw import WHOLE
+from aepo.sampling.prompts import fitted, reward, take_prompts
 from aepo.tasks import TASKS, Task
 from aepo.training.runner import make_sampler, model_folder
 from aepo.types import Completion, Prompt, Request, Rollout, Sample, asked_for
@@ -175,9 +176,9 @@ def measure(config: Config, prompts: int, samples: int) -> Measurement:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
-    policy = Policy.load(model_folder(config), device, config.policy, config.seed)
-    task = config.task.fitted(lambda problem: len(prompt_tokens(policy, problem)))
-    sampler = make_sampler(policy, config).at_top_p(1.0)
+    policy = Policy.load(model_folder(config), device, config.policy, config.seed, config.task.template())
+    task = fitted(config.task, policy, config.seed)
+    sampler = make_sampler(policy, config).with_cuts(WHOLE)
     sampler.refresh(policy)
     base = Base(task, policy, sampler, config.seed)
     asked = take_prompts(task, policy, config.seed, 0, prompts)

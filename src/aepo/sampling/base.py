@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from aepo.sampling.draw import Cuts
 from aepo.types import Completion, Request
 
 
@@ -27,12 +28,13 @@ class Sampler(ABC):
 
         Returns:
             The completions in the order of `requests`, `count` in a row for each. A completion ends with an
-            end-of-sequence token, or is marked truncated after `max_tokens` tokens.
+            end-of-sequence token or with the token that completes a stop string, or is marked truncated after
+            `max_tokens` tokens.
         """
 
     @abstractmethod
-    def at_top_p(self, top_p: float) -> Sampler:
-        """Return the same sampler with another top-p cut; 1 is the whole vocabulary."""
+    def with_cuts(self, cuts: Cuts) -> Sampler:
+        """Return the same sampler with other cuts of the distribution."""
 
     def refresh(self, policy: Any) -> None:  # noqa: B027
         """Take the policy's present weights; a sampler that runs on the policy itself does nothing."""

@@ -15,9 +15,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from aepo.engines.positions import Room
+from aepo.engines.stops import StopStrings
 from aepo.entropy.partial import FLOOR
 from aepo.errors import require
+from aepo.model.forward import accepted
 from aepo.sampling.base import Sampler
+from aepo.sampling.draw import Cuts, draw_tokens
 from aepo.types import Completion, Request, TokenTemperature
 
 # Rows that have ended leave the batch when they are this share of it; see benchmarks/results/sampling_cpu.md.
@@ -33,8 +37,9 @@ class HFSampler(Sampler):
         model: The model.
         eos_token_ids: Each of these tokens ends a completion; without any, every completion runs to the limit.
         pad_token_id: The token that fills prompts on the left; it is masked.
-        top_p: Draw from the smallest set of tokens whose probability (at the request's temperature) reaches this; 1 is
-            the whole vocabulary.
+        top_p, top_k, min_p: What is cut off the distribution at the request's temperature; see `Cuts`.
+        stop: Texts that end a completion too; None for none.
+        room: How long a prompt and its completion may be; the default sets no limit.
         max_rows: The largest number of rows that are decoded at once; None decodes all. It bounds the memory and
             changes completions only by float noise.
     """
@@ -46,22 +51,26 @@ class HFSampler(Sampler):
         eos_token_ids: Sequence[int],
         pad_token_id: int,
         top_p: float = 1.0,
+        top_k: int | None = None,
+        min_p: float = 0.0,
+        stop: StopStrings | None = None,
+        room: Room = Room(),
         max_rows: int | None = None,
     ) -> None:
-        require(0 < top_p <= 1, "top_p", top_p, "in (0, 1]")
         require(max_rows is None or max_rows >= 1, "max_rows", max_rows, "at least 1, or None for no limit")
         self.model = model
         self.eos_token_ids = tuple(eos_token_ids)
         self.pad_token_id = pad_token_id
-        self.top_p = top_p
+        self.cuts = Cuts(top_p, top_k, min_p)
+        self.stop = stop
+        self.room = room
         self.max_rows = max_rows
         self._cache_argument = cache_argument(model)
 
-    def at_top_p(self, top_p: float) -> HFSampler:
-        """Return a sampler on the same model with another top-p cut."""
-        require(0 < top_p <= 1, "top_p", top_p, "in (0, 1]")
+    def with_cuts(self, cuts: Cuts) -> HFSampler:
+        """Return a sampler on the same model with other cuts."""
         sampler = copy.copy(self)
-        sampler.top_p = top_p
+        sampler.cuts = cuts
         return sampler
 
     @torch.no_grad()
@@ -72,12 +81,13 @@ class HFSampler(Sampler):
         mode that it was in. The generator advances by rows x max_tokens uniforms, whatever is drawn.
 
         Raises:
-            ValueError: A prompt is empty, a temperature is not positive and finite, a count is negative, or
-                `max_tokens` is below 1.
+            ValueError: A prompt is empty or leaves no room, a temperature is not positive and finite, a count is
+                negative, or `max_tokens` is below 1.
             RuntimeError: The model's logits are NaN or +inf. (A token with a logit of -inf is never drawn.)
         """
         _check(requests, max_tokens)
         rows = [request for request in requests for _ in range(request.count)]
+        limits = [self.room.limit(len(request.prompt.tokens), max_tokens) for request in rows]
         # One uniform per row and step, all drawn now, so that the end of one row changes no other row's draws.
         uniforms = torch.rand(len(rows), max_tokens, generator=generator, device=generator.device)
         chunk = self.max_rows or max(len(rows), 1)
@@ -85,24 +95,34 @@ class HFSampler(Sampler):
         with _eval_mode(self.model):
             for first in range(0, len(rows), chunk):
                 some = slice(first, first + chunk)
-                tokens, logprobs = self._decode(rows[some], uniforms[some].to(self.model.device))
-                completions += map(self._completion, rows[some], tokens.tolist(), logprobs.tolist())
+                decoded = self._decode(rows[some], uniforms[some].to(self.model.device), limits[some])
+                completions += map(_completion, rows[some], limits[some], *(values.tolist() for values in decoded))
         return completions
 
-    def _decode(self, requests: list[Request], uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    def _decode(self, requests: list[Request], uniforms: Tensor, limits: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Return the tokens and their log-probabilities, both [rows, max_tokens], for uniforms of that shape.
 
-        Values after the end of a row are arbitrary.
+        A row leaves the batch at its limit, because the model may have no position after it. The third tensor [rows]
+        has the length of each row that ended, and 0 for the others. Values after the end of a row are arbitrary.
         """
         device, (rows, max_tokens) = uniforms.device, uniforms.shape
         tokens = torch.full((rows, max_tokens), self.pad_token_id, device=device)
         logprobs = torch.zeros(rows, max_tokens, device=device)
+        lengths = torch.zeros(rows, dtype=torch.long, device=device)
         eos = torch.tensor(self.eos_token_ids, dtype=torch.long, device=device)
+        last = torch.tensor(limits, device=device) if min(limits) < max_tokens else None
         logits, live = self._prefill(requests, uniforms, room=min(max_tokens, ROOM))
         for step in range(max_tokens):
-            drawn, logprob = draw_tokens(logits, live.heat(logits), live.uniforms[:, step], self.top_p)
+            drawn, logprob = draw_tokens(logits, live.heat(logits), live.uniforms[:, step], self.cuts)
             tokens[live.rows, step], logprobs[live.rows, step] = drawn, logprob
-            live.ended |= torch.isin(drawn, eos)
+            ends = torch.isin(drawn, eos)
+            if self.stop is not None:
+                ends |= self._stopped(tokens, live, step)
+            lengths[live.rows[ends & ~live.ended]] = step + 1
+            live.ended |= ends
+            full = None if last is None else last[live.rows] <= step + 1
+            if full is not None:
+                live.ended |= full
             ended, broken = torch.stack([live.ended.sum(), logprob.isnan().sum()]).tolist()
             if broken:
                 raise RuntimeError(
@@ -111,12 +131,19 @@ class HFSampler(Sampler):
                 )
             if ended == len(drawn) or step == max_tokens - 1:
                 break
-            if ended >= FINISHED_SHARE * len(drawn):
+            if ended >= FINISHED_SHARE * len(drawn) or (full is not None and full.any()):
                 kept = _closed_ranks(live.ended)
                 live.select(kept)
                 drawn = drawn[kept]
             logits = self._forward(drawn[:, None], live.seen(step + 1), live.positions + step, live.cache)
-        return tokens, logprobs
+        return tokens, logprobs, lengths
+
+    def _stopped(self, tokens: Tensor, live: _Live, step: int) -> Tensor:
+        """Return which live rows hold a stop string with the token of this step, bool [A]."""
+        assert self.stop is not None
+        first = max(0, step + 1 - self.stop.window)
+        tails = tokens[live.rows, first : step + 1].tolist()
+        return torch.tensor(self.stop.ended(tails), device=tokens.device)
 
     def _prefill(self, requests: list[Request], uniforms: Tensor, room: int) -> tuple[Tensor, _Live]:
         """Run the model once over the distinct prompts; return next-token logits [rows, V] and the rows to decode."""
@@ -131,6 +158,8 @@ class HFSampler(Sampler):
         positions = (columns - (width - lengths[:, None])).clamp(min=0)
         cache = DynamicCache(config=self.model.config)
         logits = self._forward(torch.tensor(ids, device=device), mask, positions, cache)
+        if all(getattr(layer, "keys", None) is None for layer in cache.layers):
+            mask = None  # Mamba takes a mask of the new tokens alone, and has no keys to mask
         prompts = torch.tensor([number_of[request.prompt.tokens] for request in requests], device=device)
         _repeat(cache, prompts, room)
         live = _Live(
@@ -151,25 +180,12 @@ class HFSampler(Sampler):
         output = self.model(
             input_ids=ids,
             attention_mask=mask,
-            position_ids=positions,
             use_cache=True,
-            logits_to_keep=1,
             **{self._cache_argument: cache},
+            **accepted(self.model, position_ids=positions, logits_to_keep=1),
         )
         logits: Tensor = output.logits[:, -1]
         return logits
-
-    def _completion(self, request: Request, tokens: list[int], logprobs: list[float]) -> Completion:
-        ends = (place for place, token in enumerate(tokens, start=1) if token in self.eos_token_ids)
-        length = next(ends, None)
-        return Completion(
-            prompt=request.prompt,
-            group=request.group,
-            temperature=request.temperature,
-            tokens=tuple(tokens[:length]),
-            logprobs=tuple(logprobs[:length]),
-            truncated=length is None,
-        )
 
 
 def cache_argument(model: torch.nn.Module) -> str:
@@ -177,33 +193,16 @@ def cache_argument(model: torch.nn.Module) -> str:
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
-def draw_tokens(logits: Tensor, temperatures: Tensor, uniforms: Tensor, top_p: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Draw one token per row by the inverse distribution function.
-
-    The distribution is softmax(logits / temperature) in float32; if top_p < 1, it is cut to the top-p nucleus and
-    renormalised.
-
-    Args:
-        logits: [B, V].
-        temperatures: [B], positive.
-        uniforms: [B], in [0, 1).
-        top_p: The probability that the nucleus reaches; 1 is the whole vocabulary.
-
-    Returns:
-        The tokens and their log-probabilities (nats), both [B]. The log-probability is NaN for a row with a NaN or +inf
-        among its logits.
-    """
-    probs, order = torch.softmax(logits.float() / temperatures[:, None], dim=-1), None
-    if top_p < 1:
-        probs, order = probs.sort(dim=-1, descending=True, stable=True)
-        probs = probs.masked_fill(probs.cumsum(-1) - probs >= top_p, 0.0)
-    reached = probs.cumsum(-1)
-    total = reached[:, -1:]
-    # The float sum may be below 1, so the uniform is scaled by it: u * total < total also after rounding, and
-    # the first place where `reached` exceeds that has probability > 0. The clamp is for rows of NaN.
-    places = torch.searchsorted(reached, uniforms[:, None] * total, right=True).clamp_(max=logits.shape[-1] - 1)
-    drawn = places if order is None else order.gather(-1, places)
-    return drawn.squeeze(-1), (probs.gather(-1, places) / total).log().squeeze(-1)
+def _completion(request: Request, limit: int, tokens: list[int], logprobs: list[float], length: int) -> Completion:
+    kept = length or limit
+    return Completion(
+        prompt=request.prompt,
+        group=request.group,
+        temperature=request.temperature,
+        tokens=tuple(tokens[:kept]),
+        logprobs=tuple(logprobs[:kept]),
+        truncated=length == 0,
+    )
 
 
 @dataclass
@@ -225,7 +224,9 @@ class _Live:
     positions: Tensor
     """int64 [A, 1]: the position of the first sampled token."""
     mask: Tensor | None
-    """bool [A, P], false on padding of the prompt; None if there is no padding, so that the model needs no mask."""
+    """bool [A, P], false on padding of the prompt; None if there is no padding, so that the model needs no mask, or no
+    layer of the cache keeps keys, so that there is nothing to mask.
+    """
     ended: Tensor
     """bool [A]: whether the row has ended."""
 

@@ -6,6 +6,7 @@ behind HTTP (`aepo.sampling.vllm_server`).
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import shutil
@@ -18,12 +19,17 @@ from typing import Any, Protocol
 
 import torch
 
+from aepo.engines.positions import Room
+from aepo.engines.stops import StopStrings
 from aepo.errors import require
 from aepo.sampling.base import Sampler
+from aepo.sampling.draw import Cuts
 from aepo.types import Completion, Request
 
 # Least temperature. Below it vLLM raises the temperature or samples greedily, without an error.
 COLDEST = 0.01
+# Highest temperature that vLLM 0.32 takes.
+HOTTEST = 2.0
 # Most completions in one request to vLLM, which have one seed; vLLM refuses more than 16 384.
 PART = 1024
 TMPFS = Path("/dev/shm")
@@ -48,14 +54,16 @@ class VLLMRequest:
     """The number of completions."""
     temperature: float
     """The sampling temperature."""
-    top_p: float
-    """The top-p cut; 1 is the whole vocabulary."""
+    cuts: Cuts
+    """What is cut off the distribution."""
     max_tokens: int
     """The largest length of a completion, tokens."""
     end: tuple[int, ...]
     """The tokens that end a completion."""
     seed: int
     """Completion i is drawn with seed + i."""
+    stop: tuple[str, ...] = ()
+    """The texts that end a completion; vLLM needs the tokenizer for them."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,7 @@ class VLLMOutput:
     logprobs: tuple[float, ...]
     """The log-probability of each token, nats."""
     ended: bool
-    """True if an end token ended the completion, False if the limit did."""
+    """True if an end token or a stop string ended the completion, False if the limit did."""
 
 
 class VLLMBackend(ABC):
@@ -121,14 +129,27 @@ class VLLMSampler(Sampler):
     Args:
         backend: Where vLLM runs.
         eos_token_ids: Each of these tokens ends a completion; without any, every completion runs to the limit.
-        top_p: Draw from the smallest set of tokens whose probability (at the request's temperature) reaches this.
+        top_p, top_k, min_p: What is cut off the distribution at the request's temperature; see `Cuts`.
+        stop: Texts that end a completion too; None for none. The backend needs the tokenizer for them.
+        room: How long a prompt and its completion may be; the default sets no limit.
     """
 
-    def __init__(self, backend: VLLMBackend, *, eos_token_ids: Sequence[int], top_p: float = 1.0) -> None:
-        require(0 < top_p <= 1, "top_p", top_p, "in (0, 1]")
+    def __init__(
+        self,
+        backend: VLLMBackend,
+        *,
+        eos_token_ids: Sequence[int],
+        top_p: float = 1.0,
+        top_k: int | None = None,
+        min_p: float = 0.0,
+        stop: StopStrings | None = None,
+        room: Room = Room(),
+    ) -> None:
         self.backend = backend
         self.eos_token_ids = tuple(eos_token_ids)
-        self.top_p = top_p
+        self.cuts = Cuts(top_p, top_k, min_p)
+        self.stop = stop
+        self.room = room
 
     def refresh(self, policy: SavablePolicy) -> None:
         """Give the backend the policy's present weights."""
@@ -138,9 +159,11 @@ class VLLMSampler(Sampler):
         """Close the backend, for all samplers that share it."""
         self.backend.close()
 
-    def at_top_p(self, top_p: float) -> VLLMSampler:
-        """Return a sampler on the same backend with another top-p cut."""
-        return VLLMSampler(self.backend, eos_token_ids=self.eos_token_ids, top_p=top_p)
+    def with_cuts(self, cuts: Cuts) -> VLLMSampler:
+        """Return a sampler on the same backend with other cuts."""
+        sampler = copy.copy(self)
+        sampler.cuts = cuts
+        return sampler
 
     def sample(self, requests: Sequence[Request], *, max_tokens: int, generator: torch.Generator) -> list[Completion]:
         """Draw the completions of all requests in one call, each at its own temperature; see `Sampler.sample`.
@@ -162,11 +185,13 @@ class VLLMSampler(Sampler):
         ]
         if not parts:
             return []
-        self._check_room(requests, max_tokens)
+        limits = [self.room.limit(len(request.prompt.tokens), max_tokens) for request, _ in parts]
+        self._check_room([len(request.prompt.tokens) for request, _ in parts], limits)
         seeds = torch.randint(2**62, (len(parts),), generator=generator, device=generator.device).tolist()
+        stop = () if self.stop is None else self.stop.strings
         asked = [
-            VLLMRequest(r.prompt.tokens, count, r.temperature, self.top_p, max_tokens, self.eos_token_ids, seed)
-            for (r, count), seed in zip(parts, seeds, strict=True)
+            VLLMRequest(r.prompt.tokens, count, r.temperature, self.cuts, limit, self.eos_token_ids, seed, stop)
+            for (r, count), limit, seed in zip(parts, limits, seeds, strict=True)
         ]
         outputs = self.backend.generate(asked)
         if not all(math.isfinite(logprob) for some in outputs for output in some for logprob in output.logprobs):
@@ -174,32 +199,37 @@ class VLLMSampler(Sampler):
             self.backend.close()
             raise RuntimeError("vLLM gave log-probabilities that are not finite; the weights have probably diverged")
         return [
-            _completion(request, output) for (request, _), some in zip(parts, outputs, strict=True) for output in some
+            self._completion(request, output)
+            for (request, _), some in zip(parts, outputs, strict=True)
+            for output in some
         ]
 
-    def _check_room(self, requests: Sequence[Request], max_tokens: int) -> None:
-        longest, limit = max(len(request.prompt.tokens) for request in requests), self.backend.max_model_len
-        wanted = f"at most {limit - longest} after a prompt of {longest} tokens (the engine's max_model_len is {limit})"
-        require(longest + max_tokens <= limit, "max_tokens", max_tokens, wanted)
+    def _completion(self, request: Request, output: VLLMOutput) -> Completion:
+        """Return the completion, without what vLLM may have drawn after the token that completed a stop string."""
+        length = None if self.stop is None else self.stop.length(output.tokens)
+        return Completion(
+            prompt=request.prompt,
+            group=request.group,
+            temperature=request.temperature,
+            tokens=output.tokens[:length],
+            logprobs=output.logprobs[: len(output.tokens[:length])],
+            truncated=not output.ended and length is None,
+        )
 
-
-def _completion(request: Request, output: VLLMOutput) -> Completion:
-    return Completion(
-        prompt=request.prompt,
-        group=request.group,
-        temperature=request.temperature,
-        tokens=output.tokens,
-        logprobs=output.logprobs,
-        truncated=not output.ended,
-    )
+    def _check_room(self, prompts: Sequence[int], limits: Sequence[int]) -> None:
+        """Refuse completions that do not fit into the engine behind their prompts; both are lengths, tokens."""
+        room = self.backend.max_model_len
+        prompt, max_tokens = max(zip(prompts, limits, strict=True), key=sum)
+        wanted = f"at most {room - prompt} after a prompt of {prompt} tokens (the engine's max_model_len is {room})"
+        require(prompt + max_tokens <= room, "max_tokens", max_tokens, wanted)
 
 
 def _check(requests: Sequence[Request], max_tokens: int) -> None:
     require(max_tokens >= 1, "max_tokens", max_tokens, "at least 1")
     for request in requests:
         temperature, prompt = request.temperature, request.prompt
-        wanted = f"a finite number, at least {COLDEST} with vLLM"
-        require(COLDEST <= temperature < math.inf, "temperature", temperature, wanted)
+        wanted = f"a finite number, from {COLDEST} to {HOTTEST:g} with vLLM"
+        require(COLDEST <= temperature <= HOTTEST, "temperature", temperature, wanted)
         per_token = request.token_temperature
         require(per_token is None, "token_temperature", per_token, 'none with vLLM; sampling.engine = "hf" has it')
         require(request.count >= 0, "count", request.count, "at least 0")

@@ -31,7 +31,8 @@ class LocalVLLMBackend(VLLMBackend):
 
     Args:
         folder: The folder of the first weights; None if `refresh` or `update` comes first.
-        **settings: Engine arguments of vLLM. They replace those of `default_settings()`.
+        **settings: Engine arguments of vLLM. They replace those of `default_settings()`. Stop strings need
+            `skip_tokenizer_init=False`.
     """
 
     def __init__(self, folder: Path | None = None, **settings: Any) -> None:
@@ -103,14 +104,19 @@ class LocalVLLMBackend(VLLMBackend):
             SamplingParams(
                 n=request.count,
                 temperature=request.temperature,
-                top_p=request.top_p,
+                top_p=request.cuts.top_p,
+                top_k=request.cuts.top_k or 0,
+                min_p=request.cuts.min_p,
                 max_tokens=request.max_tokens,
                 stop_token_ids=list(request.end),
                 seed=request.seed,
                 ignore_eos=True,  # otherwise the model's own end tokens also end a completion
                 logprobs=0,  # only of the sampled token
                 flat_logprobs=True,
-                detokenize=False,
+                detokenize=bool(request.stop),
+                stop=list(request.stop),
+                include_stop_str_in_output=True,
+                skip_special_tokens=False,
             )
             for request in requests
         ]

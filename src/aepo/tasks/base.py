@@ -24,6 +24,10 @@ class Problem:
     """What the verifier needs to know of the problem."""
     messages: tuple[tuple[str, str], ...] = ()
     """Chat turns (role, content) for a chat template; empty for a prompt that is plain text."""
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Arguments of the chat template, such as Qwen3's `enable_thinking`."""
+    where: str = field(default="", compare=False)
+    """The file and the line that the problem is from, for messages; empty for a problem that was made."""
 
 
 class Task(ABC):
@@ -109,6 +113,10 @@ class Task(ABC):
             length: A function that returns the length of a problem's prompt, tokens.
         """
         return self
+
+    def template(self) -> str | None:
+        """Return the text of the chat template that replaces the model's own, or None."""
+        return None
 
     def solution(self, problem: Mapping[str, Any]) -> str | None:
         """Return the text of a right completion for this `Problem.data`, or None if the task knows none."""

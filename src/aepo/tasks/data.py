@@ -7,22 +7,24 @@ import hashlib
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any, Literal
 
 from aepo.engines.right import RightRule
 from aepo.errors import InvalidValue, require
 from aepo.plugins import absolute, path_of_object
 from aepo.tasks.base import Problem, Task
+from aepo.tasks.chat import ChatSettings
+from aepo.tasks.code import Code, code_record
 from aepo.tasks.functions import Function
 from aepo.tasks.rewards import Answered, Graded, Verdict, Verifier
 from aepo.tasks.rows import Columns, Row, load_rows
-from aepo.tasks.styles import Rendered, render
+from aepo.tasks.styles import CODE_STYLES, Rendered, render
 from aepo.tasks.weighted import Weighted
 
 
 @dataclass(frozen=True)
-class Data(Task):
+class Data(ChatSettings, Task):
     """`Data` takes problems from a file or a data set: `--set task=data --set task.train=problems.parquet`.
 
     A training row whose prompt is in the evaluation set is left out of training. Rows that hold chat messages keep
@@ -48,7 +50,7 @@ class Data(Task):
     solution_column: str | None = None
     """Column of a worked solution; none takes `solution` if it is there."""
     style: str = "boxed"
-    """How a problem becomes a prompt (docs/data.md)."""
+    """How a problem becomes a prompt (docs/data.md). With `verifier=code` the default is `code`."""
     verifier: Verifier = Graded()
     """What judges a completion. With `rewards` its settings hold for each of them."""
     rewards: tuple[str, ...] = ()
@@ -70,6 +72,9 @@ class Data(Task):
 
     def __post_init__(self) -> None:
         render(self.style, "")
+        if isinstance(self.verifier, Code) and self.style != "boxed":
+            wanted = f"one of {', '.join(CODE_STYLES)} with verifier=code"
+            require(self.style in CODE_STYLES, "task.style", self.style, wanted)
         require(self.held_out >= 0, "task.held_out", self.held_out, "a number of rows, 0 or more")
         wanted = f"a list of {len(self.rewards)}, one for each of task.rewards" if self.rewards else "left out"
         ok = len(self.reward_weights) in (0, len(self.rewards))
@@ -162,7 +167,9 @@ class Data(Task):
         for rows in (self._rows.train, self._rows.held):
             long = [row for row in rows if length(self._problem(row)) > self.max_prompt]
             if long and self.long_prompts == "refuse":
-                got = f"{length(self._problem(long[0]))} tokens in row {long[0].id} ({len(long)} rows are too long)"
+                first = long[0]
+                tokens, found = length(self._problem(first)), f"{first.where}; {len(long)} rows are too long"
+                got = f"{tokens} tokens in row {first.id} ({found})"
                 wanted = f"at most task.max_prompt = {self.max_prompt}; or set task.long_prompts=skip"
                 raise InvalidValue("prompt", got, wanted)
             dropped = set(map(id, long))
@@ -183,7 +190,8 @@ class Data(Task):
         if isinstance(verifier, Function):
             verifier = replace(verifier, path=path_of_object(verifier.path))
         rewards = tuple(map(path_of_object, self.rewards))
-        return replace(self, train=absolute(self.train), eval=absolute(self.eval), verifier=verifier, rewards=rewards)
+        train, held, template = absolute(self.train), absolute(self.eval), self.template_file
+        return replace(self, train=train, eval=held, chat_template=template, verifier=verifier, rewards=rewards)
 
     def facts(self) -> dict[str, Any]:
         """Return the numbers of rows: read, trained on, kept for evaluation, repeated and left out."""
@@ -198,9 +206,10 @@ class Data(Task):
         if not self.train:
             raise InvalidValue("task.train", self.train, "a file or a data set: --set task.train=problems.parquet")
         columns = Columns(self.prompt, self.answer, self.solution_column)
-        train = load_rows(self.train, columns, "task.train")
+        load = partial(load_rows, adapt=code_record) if isinstance(self.verifier, Code) else load_rows
+        train = load(self.train, columns, "task.train")
         if self.eval:
-            held = load_rows(self.eval, columns, "task.eval")
+            held = load(self.eval, columns, "task.eval")
         else:
             order = _order(len(train), 0, "held out")
             held = [train[i] for i in order[len(train) - min(self.held_out, len(train) // 2) :]]
@@ -218,16 +227,23 @@ class Data(Task):
         }
         return _Rows(kept, held, facts, _digest([*train, *(held if self.eval else ())]))
 
+    @property
+    def _style(self) -> str:
+        """Return the style; a box holds no program, so the default for code is another one."""
+        return "code" if isinstance(self.verifier, Code) and self.style == "boxed" else self.style
+
     def _problem(self, row: Row) -> Problem:
-        shown = Rendered(row.text, row.messages) if row.messages else render(self.style, row.text)
+        shown = Rendered(row.text, row.messages) if row.messages else render(self._style, row.text)
         data: dict[str, Any] = {
             "prompt": row.text,
             "answer": row.answer,
             "columns": row.columns,
             "solution": row.solution,
         }
-        data["messages"] = shown.messages
-        return Problem(row.id, shown.text, data, shown.messages)
+        problem = Problem(row.id, shown.text, data, shown.messages, row.template_kwargs, row.where)
+        asked = self.asked(problem)
+        data["messages"] = asked.messages
+        return asked
 
 
 @dataclass(frozen=True)

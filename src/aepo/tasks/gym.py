@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,11 +11,12 @@ from aepo.engines.right import RightRule
 from aepo.errors import InvalidValue, require
 from aepo.grading.text import last_boxed
 from aepo.tasks.base import Problem, Task
+from aepo.tasks.chat import ChatSettings
 from aepo.tasks.styles import render
 
 
 @dataclass(frozen=True)
-class Gym(Task):
+class Gym(ChatSettings, Task):
     """`Gym` makes the problems of a reasoning-gym data set: `--set task=gym --set task.dataset=basic_arithmetic`.
 
     The problems are made, so they have no end. The answer is the content of the last box, or the whole text without a
@@ -50,6 +51,10 @@ class Gym(Task):
     def max_tokens(self) -> int:
         """Return `max_response`, tokens."""
         return self.max_response
+
+    def located(self) -> Gym:
+        """Return the task with an absolute path of its template."""
+        return replace(self, chat_template=self.template_file)
 
     def train_problem(self, seed: int, index: int) -> Problem:
         """Return problem `index` of the series of this seed; a problem that is kept for evaluation is replaced."""
@@ -92,7 +97,7 @@ class Gym(Task):
 
     def _problem(self, name: str, entry: Mapping[str, Any]) -> Problem:
         shown = render(self.style, entry["question"])
-        return Problem(f"{self.dataset}-{name}", shown.text, {"entry": entry}, shown.messages)
+        return self.asked(Problem(f"{self.dataset}-{name}", shown.text, {"entry": entry}, shown.messages))
 
 
 def _number(seed: int, index: int, attempt: int) -> int:

@@ -11,22 +11,27 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from aepo.errors import InvalidValue
 from aepo.grading.text import last_boxed
+from aepo.tasks.messages import Message, chat_turns
+from aepo.tasks.messages import short as _short
 
 PROMPT_COLUMNS = ("prompt", "problem", "question")
 ANSWER_COLUMNS = ("answer", "final_answer", "ground_truth", "reward_model.ground_truth")
 SOLUTION_COLUMN = "solution"
 # Columns in which TRL, EasyR1 and verl keep what is no text.
 MEDIA_COLUMNS = ("image", "images", "video", "videos", "audio", "audios")
+# The column in which TRL keeps the tools of a row, and that of the row's own arguments of the chat template.
+TOOLS_COLUMN, TEMPLATE_COLUMN = "tools", "chat_template_kwargs"
 FILE_TYPES = (".jsonl", ".json", ".parquet", ".csv")
 
-Message = tuple[str, str]
+Placed = tuple[str, Mapping[str, Any]]
+"""A record with its place in the file, such as "line 3"; the place is empty where rows have no lines."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +63,28 @@ class Row:
     """Chat turns (role, content); empty for a prompt that is plain text."""
     solution: str | None = None
     """A worked solution, or None."""
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """The row's own arguments of the chat template, from its column `chat_template_kwargs`."""
+    where: str = field(default="", compare=False)
+    """The file with the line and the number of the row, for messages."""
     columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Everything that the source says of the problem, for reward functions."""
 
 
-def load_rows(source: str, columns: Columns = Columns(), where: str = "data") -> list[Row]:
+Adapt = Callable[[Mapping[str, Any], str], Mapping[str, Any]]
+"""A function that gives a record the usual columns; it gets the record and the record's name for messages."""
+
+
+def load_rows(
+    source: str, columns: Columns = Columns(), where: str = "data", adapt: Adapt = lambda record, where: record
+) -> list[Row]:
     """Return all rows of a file or of a data set.
 
     Args:
         source: A file, or a data set written `name`, `name:split` or `name@config:split`.
         columns: The names of the columns.
         where: The setting that named the source, for messages.
+        adapt: What is done to each record before its columns are read.
 
     Raises:
         InvalidValue: A row cannot be used; the message names `where` and the row.
@@ -76,9 +92,10 @@ def load_rows(source: str, columns: Columns = Columns(), where: str = "data") ->
     path = Path(source)
     is_file = path.suffix in FILE_TYPES or path.exists()
     records = _records(path, where) if is_file else _hub(source, where)
-    rows = [
-        _row(record, number, columns, f"{where} {source}, row {number}") for number, record in enumerate(records, 1)
-    ]
+    rows = []
+    for number, (place, record) in enumerate(records, 1):
+        name = ", ".join(filter(None, (f"{where} {source}", place, f"row {number}")))
+        rows.append(_row(adapt(record, name), number, columns, name))
     if not rows:
         raise InvalidValue(where, source, "a source with at least one row")
     return rows
@@ -87,7 +104,7 @@ def load_rows(source: str, columns: Columns = Columns(), where: str = "data") ->
 # --- files --------------------------------------------------------------------------------------------------
 
 
-def _records(path: Path, where: str) -> Iterator[Mapping[str, Any]]:
+def _records(path: Path, where: str) -> Iterator[Placed]:
     readers = {".jsonl": _jsonl, ".json": _json, ".parquet": _parquet, ".csv": _csv}
     if not path.is_file():
         raise InvalidValue(where, str(path), "a file that exists")
@@ -101,14 +118,14 @@ def _records(path: Path, where: str) -> Iterator[Mapping[str, Any]]:
         raise InvalidValue(where, str(path), f"UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
-def _jsonl(path: Path, where: str) -> Iterator[Mapping[str, Any]]:
+def _jsonl(path: Path, where: str) -> Iterator[Placed]:
     with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
-                yield _object(line, f"{where} {path}, line {number}")
+                yield f"line {number}", _object(line, f"{where} {path}, line {number}")
 
 
-def _json(path: Path, where: str) -> Iterator[Mapping[str, Any]]:
+def _json(path: Path, where: str) -> Iterator[Placed]:
     """Yield the objects of a list. A file that holds JSON lines in spite of its name is read as such."""
     text = path.read_text(encoding="utf-8-sig")
     try:
@@ -119,7 +136,7 @@ def _json(path: Path, where: str) -> Iterator[Mapping[str, Any]]:
     for number, record in enumerate(parsed if isinstance(parsed, list) else [parsed], 1):
         if not isinstance(record, dict):
             raise InvalidValue(f"{where} {path}, item {number}", record, "a JSON object")
-        yield record
+        yield "", record
 
 
 def _object(line: str, where: str) -> Mapping[str, Any]:
@@ -132,7 +149,7 @@ def _object(line: str, where: str) -> Mapping[str, Any]:
     return record
 
 
-def _parquet(path: Path, where: str) -> Iterator[Mapping[str, Any]]:
+def _parquet(path: Path, where: str) -> Iterator[Placed]:
     import pyarrow
     import pyarrow.parquet
 
@@ -140,10 +157,10 @@ def _parquet(path: Path, where: str) -> Iterator[Mapping[str, Any]]:
         table = pyarrow.parquet.read_table(path)
     except pyarrow.ArrowException as error:
         raise InvalidValue(where, str(path), f"a whole Parquet file ({_short(str(error))})") from None
-    yield from table.to_pylist()
+    yield from (("", record) for record in table.to_pylist())
 
 
-def _csv(path: Path, where: str) -> Iterator[Mapping[str, Any]]:
+def _csv(path: Path, where: str) -> Iterator[Placed]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True)
         try:
@@ -151,12 +168,12 @@ def _csv(path: Path, where: str) -> Iterator[Mapping[str, Any]]:
                 if None in record or None in record.values():
                     got = f"line {reader.line_num}"
                     raise InvalidValue(f"{where} {path}", got, "a row with as many cells as the header")
-                yield record
+                yield f"line {reader.line_num}", record
         except csv.Error as error:
             raise InvalidValue(where, str(path), f"valid CSV ({error}, line {reader.line_num})") from None
 
 
-def _hub(source: str, where: str) -> Iterator[Mapping[str, Any]]:
+def _hub(source: str, where: str) -> Iterator[Placed]:
     try:
         import datasets
     except ImportError:
@@ -169,7 +186,7 @@ def _hub(source: str, where: str) -> Iterator[Mapping[str, Any]]:
         reason = _short(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
         wanted = f"a file that exists, or a data set name[@config][:split] that can be reached ({reason})"
         raise InvalidValue(where, source, wanted) from None
-    yield from loaded
+    yield from (("", record) for record in loaded)
 
 
 # --- rows ---------------------------------------------------------------------------------------------------
@@ -178,8 +195,8 @@ def _hub(source: str, where: str) -> Iterator[Mapping[str, Any]]:
 def _row(record: Mapping[str, Any], number: int, columns: Columns, where: str) -> Row:
     _check_media(record, where)
     prompt = _column(record, columns.prompt, PROMPT_COLUMNS, f"{where}, prompt")
-    messages = _messages(prompt, f"{where}, prompt")
-    text = "\n".join(content for _, content in messages) if messages else str(prompt)
+    messages = chat_turns(prompt, f"{where}, prompt")
+    text = "\n".join(content for _, content in messages) if messages else prompt
     if not text.strip():
         raise InvalidValue(f"{where}, prompt", text, "text that is not empty")
     _check_encodable(text, f"{where}, prompt")
@@ -190,8 +207,20 @@ def _row(record: Mapping[str, Any], number: int, columns: Columns, where: str) -
         answer=_answer(record, columns, solution, where),
         messages=messages,
         solution=solution if isinstance(solution, str) else None,
+        template_kwargs=_template_kwargs(record, where),
+        where=where,
         columns=record,
     )
+
+
+def _template_kwargs(record: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """Return the row's own arguments of the chat template. Parquet fills what a row does not have with null."""
+    given = record.get(TEMPLATE_COLUMN)
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise InvalidValue(f"{where}, {TEMPLATE_COLUMN}", given, "a table such as {enable_thinking: false}")
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _identity(record: Mapping[str, Any], number: int) -> Any:
@@ -217,38 +246,6 @@ def _reach(record: Any, dotted: str) -> Any:
     return record
 
 
-def _messages(prompt: Any, where: str) -> tuple[Message, ...]:
-    if isinstance(prompt, str):
-        return ()
-    if not isinstance(prompt, list | tuple):
-        raise InvalidValue(where, prompt, "text, or a list of messages")
-    turns = tuple(_turn(turn, where) for turn in prompt)
-    if turns and turns[-1][0] == "assistant":
-        wanted = "messages that end with a user's turn: the model writes the next one"
-        raise InvalidValue(where, f"a last turn of the assistant, {_short(turns[-1][1])!r}", wanted)
-    return turns
-
-
-def _turn(turn: Any, where: str) -> Message:
-    """Return (role, content) of one message; a content of text parts becomes one text."""
-    if not isinstance(turn, Mapping) or not isinstance(turn.get("role"), str) or "content" not in turn:
-        raise InvalidValue(where, _short(str(turn)), "a list of messages with role and content")
-    content = turn["content"]
-    if isinstance(content, list | tuple):
-        content = "".join(_text_part(part, where) for part in content)
-    if not isinstance(content, str):
-        raise InvalidValue(f"{where}, {turn['role']}", content, "a message whose content is text")
-    return turn["role"], content
-
-
-def _text_part(part: Any, where: str) -> str:
-    if not isinstance(part, Mapping) or not isinstance(part.get("text"), str):
-        kind = part.get("type") if isinstance(part, Mapping) else None
-        got = f"a part of type {kind}" if kind else _short(str(part))
-        raise InvalidValue(where, got, "parts of text: images, audio and video are not supported yet")
-    return str(part["text"])
-
-
 def _check_media(record: Mapping[str, Any], where: str) -> None:
     """Refuse a row that brings more than text; without its image the problem would be another one."""
     for name in MEDIA_COLUMNS:
@@ -256,6 +253,9 @@ def _check_media(record: Mapping[str, Any], where: str) -> None:
         if value is not None and (not hasattr(value, "__len__") or len(value)):
             wanted = "a row of text: images, audio and video are not supported yet"
             raise InvalidValue(where, f"a value in the column {name}", wanted)
+    if record.get(TOOLS_COLUMN):
+        wanted = "a row without tools: calls of tools are not supported yet"
+        raise InvalidValue(where, f"a value in the column {TOOLS_COLUMN}", wanted)
 
 
 def _check_encodable(text: str, where: str) -> None:
@@ -293,8 +293,3 @@ def answer_text(value: Any, where: str) -> str:
     if not text:
         raise InvalidValue(where, value, "an answer that is not empty")
     return text
-
-
-def _short(text: str, longest: int = 120) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= longest else f"{text[:longest]}..."

@@ -21,7 +21,7 @@ def preflight(config: Config, engine: Engine = LOOP) -> list[str]:
             group_size=config.sampling.group_size,
             updates_per_rollout=config.optimizer.minibatches * config.optimizer.epochs,
             steps=config.steps,
-            cuts={"sampling.top_p": config.sampling.top_p} if config.sampling.top_p < 1 else {},
+            cuts=config.sampling.changes,
             solutions=_has_solutions(config),
         )
     )

@@ -69,6 +69,7 @@ def train_step(run: Run, state: TrainState) -> tuple[TrainState, dict[str, Any],
         group_size=config.sampling.group_size,
         max_tokens=run.task.max_tokens,
         seed=config.seed,
+        temperature=config.sampling.temperature,
     )
 
     run.sampler.refresh(run.policy)
@@ -90,8 +91,8 @@ def train_step(run: Run, state: TrainState) -> tuple[TrainState, dict[str, Any],
     measured = stages.measure(ordinary, extra, scored, updated.sampled_entropy)
     control_state = control.update(state.control, measured)
     row = {
-        "step": step.number,
-        **stages.measurements(measured, samples, sampler=control.token_temperature(state.control) is None),
+        "step": step.number + 1,
+        **stages.measurements(measured, samples, sampler=_at_temperature_one(run, state)),
         **vars(control.report(state.control, control_state)),
         **updated.row(),
         "reward_failures": len(drawn.failures),
@@ -105,10 +106,15 @@ def train_step(run: Run, state: TrainState) -> tuple[TrainState, dict[str, Any],
     return after, row, samples
 
 
+def _at_temperature_one(run: Run, state: TrainState) -> bool:
+    """Return whether ordinary completions are drawn at T = 1, so that the sampler's log-probabilities are pi's."""
+    return run.config.sampling.temperature == 1 and run.algorithm.control.token_temperature(state.control) is None
+
+
 def _skipped(state: TrainState, drawn: Drawn, clock: Clock) -> tuple[TrainState, dict[str, Any], list[Sample]]:
     """Return the state and the row of a step without any reward: nothing is trained and nothing is measured."""
     row = {
-        "step": state.step,
+        "step": state.step + 1,
         "entropy": None,
         "reward": None,
         "dead_groups": None,
@@ -173,8 +179,9 @@ def draw(run: Run, state: TrainState, step: Step) -> Drawn:
         first = len(prompts) + len(extra)
         new = take_prompts(run.task, run.policy, step.seed, state.position + taken, wanted.prompts)
         prompts |= dict(enumerate(new, start=first))
+        heat = control.token_temperature(state.control)
         requests = [
-            Request(prompt, first + number, step.group_size, token_temperature=control.token_temperature(state.control))
+            Request(prompt, first + number, step.group_size, step.temperature, heat)
             for number, prompt in enumerate(new)
         ]
         for group, planned in enumerate(wanted.extra, start=first + len(new)):
@@ -235,7 +242,7 @@ def probe(run: Run, prompts: int = 32) -> Probe:
     The measurement uses two ordinary completions of each of the first `prompts` problems of the training stream.
     """
     drawn = take_prompts(run.task, run.policy, run.config.seed, 0, prompts)
-    requests = [Request(prompt, group, 2) for group, prompt in enumerate(drawn)]
+    requests = [Request(prompt, group, 2, run.config.sampling.temperature) for group, prompt in enumerate(drawn)]
     draws = generator(run.config.seed, 0, "entropy before training")
     completions = run.sampler.sample(requests, max_tokens=run.task.max_tokens, generator=draws)
     samples = [Sample(Rollout(completion, 0.0), 0.0) for completion in completions]

@@ -95,7 +95,7 @@ def reward(runs: Sequence[RunRecord], found: Sequence[Group], base: Curve | None
         _lines(axes, group, "reward", number, _smooth)
     if not axes.lines:
         return "no run has a reward yet"
-    return _legend(canvas, axes), "Of the ordinary completions of training, drawn at temperature 1."
+    return _legend(canvas, axes), "Of the ordinary completions of training, at temperature 1."
 
 
 def pass_at_k(runs: Sequence[RunRecord], found: Sequence[Group], base: Curve | None) -> Made:

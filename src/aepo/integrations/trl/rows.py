@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aepo.control.base import Scored
+from aepo.engines.stops import StopStrings
 from aepo.errors import InvalidValue
 from aepo.types import Batch, BatchStatistics, Completion, Prompt, Rollout
 
@@ -29,6 +30,9 @@ KNOWN = {*PROMPT, *COMPLETION, "advantages", "num_items_in_batch"}
 def check(rows: Mapping[str, object]) -> None:
     """Refuse fields other than those of plain text rows, such as images, tools or the masks of a custom rollout."""
     unknown = sorted(set(rows) - KNOWN)
+    if "max_left_pad" in unknown:  # Unsloth's trainer shifts the log-probabilities of each row by its own padding.
+        wanted = "of TRL's own trainer: import aepo.integrations.trl before unsloth"
+        raise InvalidValue("max_left_pad", "rows in Unsloth's layout", wanted)
     if unknown:
         raise InvalidValue("train_dataset", unknown, "text prompts without images, tools or environments")
 
@@ -98,6 +102,7 @@ def rollouts(
     groups: Sequence[int],
     temperature: float,
     ends: frozenset[int],
+    stops: StopStrings | None = None,
 ) -> list[Rollout]:
     """Return a rollout for each row.
 
@@ -109,6 +114,7 @@ def rollouts(
         groups: The number of the group of each row.
         temperature: The temperature that the rows were drawn at.
         ends: The tokens that end a completion; a completion whose last token is another one was truncated.
+        stops: The stop strings of the sampler, which end a completion too; None for none.
     """
     made = []
     for (prompt, tokens), reward, group in zip(texts, rewards, groups, strict=True):
@@ -118,10 +124,16 @@ def rollouts(
             temperature=temperature,
             tokens=tuple(tokens),
             logprobs=(0.0,) * len(tokens),
-            truncated=not tokens or tokens[-1] not in ends,
+            truncated=not _ended(tokens, ends, stops),
         )
         made.append(Rollout(completion, reward))
     return made
+
+
+def _ended(tokens: Sequence[int], ends: frozenset[int], stops: StopStrings | None) -> bool:
+    if not tokens or tokens[-1] in ends:
+        return bool(tokens)
+    return stops is not None and stops.length(tokens) is not None
 
 
 @dataclass(frozen=True)
@@ -194,7 +206,7 @@ def token_weights(loss_type: str, mask: Tensor, *, window_tokens: Tensor, longes
     """Return the weight that TRL gives each token in one backward pass, [B, T].
 
     Args:
-        loss_type: TRL's `loss_type`: `dapo`, `grpo`, `bnpo` or `dr_grpo`.
+        loss_type: TRL's `loss_type`: `dapo`, `grpo`, `bnpo`, `dr_grpo` or `luspo`.
         mask: The tokens of this pass, [B, T].
         window_tokens: One rank's share of the number of tokens in all passes of the update.
         longest: The length limit of a completion, tokens.
@@ -206,6 +218,8 @@ def token_weights(loss_type: str, mask: Tensor, *, window_tokens: Tensor, longes
         weights = mask / mask.sum(1, keepdim=True).clamp(min=1) / len(mask)
     elif loss_type == "bnpo":
         weights = mask / mask.sum().clamp(min=1)
+    elif loss_type == "luspo":
+        weights = mask / len(mask)
     else:  # dr_grpo
         weights = mask / len(mask) / longest
     return weights / accumulated

@@ -18,11 +18,13 @@ from torch import Tensor
 from trl import GRPOTrainer
 
 from aepo.control.base import ExtraGroup, Needs
+from aepo.engines.ends import find_ends
+from aepo.engines.stops import StopStrings
 from aepo.errors import InvalidValue
 from aepo.integrations.trl import rows as table
 from aepo.integrations.trl.ranks import Ranks
 from aepo.integrations.trl.rows import Rows
-from aepo.integrations.trl.statistics import beyond_trl, statistics
+from aepo.integrations.trl.statistics import beyond_trl, check_model, statistics
 from aepo.types import BatchStatistics, Rollout
 
 
@@ -46,8 +48,24 @@ class SamplingTrainer(GRPOTrainer):  # type: ignore[misc]
         self._logs: dict[str, Any]
         self._rewarded: tuple[list[list[int]], Tensor] | None = None
         self._scores: list[tuple[Tensor, Tensor]] | None = None
+        # Whether the scoring method returns entropies. Unsloth's method returns None, and log-probabilities without
+        # gradient; both then come from this package's own pass.
+        self._scores_entropies = True
         super().__init__(*given, **named)
         self._ranks = Ranks(self.accelerator, self._tokenizer.pad_token_id)
+        if hasattr(self, "eos_token_ids"):  # older versions of TRL know one end alone
+            self._end_at_all_ends()
+
+    def _end_at_all_ends(self) -> None:
+        """Make TRL's sampler and its masks end a completion at the chat template's end of turn too."""
+        model = self._inner
+        ends = list(find_ends(self._tokenizer, model.generation_config, model.config, model.name_or_path).ids)
+        given = self.args.generation_kwargs or {}
+        self.eos_token_ids = ends
+        if self.use_vllm:
+            self.vllm_generation.generation_kwargs = {"stop_token_ids": ends, **given}
+        elif "eos_token_id" not in given:
+            self.generation_config.eos_token_id = self.generation_kwargs["eos_token_id"] = ends
 
     def _draw(self, inputs: list[dict[str, Any]], groups: Sequence[int], temperature: float = 1.0) -> SampledRows:
         """Sample the prompts and score the rows.
@@ -68,7 +86,7 @@ class SamplingTrainer(GRPOTrainer):  # type: ignore[misc]
         prompts = table.token_lists(drawn["prompt_ids"], drawn["prompt_mask"])
         texts = self._ranks.objects(list(zip(prompts, completions, strict=True)))
         numbers = [group for group in groups for _ in range(self.num_generations)]
-        rollouts = table.rollouts(texts, self._total(rewards), numbers, temperature, self._ends)
+        rollouts = table.rollouts(texts, self._total(rewards), numbers, temperature, self._ends, self._stops)
         return SampledRows(table.rowwise(drawn), rollouts, _kept(drawn, scores))
 
     def _draw_extra(self, inputs: list[dict[str, Any]], plan: Sequence[ExtraGroup], groups: int) -> SampledRows:
@@ -137,6 +155,14 @@ class SamplingTrainer(GRPOTrainer):  # type: ignore[misc]
         several = getattr(self, "eos_token_ids", None) or [self._tokenizer.eos_token_id]
         return frozenset([*several, self._tokenizer.pad_token_id])
 
+    @property
+    def _stops(self) -> StopStrings | None:
+        """Return the stop strings among `generation_kwargs`; None without any."""
+        given = self.args.generation_kwargs or {}
+        found = given.get("stop") or given.get("stop_strings") or ()
+        strings = (found,) if isinstance(found, str) else tuple(found)
+        return StopStrings(strings, self._tokenizer) if strings else None
+
     # --- statistics under the policy that sampled -----------------------------------------------------------------
 
     def _get_per_token_logps_and_entropies(self, model: Any, *given: Any, **named: Any) -> Any:
@@ -144,19 +170,41 @@ class SamplingTrainer(GRPOTrainer):  # type: ignore[misc]
         if self._scores is None or model is not self.model:
             return super()._get_per_token_logps_and_entropies(model, *given, **named)
         scores = super()._get_per_token_logps_and_entropies(model, *given, **{**named, "compute_entropy": True})
-        self._scores.append(scores[:2])
+        if self._has_entropies(scores):
+            self._scores.append(scores[:2])
         return scores
+
+    def _trl_statistics(self, model: Any, rows: Rows, **named: Any) -> BatchStatistics | None:
+        """Return the statistics from TRL's scoring method; None if the method gives no entropies."""
+        if not self._scores_entropies:
+            return None
+        ids, attention = table.inputs(rows)
+        width = rows["completion_mask"].shape[1]
+        scores = self._get_per_token_logps_and_entropies(model, ids, attention, width, compute_entropy=True, **named)
+        return BatchStatistics(scores[0].float(), scores[1].float()) if self._has_entropies(scores) else None
+
+    def _has_entropies(self, scores: Sequence[Tensor | None]) -> bool:
+        """Return whether the scoring method gave entropies. If not, check that the own pass works with the model."""
+        if scores[1] is None and self._scores_entropies:
+            self._scores_entropies = False
+            self._check_own_pass()
+        return scores[1] is not None
+
+    def _check_own_pass(self) -> None:
+        """Refuse a model, or a way to distribute it, whose output layer this package's own pass cannot read."""
+        for name in ("fsdp", "deepspeed"):
+            if getattr(self, f"is_{name}_enabled", False):
+                raise InvalidValue(name, "on", f"off: the method {self.args.method} reads the output layer itself")
+        check_model(self._inner)
 
     @torch.no_grad()
     def _stats(self, rows: Rows, needs: Needs) -> BatchStatistics:
         """Return the statistics of the rows at the current weights, computed one microbatch at a time."""
         ids, attention = table.inputs(rows)
         mask, size = rows["completion_mask"], self.args.per_device_train_batch_size
-        if not beyond_trl(needs):
-            scores = self._get_per_token_logps_and_entropies(
-                self.model, ids, attention, mask.shape[1], batch_size=size, compute_entropy=True
-            )
-            return BatchStatistics(scores[0].float(), scores[1].float())
+        stats = None if beyond_trl(needs) else self._trl_statistics(self.model, rows, batch_size=size)
+        if stats is not None:
+            return stats
         chunks = zip(ids.split(size), attention.split(size), mask.split(size), strict=True)
         return table.joined([statistics(self.model, self._inner, *chunk, needs) for chunk in chunks], mask.shape[1])
 

@@ -23,6 +23,7 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
+from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.metric import reduce_metrics
 from verl.utils.py_functional import rename_dict
 from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_partitions
@@ -30,11 +31,13 @@ from verl.workers.utils.padding import response_from_nested, response_to_nested
 
 from aepo.control.base import Scored, State, Step, hooks
 from aepo.engines import stages
+from aepo.engines.ends import find_ends
 from aepo.errors import require
 from aepo.integrations.verl import metrics as log
 from aepo.integrations.verl import rows as table
 from aepo.integrations.verl import state as saved
 from aepo.integrations.verl.agent import TEMPERATURE
+from aepo.integrations.verl.doctor import attach
 from aepo.integrations.verl.groups import Groups
 from aepo.integrations.verl.loss import policy_loss
 from aepo.integrations.verl.rows import RolloutRow
@@ -69,11 +72,22 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
             buffer.sample = partial(self._sample_rounds, buffer.sample)
         return buffer
 
+    def _init_tokenizer(self) -> None:
+        super()._init_tokenizer()
+        model = omega_conf_to_dataclass(self.config.actor_rollout_ref.model)
+        found = find_ends(self.tokenizer, model.generation_config, model.hf_config, model.path)
+        self._ends = frozenset(found.ids)
+
     def on_init_end(self) -> None:
         """Give the workers the core's loss instead of verl's."""
         loss = partial(policy_loss, algorithm=self._algorithm, kl_coefficient=self._chosen.kl_coefficient)
         self.actor_rollout_wg.set_loss_fn(loss)
         super().on_init_end()
+
+    def on_train_begin(self) -> None:
+        """Let the doctor watch the run."""
+        super().on_train_begin()
+        attach(self, self._chosen.doctor)
 
     # --- sampling ---------------------------------------------------------------------------------------------------
 
@@ -139,7 +153,7 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
         return super()._balance_batch(_select(batch, kept), metrics, *rest, **named)
 
     def _rollouts(self, read_rows: Sequence[RolloutRow]) -> list[Rollout]:
-        return table.rollouts(read_rows, frozenset({self.tokenizer.eos_token_id}), self._step.max_tokens)
+        return table.rollouts(read_rows, self._ends, self._step.max_tokens)
 
     def _rows(self, batch: Any) -> list[RolloutRow]:
         """Return all trajectories, ordered by group and by number in the group, not by the time they were finished."""
@@ -184,8 +198,8 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
         state, step = self.control_state, self._step
         ordinary, self._extra = stages.with_advantages(self._algorithm, finite, self._groups.extra, state, step)
         samples = self._control.mix(ordinary, self._extra, state, step)
-        origin = {id(rollout): row for rollout, row in zip(made, read_rows, strict=True)}
-        chosen = [origin[id(sample.rollout)] for sample in samples]
+        origin = {id(rollout.completion): row for rollout, row in zip(made, read_rows, strict=True)}
+        chosen = [origin[id(sample.rollout.completion)] for sample in samples]
         self._samples: dict[str, Sample] = {row.key: sample for row, sample in zip(chosen, samples, strict=True)}
         self._masks = {row.key: row.mask for row in chosen}
         self._failures = self._groups.completions - len(finite)
