@@ -165,8 +165,10 @@ def _shown(style: str, row: Row) -> Rendered:
 
 
 def _grader(name: str, source: str) -> Grader:
-    """Return the grader; qwen keeps units for Minerva Math, like the original program."""
-    return QwenGrader(units=source in ("minerva", "minerva_math")) if name == QwenGrader.name else GRADERS[name]()
+    """Return the grader; qwen treats Minerva Math and MATH in the ways of the original program."""
+    if name != QwenGrader.name:
+        return GRADERS[name]()
+    return QwenGrader(units=source in ("minerva", "minerva_math"), from_solution=source == "math500")
 
 
 def from_task(name: str, task: Task, count: int, max_tokens: int | None) -> Questions:
