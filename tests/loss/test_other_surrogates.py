@@ -14,7 +14,19 @@ from aepo.control.moving_bound import MovingBound
 from aepo.errors import InvalidValue
 from aepo.loss.aggregates import AGGREGATES
 from aepo.loss.policy_loss import policy_loss
-from aepo.loss.surrogates import CISPO, DPPO, GMPO, GSPO, SAPO, SURROGATES, VESPO, Bounds, Clip, Ratio
+from aepo.loss.surrogates import (
+    CISPO,
+    DPPO,
+    GMPO,
+    GSPO,
+    SAPO,
+    SURROGATES,
+    VESPO,
+    Bounds,
+    Clip,
+    GradientPreservingClip,
+    Ratio,
+)
 from aepo.methods import preset
 
 OLD = torch.tensor([[-1.0, -2.0, -0.5], [-1.5, -0.7, 0.0]], dtype=torch.float64)
@@ -219,7 +231,7 @@ def test_aggregates_that_weigh_rows_by_length_are_refused(surrogate, aggregate):
 def test_bounds_of_the_token_ratio_need_a_surrogate_that_has_them(cls, control):
     aggregate = (cls.aggregates or (TOKENS,))[0]
     Algorithm(surrogate=cls(), aggregate=aggregate, control=EntropyAdv())
-    if cls in (Clip, CISPO):
+    if cls in (Clip, CISPO, GradientPreservingClip):
         assert Algorithm(surrogate=cls(), aggregate=aggregate, control=control).control == control
     else:
         with pytest.raises(InvalidValue, match=rf"^surrogate.name: got '{cls.name}'; must be a surrogate whose bounds"):

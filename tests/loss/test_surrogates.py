@@ -6,7 +6,7 @@ import torch
 from aepo.errors import InvalidValue
 from aepo.loss.aggregates import AGGREGATES, fixed_length, sequence_mean_token_mean, token_mean
 from aepo.loss.policy_loss import k3, policy_loss
-from aepo.loss.surrogates import CISPO, DPPO, GSPO, SURROGATES, Bounds, Clip, Ratio
+from aepo.loss.surrogates import CISPO, DPPO, GSPO, SURROGATES, Bounds, Clip, GradientPreservingClip, Ratio
 from aepo.loss.tokens import Tokens
 
 
@@ -52,7 +52,9 @@ def test_plain_ratio():
     assert at(Ratio(), 5.0, -1.5) == pytest.approx(-7.5)
 
 
-ALL = [Clip(), Clip(low=0.1, high=0.3, dual=2.0), *(cls() for cls in SURROGATES.values() if cls is not Clip)]
+# GradientPreservingClip keeps a gradient beyond its bounds, and test_gradient_preserving_clip.py tests what it says.
+OTHERS = [cls() for cls in SURROGATES.values() if cls not in (Clip, GradientPreservingClip)]
+ALL = [Clip(), Clip(low=0.1, high=0.3, dual=2.0), *OTHERS]
 ALL += [GSPO(low=0.2, high=0.28), CISPO(low=0.2, high=0.2), DPPO(divergence="kl", low=0.02, high=0.02)]
 
 
