@@ -206,7 +206,8 @@ def status_line(row: Mapping[str, Any], steps: int) -> str:
     if row["extra_completions"]:
         parts.append(f"extra {row['extra_used']} of {row['extra_completions']} at T {row['extra_temperature']:g}")
     if row.get("evaluation"):
-        parts.append(f"pass@1 {row['evaluation']['pass@1']:.3f}")
+        found = row["evaluation"]
+        parts.append(f"pass@1 {found['pass@1']:.3f}, reward {found['reward']:.3f}")
     return "  ".join([*parts, f"{row['seconds']:.2f} s"])
 
 
