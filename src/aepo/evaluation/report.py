@@ -92,12 +92,8 @@ def _settings_lines(result: Mapping[str, Any]) -> list[str]:
     ]
     for benchmark in settings["benchmarks"]:
         source = benchmark["source"] if len(benchmark["source"]) <= 100 else f"{benchmark['source'][:97]}..."
-        parts = (
-            source,
-            f"prompt {benchmark['prompt']}",
-            f"grader {benchmark['grader']}",
-            f"right: {benchmark['right']}",
-        )
+        judged = (f"grader {benchmark['grader']}", f"right: {benchmark['right']}")
+        parts = (source, f"prompt {benchmark['prompt']}", *judged)
         lines.append(f"{benchmark['name']}: {', '.join(parts)}, at most {benchmark['max_tokens']} tokens")
     lines.append(
         "pass@k unbiased; maj@k: ties shared; 95 % by bootstrap over problems; tokens: mean length; cut: share that "
