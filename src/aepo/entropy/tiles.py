@@ -151,15 +151,21 @@ def _statistics(chosen: Tensor, sums: _Sums, plan: Plan) -> Results:
     logprobs = (label - _wide(sums.peak)) / plan.temperatures_like(totals) - totals.log()
     entropy = None if sums.moment is None else _entropy(sums.totals[0], sums.moment).to(dtype)
     kept_entropy = None if sums.kept is None else _entropy(sums.kept[0], sums.kept[1]).to(dtype)
-    return logprobs.to(dtype), entropy, kept_entropy, _kept_logprobs(label, sums, dtype)
+    return logprobs.to(dtype), entropy, kept_entropy, _kept_logprobs(chosen, label, sums)
 
 
-def _kept_logprobs(label: Tensor, sums: _Sums, dtype: torch.dtype) -> Tensor | None:
-    """Return the label's log-probability among the kept tokens, [N]: FLOOR if it is not kept. None if none are kept."""
+def _kept_logprobs(chosen: Tensor, label: Tensor, sums: _Sums) -> Tensor | None:
+    """Return the label's log-probability among the kept tokens, [N]: FLOOR if it is not kept. None if none are kept.
+
+    Args:
+        chosen: The LM head's output for the labels, [N], on the scale of the cut.
+        label: The labels' logits, [N].
+        sums: The sums of the rows.
+    """
     if sums.kept is None or sums.cut is None:
         return None
     inside = label - _wide(sums.peak) - _wide(sums.kept[0]).log()
-    return inside.to(dtype).masked_fill(label < sums.cut, FLOOR)
+    return inside.to(chosen.dtype).masked_fill(chosen < sums.cut, FLOOR)
 
 
 def _entropy(total: Tensor, moment: Tensor) -> Tensor:
