@@ -88,7 +88,7 @@ def test_all_refuse_before_the_work_starts(model, tmp_path, capsys):
 
 def test_what_fits_to_the_last_position_runs(model, tmp_path):
     runner.start(config(model, tmp_path, 19), tmp_path / "run", quiet=True)
-    assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])["step"] == 0
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 1
 
 
 def test_all_cut_where_they_are_told_to(model, tmp_path, capsys):

@@ -71,7 +71,7 @@ def test_every_preset_trains_and_fills_its_folder(method, quick_model, tmp_path,
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert names == {
         *("config.toml", "environment.json", "metrics.jsonl", "samples.jsonl", "evaluations.jsonl", "checkpoints"),
-        *("plot.png", "plot.svg"),
+        *("plot.png", "plot.svg", ".lock"),
     }
     assert Policy.load(tmp_path / "run" / "checkpoints" / "step-3").model.config.model_type == "qwen3"
 
@@ -276,7 +276,7 @@ def test_a_disk_that_takes_no_more_ends_in_one_line_and_loses_nothing(limit, qui
 def test_an_alarm_is_said(tmp_path, capsys):
     (tmp_path / "run").mkdir()
     with RunLog(tmp_path / "run", make_config(settings=["steps=60"]), 0) as log:
-        for number in range(60):
+        for number in range(1, 61):
             row = {
                 "step": number, "entropy": 0.2, "target_entropy": 0.9, "error": 0.7, "reward": 0.5, "command": 1.0,
                 "saturated": 1.0, "alarm": number == 30, "extra_completions": 0, "seconds": 0.1,
