@@ -3,7 +3,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: help setup lock demo test test-range test-report test-triton test-vllm test-trl test-verl check wheel clean
+.PHONY: help setup lock demo test test-architectures test-range test-report test-triton test-vllm test-trl test-verl check wheel clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*/\1/p' $(MAKEFILE_LIST) | sort -u
@@ -62,6 +62,10 @@ demo: setup
 
 test: setup
 	$(BIN)/pytest --numprocesses=auto
+
+# Two-layer toys of some 90 architectures of transformers against plain logits: five minutes on two cores.
+test-architectures: setup
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto tests_architectures
 
 # The report's page in a headless Chromium: the machine's own, or else one that playwright puts into .venv.
 test-report: export PLAYWRIGHT_BROWSERS_PATH := $(CURDIR)/.venv/browsers

@@ -2,10 +2,11 @@
 
 python benchmarks/gold_answers.py DATA [--grader math] [--processes 2] [--seconds 20] [--every 1]
 
-DATA is a folder with the benchmarks/*.jsonl files of Qwen2.5-Math. Four tables: every gold answer in a box against
+DATA is a folder with the benchmarks/*.jsonl files of Qwen2.5-Math. Six tables: every gold answer in a box against
 itself; numbers and formulas against themselves in another spelling, so that the rule for equal texts does not decide;
 every gold solution that boxes its answer against the gold answer; and answers changed so that exact arithmetic or sympy
-proves them different, against the gold answer.
+proves them different, against the gold answer; and both for each kind of answer that the grader reads
+(benchmarks/answer_kinds.py).
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import argparse
 import json
 import re
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import answer_kinds
 
 from aepo.grading.files import benchmark_answer
 from aepo.grading.pool import GradingPool
@@ -82,8 +85,6 @@ def changed(answer: str) -> Iterator[tuple[str, str]]:
             yield "sign", text[1:] if text.startswith("-") else f"-{text}"
         if plain:
             yield "almost", f"{text}.0000001"
-        if plain and number:
-            yield "percent", f"{text}\\%"
         return
     yield from _bracket_changed(text)
     formula = parsed(text) if len(text) <= 120 and "=" not in text and "approx" not in text else None
@@ -109,6 +110,12 @@ def _bracket_changed(text: str) -> Iterator[tuple[str, str]]:
         if number is not None:
             yield "element + 1", f"{opening}{', '.join(parts[:-1])}, {number + 1}{closing}"
             yield "element dropped", f"{opening}{', '.join(parts[:-1])}, {parts[-1]}, 0{closing}"
+
+
+def of_kinds(golds: list[Gold], make: Callable[[str], Iterator[answer_kinds.Case]]) -> list[tuple[str, Gold, str]]:
+    """Return (kind, gold with the known answer of the case, completion) without repetitions."""
+    found = {case: gold for gold in golds for case in make(accepted(gold.answer)[-1])}
+    return [(kind, replace(gold, answer=answer), completion) for (kind, answer, completion), gold in found.items()]
 
 
 def run(pool: GradingPool, title: str, cases: list[tuple[str, Gold, str]], wanted: bool) -> int:
@@ -139,7 +146,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--every", type=int, default=1, help="take every k-th line")
-    parser.add_argument("--parts", nargs="+", default=["self", "value", "solutions", "changed"])
+    parser.add_argument("--parts", nargs="+", default=["self", "value", "solutions", "changed", "kinds"])
     arguments = parser.parse_args()
     golds = [gold for file in FILES for gold in read(arguments.data, file)[:: arguments.every]]
     with GradingPool(GRADERS[arguments.grader](), arguments.processes, arguments.seconds) as pool:
@@ -154,6 +161,9 @@ def main() -> None:
         if "changed" in arguments.parts:
             others = [(kind, g, boxed(text)) for g in golds for kind, text in changed(g.answer)]
             run(pool, "changed answer", others, False)
+        if "kinds" in arguments.parts:
+            run(pool, "answer of a kind", of_kinds(golds, answer_kinds.spelled), True)
+            run(pool, "changed answer of a kind", of_kinds(golds, answer_kinds.changed), False)
 
 
 if __name__ == "__main__":

@@ -70,6 +70,7 @@ def scored(
         fill(entropy),
         {t: fill(value) for t, value in (tempered or {}).items()},
         None if kept is None else fill(kept),
+        None if kept is None else fill(0.0 if logprobs is None else logprobs),
     )
     return Scored(batch, stats, step or place(), None if reference is None else fill(reference))
 

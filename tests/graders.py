@@ -29,6 +29,7 @@ class Obedient(Grader):
             "recursion": overflow,
             "raise": lambda: 1 / 0,
             "sleep": lambda: time.sleep(0.05),
+            "nap": lambda: time.sleep(1),
         }
         if completion in deeds:
             deeds[completion]()

@@ -41,6 +41,7 @@ def core_statistics(model: Any, batch: Any, needs: Any) -> BatchStatistics:
         entropy=inside(stats.entropy),
         tempered={t: inside(values) for t, values in zip(needs.temperatures, stats.tempered, strict=True)},
         kept_entropy=inside(stats.kept_entropy) if needs.kept else None,
+        kept_logprobs=inside(stats.kept_logprobs) if needs.kept else None,
     )
 
 

@@ -191,3 +191,12 @@ def test_every_script_composes(script: Path, tmp_path):
 
 def test_there_are_scripts():
     assert len(SCRIPTS) >= 4
+
+
+def test_the_doctor_has_its_own_table():
+    chosen = read(config("aepo.doctor.stop_on=sure", "aepo.doctor.every=3"))
+    assert (chosen.doctor.stop_on, chosen.doctor.every, chosen.doctor.webhook) == ("sure", 3, None)
+    assert read(config()).doctor.stop_on == "never"
+    for wrong in ("aepo.doctor.stop=sure", "aepo.doctor.stop_on=maybe", "aepo.doctor.every=x"):
+        with pytest.raises(InvalidValue, match=r"doctor"):
+            read(config(wrong))

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from aepo.loss.policy_loss import policy_loss
     from aepo.loss.surrogates import Clip, Ratio
     from aepo.methods import METHODS, preset
-    from aepo.training.runner import start as train
+    from aepo.training.api import TrainedRun, train
+    from aepo.training.callbacks import Callback
 
 __version__ = "0.1.0"
 
@@ -39,6 +40,7 @@ __all__ = [
     "METHODS",
     "PI",
     "Algorithm",
+    "Callback",
     "Clip",
     "ClosedLoop",
     "Constant",
@@ -53,6 +55,7 @@ __all__ = [
     "Ratio",
     "Switch",
     "Target",
+    "TrainedRun",
     "__version__",
     "logits_statistics",
     "make_algorithm",
@@ -91,7 +94,9 @@ _SOURCES = {
     "AGGREGATES": "aepo.loss.aggregates:AGGREGATES",
     "policy_loss": "aepo.loss.policy_loss:policy_loss",
     "InvalidValue": "aepo.errors:InvalidValue",
-    "train": "aepo.training.runner:start",
+    "train": "aepo.training.api:train",
+    "TrainedRun": "aepo.training.api:TrainedRun",
+    "Callback": "aepo.training.callbacks:Callback",
 }
 
 

@@ -27,17 +27,12 @@ ARXIV = "https://arxiv.org/abs/"
 LEFT_OUT = {
     "PKPO": "2505.15201",
     "CURE": "-",
-    "CE-GPPO": "2509.20712",
-    "entropy ratio clipping": "2512.05591",
-    "BAPO": "2510.18927",
     "EPO": "2509.22576",
     "ERA": "2510.08549",
     "ProRL": "2505.24864",
-    "W-REINFORCE / NSR": "2506.01347",
     "the unlikeliness reward": "2506.02355",
     "SEED-GRPO": "2505.12346",
     "SENT": "2512.04359",
-    "Lp-Reg": "2510.03222",
     "flexible entropy control": "2602.09782",
     "GTPO / GRPO-S": "2508.04349",
     "EMPG": "2509.09265",
@@ -51,7 +46,8 @@ settings. A method is a point on four axes, advantage x surrogate x aggregate x 
 
 These methods are named by the papers around AEPO and left out: {left_out}.
 
-Of EDGE-GRPO only the entropy scaling is built, not the guided error correction.
+Of EDGE-GRPO only the entropy scaling is built, not the guided error correction. Of 2603.11682, REPO-D and ADAPO are not
+built: their formulas could not be found.
 
 """
 

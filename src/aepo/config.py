@@ -16,6 +16,8 @@ import tomli_w
 from aepo.algorithm import Algorithm
 from aepo.control.base import Control, hooks
 from aepo.convert import SETTINGS, Settings, parse_setting, tree
+from aepo.doctor.live import DoctorConfig
+from aepo.engines.positions import OverLength
 from aepo.errors import InvalidValue, require
 from aepo.grading.base import Grader
 from aepo.grading.table import GRADERS
@@ -128,6 +130,8 @@ class EvaluationConfig:
 
     every: int = 50
     """Steps between two evaluations. The last step is evaluated too. 0 means that there is no evaluation."""
+    first: bool = True
+    """Whether the base model is evaluated before the first step, as step 0 of evaluations.jsonl."""
     prompts: int = 100
     """Number of problems, from the start of the task's evaluation set."""
     samples: int = 16
@@ -144,9 +148,9 @@ class CheckpointConfig:
     """`CheckpointConfig` says when a run writes checkpoints, and how many stay."""
 
     every: int = 50
-    """Steps between two checkpoints. Every evaluation and the last step write one too. 0 means only those."""
+    """Steps between two checkpoints. The last step writes one too. 0 means only that one."""
     keep: int = 2
-    """Number of newest checkpoints that stay. The checkpoint with the best evaluation stays as well."""
+    """Number of newest checkpoints that stay. A checkpoint of the step with the best evaluation stays as well."""
 
     def __post_init__(self) -> None:
         require(self.every >= 0, "checkpoint.every", self.every, "a number of steps, or 0 for the end only")
@@ -159,8 +163,14 @@ class PolicyConfig:
 
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of the forward pass. The weights are float32 in both cases."""
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    """transformers' implementation of attention. `flash_attention_2` needs bfloat16."""
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    """transformers' implementation of attention. `auto` takes `sdpa` where the model has it, else `eager`.
+    `flash_attention_2` needs bfloat16.
+    """
+    over_length: OverLength = "refuse"
+    """What happens where a prompt and the longest completion have more tokens than the model has positions: `refuse`
+    ends before the work starts, `cut` ends such a completion at the last position.
+    """
     gradient_checkpointing: bool = False
     """Compute activations a second time in the backward pass: less memory for one more forward pass."""
     trust_remote_code: bool = False
@@ -223,6 +233,8 @@ class Config:
     """When checkpoints are written, and how many stay."""
     policy: PolicyConfig = PolicyConfig()
     """How the model is loaded and run."""
+    doctor: DoctorConfig = DoctorConfig()
+    """How the doctor watches the run (docs/doctor.md)."""
     kl_coefficient: float = 0.0
     """Coefficient of a penalty k3(pi, pi_ref) on every trained token. pi_ref is the model that the run starts from;
     with LoRA it is the model under the adapter. 0 means that there is no penalty.

@@ -15,6 +15,7 @@ from aepo.control.aent import AEnt
 from aepo.control.aepo import AEPO
 from aepo.control.aer import AER
 from aepo.control.archer import Archer
+from aepo.control.bapo import BAPO
 from aepo.control.base import Control
 from aepo.control.both import Both
 from aepo.control.clip_cov import ClipCov
@@ -22,26 +23,31 @@ from aepo.control.distributions import Temperature
 from aepo.control.dynamic_sampling import DynamicSampling
 from aepo.control.edge_grpo import EDGE
 from aepo.control.eframe import EFRame
+from aepo.control.entrocraft import Entrocraft
 from aepo.control.entropic import EntroPIC
 from aepo.control.entropy_adv import EntropyAdv
 from aepo.control.entropy_reg import EntropyReg
+from aepo.control.erc import ERC
 from aepo.control.forking_tokens import ForkingTokens
 from aepo.control.hapo import HAPO
 from aepo.control.kl_cov import KLCov
 from aepo.control.laws import Proportional, Switch
+from aepo.control.lp_reg import LpReg
 from aepo.control.moving_bound import MovingBound
 from aepo.control.overlong import OverlongShaping
 from aepo.control.positive_reweight import PositiveReweight
 from aepo.control.re3 import RE3
+from aepo.control.repo import REPO
 from aepo.control.rpo import RPO
 from aepo.control.sac_dual import SACDual
 from aepo.control.schedules import Schedule, Target
+from aepo.control.signed_reward import SignedReward
 from aepo.control.siren import SIREN
 from aepo.control.steer import STEER
 from aepo.control.trajectory_entropy import TrajectoryEntropy
 from aepo.errors import InvalidValue, UnknownName
-from aepo.loss.advantages import GroupMean, LeaveOneOut, PassAtK, QuantileBaseline
-from aepo.loss.surrogates import Clip, Ratio
+from aepo.loss.advantages import GroupMean, LeaveOneOut, MaximumLikelihood, PassAtK, QuantileBaseline
+from aepo.loss.surrogates import CISPO, DPPO, GMPO, GSPO, SAPO, VESPO, Clip, GradientPreservingClip, Ratio
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,15 @@ _REFERENCE = replace(
     start="hot",
     sensor="mixed-sampled",
 )
+_DCPO = AEPO(
+    target=Target("0.5"),
+    positives="reweighted",
+    join="replace",
+    weighting="odds",
+    weight=0.1,
+    law=Proportional(gain=10.0),
+    distribution=Temperature(high=1.2, low=0.8),
+)
 
 
 def _method(
@@ -128,6 +143,10 @@ def _aepo(control: AEPO, title: str, paper: str = "2510.08141", **changes: str) 
     return _method(control, title, paper, **{**row, **changes})
 
 
+def _signed(control: SignedReward, title: str) -> Method:
+    return _method(control, title, "2506.01347", sensor="rewards", actuator="advantages")
+
+
 METHODS: dict[str, Method] = {
     "grpo": _method(Algorithm(), "Group relative policy optimization", "2402.03300", page="grpo"),
     "dr-grpo": _method(
@@ -156,22 +175,66 @@ METHODS: dict[str, Method] = {
         actuator="importance-weighted positives",
         cost="log-probabilities at T",
     ),
-    "dcpo": _aepo(
-        AEPO(
-            target=Target("0.5"),
-            positives="reweighted",
-            join="replace",
-            weighting="odds",
-            weight=0.1,
-            law=Proportional(gain=10.0),
-            distribution=Temperature(high=1.2, low=0.8),
+    "dcpo": replace(
+        _aepo(
+            _DCPO,
+            "Distribution-centric policy optimization",
+            "2601.12730",
+            law="proportional, over the share of right answers",
+            actuator="importance-weighted positives",
+            cost="log-probabilities at T",
+            page="dcpo",
         ),
-        "Distribution-centric policy optimization",
-        "2601.12730",
-        law="proportional, over the share of right answers",
-        actuator="importance-weighted positives",
-        cost="log-probabilities at T",
-        page="dcpo",
+        algorithm=Algorithm(surrogate=Clip(dual=3.0), control=_DCPO),
+    ),
+    # --- other surrogates, and an advantage: base algorithms that every control can be joined to ---
+    "gspo": _method(
+        Algorithm(surrogate=GSPO(), aggregate="sequence-mean-token-mean"),
+        "The ratio and the clip are those of the whole completion",
+        "2507.18071",
+        page="gspo",
+    ),
+    "luspo": _method(
+        Algorithm(surrogate=GSPO(low=2e-3, high=2.5e-3), aggregate="sequence-mean-token-sum"),
+        "GSPO with completions weighted by their length",
+        "2602.05261",
+        page="gspo",
+    ),
+    "cispo": _method(
+        Algorithm(surrogate=CISPO()),
+        "Importance weights are limited, no token is dropped",
+        "2506.13585",
+        page="cispo",
+    ),
+    "gmpo": _method(
+        Algorithm(surrogate=GMPO(), aggregate="sequence-mean-token-mean"),
+        "The geometric mean of the tokens' clipped ratios",
+        "2507.20673",
+        page="gmpo",
+    ),
+    "sapo": _method(
+        Algorithm(surrogate=SAPO(), aggregate="sequence-mean-token-mean"),
+        "A soft gate in place of the clip",
+        "2511.20347",
+        page="sapo",
+    ),
+    "dppo": _method(
+        Algorithm(surrogate=DPPO()),
+        "Tokens stop by their change of probability, not by their ratio",
+        "2602.04879",
+        page="dppo",
+    ),
+    "vespo": _method(
+        Algorithm(surrogate=VESPO()),
+        "A smooth weight of the whole completion's ratio",
+        "2602.10693",
+        page="vespo",
+    ),
+    "maxrl": _method(
+        Algorithm(advantage=MaximumLikelihood()),
+        "Hard prompts weigh 1 / accuracy: towards maximum likelihood",
+        "2602.02710",
+        page="maxrl",
     ),
     # --- methods with an entropy bonus in the loss ---
     "entropy-reg": _method(
@@ -196,7 +259,7 @@ METHODS: dict[str, Method] = {
         cost="entropy gradient",
     ),
     "skywork-or1": _method(
-        AdaptiveCoefficient(sensor="sampled", comparison="strict", delta=0.0001, high=0.005),
+        AdaptiveCoefficient(sensor="sampled", comparison="strict", gate="open", delta=0.0001, high=0.005),
         "Skywork-OR1's adaptive coefficient",
         "2505.22312",
         sensor="sampled entropy",
@@ -232,7 +295,7 @@ METHODS: dict[str, Method] = {
         cost="entropy gradient",
     ),
     "siren": _method(
-        SIREN(peaks="completion"),
+        Algorithm(surrogate=Clip(dual=3.0), control=SIREN(peaks="completion")),
         "Nucleus entropy of the uncertain tokens, anchored",
         "2509.25133",
         sensor="nucleus entropy",
@@ -287,12 +350,28 @@ METHODS: dict[str, Method] = {
         sensor="token covariance",
         actuator="token KL",
     ),
+    "lp-reg": _method(
+        Algorithm(surrogate=Clip(low=1.0, high=9.0), control=LpReg()),
+        "Unlikely tokens of wrong answers held near a proxy",
+        "2510.03222",
+        sensor="token log-probability",
+        actuator="token KL",
+        cost="a sum over the vocabulary",
+    ),
     "steer": _method(
-        STEER(),
+        Algorithm(surrogate=Clip(low=0.2, high=0.28, dual=10.0), control=STEER()),
         "Tokens weighted by the entropy change they would cause",
         "2510.10150",
         sensor="token entropy",
         actuator="advantages",
+    ),
+    "erc": _method(
+        Algorithm(surrogate=Clip(low=0.2, high=0.28, dual=10.0), control=ERC()),
+        "Tokens whose entropy moved too far without gradient",
+        "2512.05591",
+        sensor="token entropy, before and now",
+        actuator="token mask",
+        cost="entropy in the update",
     ),
     "edge-grpo": _method(
         EDGE(),
@@ -323,6 +402,9 @@ METHODS: dict[str, Method] = {
         law="schedule",
         actuator="positive weight",
     ),
+    "psr": _signed(SignedReward(positive=1.0, negative=0.0), "Positive samples alone"),
+    "nsr": _signed(SignedReward(positive=0.0, negative=1.0), "Negative samples alone"),
+    "w-reinforce": _signed(SignedReward(), "Negative samples in full, positive ones at a tenth"),
     "entropic": _method(
         EntroPIC(),
         "PI-weighted push on confident tokens",
@@ -330,6 +412,31 @@ METHODS: dict[str, Method] = {
         sensor="exact entropy",
         law="pi",
         actuator="weight of confident tokens",
+    ),
+    "entrocraft": _method(
+        Entrocraft(),
+        "A band of the entropy, held by leaving out rows",
+        "2604.26326",
+        sensor="exact entropy, same step",
+        law="three-way switch",
+        actuator="rows of one sign",
+    ),
+    "repo-r": _method(
+        REPO(),
+        "Advantages rescaled by the token's log-probability",
+        "2603.11682",
+        sensor="exact entropy",
+        law="doubling and halving, with a change of sign",
+        actuator="advantages",
+    ),
+    "repo": _method(
+        REPO(form="centred"),
+        "Advantages minus the centred log-probability (reconstructed)",
+        "2603.11682",
+        sensor="exact entropy",
+        law="doubling and halving, with a change of sign",
+        actuator="advantages",
+        cost="entropy in the update",
     ),
     "pass-at-k": _method(
         Algorithm(advantage=PassAtK()),
@@ -358,7 +465,7 @@ METHODS: dict[str, Method] = {
         actuator="clip bound",
     ),
     "archer": _method(
-        Archer(),
+        Algorithm(surrogate=Clip(dual=10.0), control=Archer()),
         "Loose bounds for uncertain tokens, tight ones and KL for the rest",
         "2507.15778",
         sensor="token entropy",
@@ -372,6 +479,21 @@ METHODS: dict[str, Method] = {
         sensor="token entropy",
         law="feed-forward",
         actuator="token temperature, advantages, clip bounds",
+    ),
+    "bapo": _method(
+        Algorithm(surrogate=Clip(dual=3.0), control=BAPO()),
+        "Clip bounds searched until right answers have their share",
+        "2510.18927",
+        sensor="share of right answers in the update",
+        law="search in each pass",
+        actuator="clip bounds",
+    ),
+    "ce-gppo": _method(
+        Algorithm(surrogate=GradientPreservingClip()),
+        "Clipped tokens keep a limited gradient",
+        "2509.20712",
+        page="ce-gppo",
+        actuator="gradient of clipped tokens",
     ),
     # --- methods that change what is sampled or how it is rewarded, and one supervised term ---
     "dynamic-sampling": _method(
@@ -399,9 +521,18 @@ METHODS: dict[str, Method] = {
         cost="further prompts",
     ),
     "eframe": _method(
-        EFRame(),
+        Algorithm(surrogate=Clip(dual=3.0), control=EFRame()),
         "Explore hard prompts, filter, replay",
         "2506.22200",
+        sensor="group accuracy",
+        actuator="what is sampled and replayed",
+        cost="extra completions, replayed updates",
+    ),
+    "uec-rl": _method(
+        EFRame(temperature=1.1, explored_threshold=0.5, replay_by="signed"),
+        "Explore hard prompts, replay right answers (reconstructed)",
+        "2604.14646",
+        page="uec-rl",
         sensor="group accuracy",
         actuator="what is sampled and replayed",
         cost="extra completions, replayed updates",

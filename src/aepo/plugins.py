@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import itertools
 import sys
 from pathlib import Path
 from typing import Any
 
 from aepo.errors import InvalidValue
+
+PYTHON = "python"
+# Objects of this process that no other one can import, such as a notebook's functions, by `python:name`.
+_REGISTERED: dict[str, Any] = {}
+
+
+def register(thing: Any) -> str:
+    """Keep an object of this process under a name that `load_object` takes, and return the name."""
+    plain = f"{PYTHON}:{getattr(thing, '__name__', type(thing).__name__)}"
+    names = (plain if number == 0 else f"{plain}-{number}" for number in itertools.count())
+    name = next(name for name in names if _REGISTERED.get(name, thing) is thing)
+    _REGISTERED[name] = thing
+    return name
 
 
 def load_object(path: str, where: str, what: str) -> Any:
@@ -22,7 +36,11 @@ def load_object(path: str, where: str, what: str) -> Any:
     Raises:
         InvalidValue: There is no such object, or its module cannot be imported.
     """
+    if path in _REGISTERED:
+        return _REGISTERED[path]
     place, colon, name = path.rpartition(":")
+    if place == PYTHON:
+        raise InvalidValue(where, path, "used in the Python process that made it: resume the run there")
     if not colon or not place:
         raise InvalidValue(where, path, f"written as module:{what} or file.py:{what}")
     try:

@@ -171,6 +171,10 @@ class BatchStatistics:
     """log pi^T(y_t) for each temperature T that was asked for, nats."""
     kept_entropy: Tensor | None = None
     """Exact entropy over the kept part of the vocabulary, nats."""
+    kept_logprobs: Tensor | None = None
+    """log pi(y_t) after renormalisation over the kept part of the vocabulary, nats; -1e20 if y_t is not kept. It has no
+    gradient.
+    """
 
     def select(self, rows: Tensor) -> BatchStatistics:
         """Return the statistics of these rows (an index, or a bool mask [B])."""
@@ -181,11 +185,13 @@ class BatchStatistics:
         """Return the rows of several passes together, which have the same statistics and the same columns."""
         entropies = [part.entropy for part in parts if part.entropy is not None]
         kept = [part.kept_entropy for part in parts if part.kept_entropy is not None]
+        among = [part.kept_logprobs for part in parts if part.kept_logprobs is not None]
         return cls(
             logprobs=torch.cat([part.logprobs for part in parts]),
             entropy=torch.cat(entropies) if entropies else None,
             tempered={t: torch.cat([part.tempered[t] for part in parts]) for t in parts[0].tempered},
             kept_entropy=torch.cat(kept) if kept else None,
+            kept_logprobs=torch.cat(among) if among else None,
         )
 
     def each(self, function: Callable[[Tensor], Tensor]) -> BatchStatistics:
@@ -195,6 +201,7 @@ class BatchStatistics:
             entropy=None if self.entropy is None else function(self.entropy),
             tempered={temperature: function(values) for temperature, values in self.tempered.items()},
             kept_entropy=None if self.kept_entropy is None else function(self.kept_entropy),
+            kept_logprobs=None if self.kept_logprobs is None else function(self.kept_logprobs),
         )
 
 

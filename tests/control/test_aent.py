@@ -2,13 +2,14 @@ import pytest
 import torch
 
 from aepo.control.aent import AEnt
-from aepo.entropy.statistics import logits_statistics
+from aepo.entropy.statistics import logits_statistics, token_statistics
 from aepo.errors import InvalidValue
 from aepo.loss.aggregates import token_mean
 from aepo.loss.policy_loss import policy_loss
 from aepo.loss.surrogates import Clip
 from aepo.types import BatchStatistics
 from tests import builders as b
+from tests import originals
 
 LOGITS = torch.tensor([3.0, 2.0, 1.0, 0.0, -1.0])
 
@@ -43,6 +44,25 @@ def test_golden_the_coefficient_rests_inside_the_band_and_moves_by_beta_times_th
     state = after(AEnt(), entropy)
     assert state["coefficient"] == pytest.approx(coefficient)
     assert state["error"] == pytest.approx((coefficient - 2e-4) / 1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("case", [case for case in originals.cases("aent") if "logits" in case["input"]])
+def test_golden_the_authors_clamped_entropy_and_its_gradient(case):
+    logits = torch.tensor(case["input"]["logits"], dtype=torch.float64, requires_grad=True)
+    labels = torch.zeros(len(logits), dtype=torch.long)
+    kept = AEnt(removed=case["settings"]["removed"]).needs({}).kept
+    head = torch.eye(logits.shape[1], dtype=torch.float64)
+    entropy = token_statistics(logits, head, labels, kept=kept).kept_entropy
+    entropy.sum().backward()
+    assert entropy.tolist() == pytest.approx(case["entropy"], abs=1e-6)
+    torch.testing.assert_close(logits.grad, torch.tensor(case["gradient"], dtype=torch.float64), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("case", [case for case in originals.cases("aent") if "coefficient" in case["input"]])
+def test_golden_the_authors_rule_of_the_coefficient(case):
+    given = case["input"]
+    state = after(AEnt(**case["settings"]), given["entropy"], state={"coefficient": given["coefficient"]})
+    assert state["coefficient"] == pytest.approx(case["coefficient"], abs=1e-8)
 
 
 def test_removed_logits_get_no_gradient_and_the_kept_ones_that_of_their_own_entropy():

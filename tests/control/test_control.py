@@ -63,7 +63,12 @@ def run(control, state):
     step = b.step(prompts=2, group_size=2)
     scored = batch(control, state)
     marked = replace(scored, marks=control.mark(scored, state))
-    new = BatchStatistics(scored.old.logprobs + 0.1, scored.old.entropy, kept_entropy=scored.old.kept_entropy)
+    new = BatchStatistics(
+        scored.old.logprobs + 0.1,
+        scored.old.entropy,
+        kept_entropy=scored.old.kept_entropy,
+        kept_logprobs=scored.old.kept_logprobs,
+    )
     rollouts = [s.rollout for s in ordinary_rows()]
     shaped = control.shape(scored.batch.advantages, marked, state)
     return {
@@ -73,7 +78,7 @@ def run(control, state):
         "mark": marked.marks,
         "shape": shaped,
         "reshape": control.reshape(shaped, marked, new, state),
-        "bounds": control.bounds(marked, state),
+        "bounds": control.bounds(marked, new, state),
         "penalty": control.penalty(marked, new, state),
         "replay": control.replay(state, step),
     }

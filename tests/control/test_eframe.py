@@ -9,6 +9,7 @@ from aepo.control.base import ExtraGroup, FollowUp
 from aepo.control.eframe import EFRame
 from aepo.errors import InvalidValue
 from aepo.loss.advantages import group_mean_std
+from aepo.methods import METHODS
 from tests import builders as b
 from tests.control.test_dynamic_sampling import group
 from tests.control.test_overlong import cut
@@ -192,3 +193,26 @@ def test_a_full_buffer_of_any_size_is_replayed_whole():
 def test_bad_values_are_refused(field, value):
     with pytest.raises(InvalidValue, match=rf"^control\.{field}: got"):
         EFRame(**{field: value})
+
+
+def test_golden_a_signed_replay_keeps_right_rows_alone():
+    samples = [b.sample(1.0, 1.2, number=0), b.sample(0.0, -1.5, number=1), b.sample(1.0, 0.9, number=2)]
+    for how, kept in (("absolute", [pytest.approx(1.2), -1.5]), ("signed", [pytest.approx(1.2)])):
+        control = EFRame(replay_by=how)
+        state = control.update(control.initial_state(), b.measured(0.5, batch=b.scored(samples)))
+        assert [row["advantage"] for row in state["buffer"]] == kept
+
+
+def test_golden_uec_rl_keeps_explored_rows_of_smaller_advantage():
+    ordinary = [b.sample(float(a > 0), a, number=i) for i, a in enumerate((0.04, 0.06, -0.06))]
+    explored = [
+        b.sample(float(a > 0), a, group=1, extra=True, temperature=1.1, number=i)
+        for i, a in enumerate((0.5, 0.6, -0.6))
+    ]
+    rows = METHODS["uec-rl"].algorithm.control.mix(ordinary, explored, {}, PLACE)
+    assert [(row.advantage, row.extra) for row in rows if row.trained] == [
+        (0.06, False),
+        (-0.06, False),
+        (0.6, True),
+        (-0.6, True),
+    ]

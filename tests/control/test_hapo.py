@@ -185,7 +185,7 @@ def test_golden_without_d_the_neutral_zone_is_the_base_one():
 
 @pytest.mark.parametrize(("h", "low", "high"), [(-1.0, 0.4, 0.28), (1.0, 0.2, 0.56), (-0.5, 0.3, 0.28), (0, 0.2, 0.28)])
 def test_golden_certain_tokens_get_room_to_fall_and_uncertain_ones_to_rise(h, low, high):
-    bounds = HAPO().bounds(with_h(h), {})
+    bounds = HAPO().bounds(with_h(h), with_h(h).old, {})
     assert bounds.low.item() == pytest.approx(low) and bounds.high.item() == pytest.approx(high)
 
 
@@ -196,7 +196,7 @@ def gradient(control, h: float, ratio: float, advantage: float) -> float:
     advantages = control.reshape(batch.batch.advantages, batch, new, {})
     assert not advantages.requires_grad
     policy_loss(
-        logprobs, batch.old.logprobs, advantages, batch.batch.mask, PRESET, bounds=control.bounds(batch, {})
+        logprobs, batch.old.logprobs, advantages, batch.batch.mask, PRESET, bounds=control.bounds(batch, batch.old, {})
     ).loss.backward()
     return logprobs.grad.item()
 
@@ -215,7 +215,7 @@ def test_with_all_parts_off_nothing_is_changed():
     control, batch = HAPO(**OFF), b.marked(HAPO(**OFF), five())
     state = control.update(control.initial_state(), b.measured(0.5, batch=batch))
     advantages = batch.batch.advantages
-    assert control.token_temperature(state) is None and control.bounds(batch, state) is None
+    assert control.token_temperature(state) is None and control.bounds(batch, batch.old, state) is None
     assert control.shape(advantages, batch, state) is advantages
     assert control.reshape(advantages, batch, moved(batch, 1.5), state) is advantages
 
@@ -224,7 +224,7 @@ def test_no_signal_and_tau_zero_are_dapo_with_the_token_group():
     batch = with_h(0.0)
     control = HAPO(tau=0.0)
     same = Bounds(low=torch.tensor([[0.2]]), high=torch.tensor([[0.28]]))
-    bounds = control.bounds(batch, {})
+    bounds = control.bounds(batch, batch.old, {})
     assert torch.equal(bounds.low, same.low) and torch.equal(bounds.high, same.high)
     for ratio in (0.5, 1.0, 1.5):
         assert control.reshape(batch.batch.advantages, batch, moved(batch, ratio), {}).item() == 1.0

@@ -21,7 +21,7 @@ def gradient(ratio: float, advantage: float, k: float) -> float:
     """d loss / d log pi of one token; without a clip it is -ratio * advantage."""
     batch = one_token(advantage)
     logprobs = torch.tensor([[math.log(ratio)]], requires_grad=True)
-    bounds = MovingBound().bounds(batch, {"coefficient": k})
+    bounds = MovingBound().bounds(batch, batch.old, {"coefficient": k})
     policy_loss(
         logprobs, batch.old.logprobs, batch.batch.advantages, batch.batch.mask, PRESET, bounds=bounds
     ).loss.backward()
@@ -31,7 +31,7 @@ def gradient(ratio: float, advantage: float, k: float) -> float:
 def test_golden_the_bound_for_each_k():
     batch, control = one_token(1.0), MovingBound()
     for k, upper in ((0.0, 2.5), (0.25, 2.75), (2.5, 5.0)):
-        bounds = control.bounds(batch, {"coefficient": k})
+        bounds = control.bounds(batch, batch.old, {"coefficient": k})
         assert bounds.low == pytest.approx(0.6)  # ratio bound 0.4
         assert 1 + bounds.high == pytest.approx(upper)
 
@@ -66,7 +66,9 @@ def test_golden_what_the_bounds_do_to_the_gradient(ratio, advantage, k, expected
 def test_delta_zero_is_a_fixed_clip():
     control = MovingBound(delta=0.0)
     state = control.update(control.initial_state(), b.measured(0.01))
-    assert control.bounds(one_token(1.0), state) == control.bounds(one_token(1.0), control.initial_state())
+    assert control.bounds(one_token(1.0), one_token(1.0).old, state) == control.bounds(
+        one_token(1.0), one_token(1.0).old, control.initial_state()
+    )
 
 
 def test_the_target_may_be_a_multiple_of_the_first_entropy():

@@ -36,7 +36,21 @@ def test_exit_code_counts_what_is_serious_and_not_just_possible(names, code, cap
 def test_what_was_looked_at_is_said_where_nothing_is_found(capsys):
     doctor([LOGS / "aepo" / "healthy"])
     out = " ".join(capsys.readouterr().out.split())
-    assert "aepo, steps 0 to 39" in out and "nothing found in: approximate_kl, clip_fraction, dead_groups" in out
+    assert "aepo, steps 0 to 39" in out and "read: approximate_kl, clip_fraction, dead_groups" in out
+    assert "no fault found" in out and "not in the log, so not judged: KL to the reference, loss, evaluation" in out
+
+
+def test_what_was_read_and_what_is_missing_is_said_beside_findings_too(capsys):
+    doctor([LOGS / "trl" / "cut"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "truncation" in out and "read: clip_fraction" in out and "not judged: KL to the reference" in out
+    assert "fact: on-policy" in out
+
+
+def test_json_has_what_was_read_and_what_is_missing(capsys):
+    doctor([LOGS / "aepo" / "healthy"], as_json=True)
+    (run,) = json.loads(capsys.readouterr().out)
+    assert "entropy" in run["read"] and "KL to the reference" in run["missing"] and "reward" not in run["missing"]
 
 
 def test_json(capsys):
@@ -67,3 +81,32 @@ def test_command_line(monkeypatch, capsys, tmp_path):
     assert command(monkeypatch, str(tmp_path / "x.txt")) == 2
     error = capsys.readouterr().err
     assert error.startswith("aepo: LOG: got") and error.count("\n") == 1
+
+
+def test_one_unreadable_log_does_not_silence_the_others(monkeypatch, capsys, tmp_path):
+    (tmp_path / "x.txt").write_text("nothing of interest")
+    both = [str(tmp_path / "x.txt"), str(tmp_path / "gone.jsonl")]
+    assert command(monkeypatch, str(LOGS / "aepo" / "dead"), *both) == 1
+    out = capsys.readouterr().out
+    assert "dead groups" in out and f"left out: {both[0]}" in out and f"left out: {both[1]}" in out
+    assert command(monkeypatch, "--json", str(LOGS / "aepo" / "healthy"), *both) == 0
+    run, *left_out = json.loads(capsys.readouterr().out)
+    assert run["framework"] == "aepo" and [each["source"] for each in left_out] == both
+    assert command(monkeypatch, *both) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and all(path in error for path in both)
+
+
+def test_the_page_has_a_figure_with_every_finding(monkeypatch, capsys, tmp_path):
+    page = tmp_path / "page.html"
+    broken = tmp_path / "broken.jsonl"
+    row = {"reward": 0.5, "reward_std": 0.2, "entropy": 0.4}
+    rows = [{"step": step, **row, "grad_norm": float("nan") if step > 8 else 0.1} for step in range(1, 11)]
+    broken.write_text("".join(json.dumps(row) + "\n" for row in rows) + "cut")
+    assert command(monkeypatch, "--html", str(page), str(LOGS / "aepo" / "dead"), str(broken), "gone & <lost>") == 1
+    text = page.read_text()
+    assert text.count("<h3>") >= 2 and text.count("<svg") >= text.count("<h3>")
+    assert text.count('class="mark"') == text.count("<svg") and text.count('class="broken"') == 2
+    assert "gone &amp; &lt;lost&gt;" in text and "<lost>" not in text
+    assert command(monkeypatch, "--html", str(tmp_path / "no" / "page.html"), str(broken)) == 2
+    assert "--html" in capsys.readouterr().err

@@ -5,7 +5,7 @@ import torch
 
 from aepo.entropy import partial as kept_module
 from aepo.entropy import tiles as fused_module
-from aepo.entropy.partial import Clamped, Nucleus
+from aepo.entropy.partial import FLOOR, Clamped, MinP, Nucleus
 from aepo.entropy.statistics import logits_statistics, token_statistics
 from aepo.errors import InvalidValue
 
@@ -55,6 +55,38 @@ def test_both_ways_agree_with_each_other_and_with_autograd(kept, chunk, compile)
     ours = fused(logits, kept, chunk=chunk, compile=compile)
     torch.testing.assert_close(ours.kept_entropy, plain.kept_entropy)
     torch.testing.assert_close(gradient(ours), gradient(plain))
+
+
+@pytest.mark.parametrize("function", [fused, lambda z, kept: logits_statistics(z, torch.zeros(1).long(), kept=kept)])
+def test_golden_the_tokens_near_the_most_probable_one(function):
+    """Logits (3, 2, 1, 0, -1): probabilities relative to the largest are (1, .368, .135, .0498, .0183)."""
+    for share, keep in ((0.37, 1), (0.36, 2), (0.05, 3), (0.02, 4), (0.018, 5)):
+        stats = function(LOGITS, MinP(share))
+        assert stats.kept_entropy.item() == pytest.approx(exact(LOGITS[0], keep), abs=1e-6)
+        # The label is the most probable token: 1 over the sum of what is kept.
+        total = sum(math.exp(-i) for i in range(keep))
+        assert stats.kept_logprobs.item() == pytest.approx(-math.log(total), abs=1e-6)
+        assert not stats.kept_logprobs.requires_grad
+
+
+@pytest.mark.parametrize("kept", [*KEPTS, MinP(0.02), MinP(1.0)])
+@pytest.mark.parametrize("compile", [False, True])
+def test_both_ways_agree_on_the_labels_log_probability_among_the_kept(kept, compile):
+    torch.manual_seed(1)
+    logits, labels = (2 * torch.randn(40, 17, dtype=torch.float64)).requires_grad_(), torch.randint(17, (40,))
+    plain = logits_statistics(logits, labels, kept=kept).kept_logprobs
+    head = torch.eye(17, dtype=torch.float64)
+    ours = token_statistics(logits, head, labels, kept=kept, chunk=7, compile=compile).kept_logprobs
+    torch.testing.assert_close(ours, plain)
+    assert not ours.requires_grad and not plain.requires_grad
+    if kept in (MinP(0.02), Nucleus(0.8)):
+        assert (plain == FLOOR).any() and (plain > -10).any()
+
+
+@pytest.mark.parametrize("share", [0.0, 1.1, math.nan])
+def test_a_bad_share_of_the_largest_probability_is_refused(share):
+    with pytest.raises(InvalidValue, match=r"^share: got"):
+        MinP(share)
 
 
 def test_the_kept_entropys_gradient_alone_by_finite_differences():

@@ -10,9 +10,11 @@ from aepo.entropy import kernels
 from aepo.entropy import triton as kernels_triton
 from aepo.entropy.partial import Clamped, Nucleus
 from aepo.entropy.statistics import TokenStatistics, token_statistics
+from aepo.entropy.transform import LogitTransform
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FLOATS = [torch.float32, torch.float64]
+TRANSFORMS = [None, LogitTransform(0.3), LogitTransform(softcap=2.0), LogitTransform(0.7, softcap=5.0)]
 
 
 @pytest.fixture
@@ -33,35 +35,64 @@ def close(a: Tensor | None, b: Tensor | None) -> None:
         torch.testing.assert_close(a, b, rtol=5e-6 if rough else 1e-13, atol=1e-6 if rough else 1e-14)
 
 
-def reduced(kernel, z: Tensor, temperatures=(), kept=None, entropy: bool = True):
+def reduced(kernel, z: Tensor, temperatures=(), kept=None, entropy: bool = True, transform=None):
     inverse = 1 / torch.tensor(temperatures, dtype=z.dtype, device=z.device)
-    return kernel.reduce(z, (), inverse, None if kept is None else kept.threshold(z), entropy, True)
+    threshold = None if kept is None else kept.threshold(z, transform)
+    return kernel.reduce(z, (), inverse, threshold, entropy, True, transform)
 
 
-def differentiated(kernel, z: Tensor, temperatures=(), entropy: bool = True, kept: bool = True) -> Tensor:
+def differentiated(
+    kernel, z: Tensor, temperatures=(), entropy: bool = True, kept: bool = True, transform=None
+) -> Tensor:
     """z, overwritten."""
     g = torch.Generator().manual_seed(1)
     slopes = torch.randn(5 + len(temperatures), len(z), generator=g, dtype=torch.float64).to(z)
     inverse = 1 / torch.tensor(temperatures, dtype=z.dtype, device=z.device)
     part = (z.quantile(0.4, dim=-1), slopes[2:4]) if kept else (None, None)
     slope = slopes[1] if entropy else None
-    kernel.differentiate(z, (), z.amax(-1), inverse, slopes[0], slope, slopes[5:], *part, True)
+    peak = z.amax(-1) if transform is None else transform(z.amax(-1))
+    kernel.differentiate(z, (), peak, inverse, slopes[0], slope, slopes[5:], *part, True, transform)
     return z
 
 
 # Vocabularies of one block, several, and no multiple of one.
 @pytest.mark.parametrize("vocabulary", [1, 2, 16, 17, 47, 48, 101])
 @pytest.mark.parametrize("temperatures", [(), (0.7,), (0.7, 1.0, 1.9)])
+@pytest.mark.parametrize("transform", TRANSFORMS, ids=str)
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_sums_and_gradients_are_those_of_the_eager_kernel(small_blocks, vocabulary, temperatures, dtype):
+def test_sums_and_gradients_are_those_of_the_eager_kernel(small_blocks, vocabulary, temperatures, transform, dtype):
     z = logits(3, vocabulary, dtype)
     for kept in (None, Clamped(0.3), Nucleus(0.8)):
-        ours, right = (reduced(kernel, z, temperatures, kept) for kernel in (kernels_triton, kernels))
+        ours, right = (
+            reduced(kernel, z, temperatures, kept, transform=transform) for kernel in (kernels_triton, kernels)
+        )
         if kept is not None:  # where nothing is left out they say so differently
             ours, right = ([*s[:3], s[3].clamp_min(-1e19), s[4]] for s in (ours, right))
         for a, b in zip(ours, right, strict=True):
             close(a, b)
-        close(*(differentiated(k, z.clone(), temperatures, kept=kept is not None) for k in (kernels_triton, kernels)))
+        close(
+            *(
+                differentiated(k, z.clone(), temperatures, kept=kept is not None, transform=transform)
+                for k in (kernels_triton, kernels)
+            )
+        )
+
+
+def test_the_kernels_tanh(small_blocks):
+    """Through the peak of a row of one: near 0, on both sides of the seam at 0.6, and where it saturates."""
+    for dtype, rtol in ((torch.float64, 4e-15), (torch.float32, 4e-7)):
+        x = torch.cat([torch.linspace(-0.61, 0.61, 999, dtype=torch.float64), torch.linspace(-40, 40, 999).double()])
+        x = torch.cat([x, torch.tensor([0.0, 1e-30, -1e-30, 1e4, -1e4, -torch.inf], dtype=torch.float64)])
+        x = x.to(DEVICE, dtype)
+        peak = reduced(kernels_triton, x[:, None], transform=LogitTransform(softcap=1.0))[0]
+        torch.testing.assert_close(peak.double(), x.double().tanh(), rtol=rtol, atol=0)
+
+
+def test_a_cap_leaves_the_lanes_beyond_the_vocabulary_out(small_blocks):
+    """All logits at the cap: lanes that count as -cap would add to the sums."""
+    z = torch.full((2, 17), 1e3, device=DEVICE)
+    _, totals, moment, _, _ = reduced(kernels_triton, z, (0.5,), transform=LogitTransform(softcap=0.1))
+    assert totals.tolist() == [[17.0, 17.0], [17.0, 17.0]] and moment.tolist() == [0.0, 0.0]
 
 
 def test_what_is_not_asked_for_is_left_out(small_blocks):
@@ -140,9 +171,10 @@ def test_float32_is_as_good_as_promised():
 # Through the public function.
 
 
-def measured(head, labels, kept, **options) -> tuple[TokenStatistics, tuple[Tensor, ...]]:
+def measured(head, labels, kept, transform, **options) -> tuple[TokenStatistics, tuple[Tensor, ...]]:
     hidden, weight, bias = head
-    s = token_statistics(hidden, weight, labels, bias=bias, temperatures=(0.8, 1.25), kept=kept, chunk=4, **options)
+    options |= {"bias": bias, "transform": transform, "temperatures": (0.8, 1.25), "kept": kept, "chunk": 4}
+    s = token_statistics(hidden, weight, labels, **options)
     weights = torch.arange(1.0, 1 + len(labels), device=DEVICE)
     loss = (s.logprobs * weights.sin() + s.entropy * weights.cos() + s.kept_entropy * weights.sqrt()).sum()
     return s, torch.autograd.grad(loss + (s.tempered * weights).sum(), head)
@@ -150,18 +182,19 @@ def measured(head, labels, kept, **options) -> tuple[TokenStatistics, tuple[Tens
 
 @pytest.mark.parametrize("kept", [Clamped(0.3), Nucleus(0.8)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_token_statistics_by_triton(monkeypatch, small_blocks, kept, dtype):
+@pytest.mark.parametrize("transform", [LogitTransform(), LogitTransform(1 / 8), LogitTransform(softcap=5.0)], ids=str)
+def test_token_statistics_by_triton(monkeypatch, small_blocks, kept, transform, dtype):
     g = torch.Generator().manual_seed(0)
     head = [torch.randn(*s, generator=g).to(DEVICE, dtype).requires_grad_() for s in ((10, 8), (53, 8), (53,))]
     labels = torch.randint(53, (10,), generator=g).to(DEVICE)
-    right, right_gradients = measured(head, labels, kept, compile=False)
+    right, right_gradients = measured(head, labels, kept, transform, compile=False)
     called = []
     for name in ("reduce", "differentiate"):
         plain = getattr(kernels_triton, name)
         monkeypatch.setattr(kernels_triton, name, lambda *a, plain=plain, name=name: called.append(name) or plain(*a))
     functions = kernels_triton.reduce, kernels_triton.differentiate
     monkeypatch.setattr(kernels, "choose", lambda *a: kernels.Kernel(*functions, scratch=False))
-    ours, gradients = measured(head, labels, kept)
+    ours, gradients = measured(head, labels, kept, transform)
     assert called == ["reduce"] * 3 + ["differentiate"] * 3
     for name in vars(right):
         close(getattr(ours, name).float(), getattr(right, name).float())

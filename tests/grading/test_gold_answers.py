@@ -11,8 +11,9 @@ from aepo.grading.pool import GradingPool
 from aepo.grading.text import accepted, last_boxed
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import answer_kinds
 from adversarial_grading import cases
-from gold_answers import FILES, boxed, changed, read, respelled
+from gold_answers import FILES, boxed, changed, of_kinds, read, respelled
 
 LINES = {
     "aime24": 30,
@@ -90,6 +91,14 @@ def test_answers_that_are_proven_to_be_others_are_wrong(data, pool):
     others = [(gold, boxed(text)) for gold in golds for _, text in changed(gold.answer)]
     found = otherwise(pool, others, False)
     assert len(others) > 400 and not found, found
+
+
+@pytest.mark.parametrize(("make", "wanted"), [(answer_kinds.spelled, True), (answer_kinds.changed, False)])
+def test_answers_of_every_kind(data, pool, make, wanted):
+    golds = [gold for file in data.values() for gold in file[::60]]
+    made = of_kinds(golds, make)
+    found = otherwise(pool, [(gold, completion) for _, gold, completion in made], wanted)
+    assert len({kind for kind, _, _ in made}) >= 13 and len(made) > 500 and not found, found
 
 
 def test_hostile_answers_neither_hang_nor_end_the_program_nor_are_right():

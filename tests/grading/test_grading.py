@@ -1,5 +1,3 @@
-import pickle
-
 import pytest
 
 from aepo.errors import InvalidValue
@@ -8,7 +6,6 @@ from aepo.grading.base import Grade
 from aepo.grading.exact import ExactGrader
 from aepo.grading.files import benchmark_answer
 from aepo.grading.math import MathGrader
-from aepo.grading.qwen import QwenGrader, extracted, lenient_equal, normalised
 from aepo.grading.text import accepted, bracketed, clean, exact_number, items, last_boxed
 
 SAME = [
@@ -91,8 +88,8 @@ SAME = [
 ]
 
 DIFFERENT = [
-    ("50\\%", "50"),
-    ("9", "9\\%"),
+    ("50\\%", "5"),
+    ("9", "900\\%"),
     ("10", "1000\\%x"),
     ("0.333", "1/3"),
     ("1e-8", "2e-8"),
@@ -187,7 +184,8 @@ def test_without_boxes_math_verify_finds_the_answer():
     anywhere = MathGrader(boxed=False)
     assert anywhere.grade("The final answer is $\\frac{2}{4}$.", "0.5").correct
     assert anywhere.grade("The answer is 18", "#### 18").correct
-    assert not anywhere.grade("The answer is 18", "18\\%").correct
+    assert anywhere.grade("The answer is 18", "18\\%").correct
+    assert not anywhere.grade("The answer is 1800%", "18").correct
     assert not anywhere.grade("The answer is 0.3333333", "1/3").correct
     assert anywhere.grade("I do not know", "18") == Grade(False, "no answer found")
 
@@ -239,52 +237,6 @@ def test_exact_takes_the_box_or_else_the_whole_text():
     assert exact.grade(r"\boxed{\text{east} }", "east").correct and exact.grade("0.6", '["3/5", "0.6"]').correct
     for completion, answer in (("0.5", "1/2"), ("East", "east"), ("18 or so", "18"), ("", ""), (r"\boxed{}", "1")):
         assert not exact.grade(completion, answer).correct
-
-
-def test_qwen_extracts_by_the_first_rule_that_applies():
-    assert extracted("The final answer is $5$. I hope it is correct. \\boxed{6}") == "5"
-    assert extracted(r"The answer is 7. \boxed{\frac{1}{2}} and then \boxed{8}.") == "8"
-    assert extracted(r"\boxed{\frac{1}{2}") == r"\frac{1}{2}" and extracted(r"$\boxed 5$ done") == "5"
-    assert extracted("So the answer is: 12.") == "12" and extracted("\u7b54\u6848\u662f 3") == "3"
-    assert extracted("It costs 1,200 dollars, not 1,300.5") == "1300.5" and extracted("none") == ""
-    assert extracted("A or B? B it is", choices=True) == "B"
-
-
-def test_qwen_is_lenient_where_it_is_known_to_be():
-    same = [
-        ("0.5", "50"),
-        ("50", "0.5"),
-        ("1000", "1000.09"),
-        ("(1,2)", "[1,2]"),
-        ("x=5", "5"),
-        ("Yes", "yes"),
-        ("x-y=1", "y-x=-1"),
-    ]
-    same += [
-        (r"\frac{1}{3}", "0.33333"),
-        ("(1,2)", "(1,2.0001)"),
-        (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{bmatrix} 1 \\ 2.0 \end{bmatrix}"),
-    ]
-    for gold, given in same:
-        assert lenient_equal(normalised(gold), normalised(given)), (gold, given)
-    for gold, given in (("1000", "1000.2"), ("5", "6"), ("(1,2)", "(2,1)"), ("x+1", "x+2"), ("1,2", "1")):
-        assert not lenient_equal(normalised(gold), normalised(given)), (gold, given)
-
-
-def test_qwen_grades_whole_completions():
-    qwen = QwenGrader()
-    assert qwen.grade("The answer is 50%.", "0.5").correct and qwen.grade(r"\boxed{12 \text{ cm}}", "#### 12").correct
-    assert qwen.grade(r"\boxed{\dfrac34}", "$3/4$").correct and qwen.grade(r"\boxed{seven}", "7").correct
-    assert not qwen.grade(r"\boxed{8}", "7").correct and qwen.grade("hm", "7") == Grade(False, "no answer found")
-    assert (
-        qwen.grade(r"\boxed{12 cm}", "12").correct and not QwenGrader(units=True).grade(r"\boxed{12 cm}", "12").correct
-    )
-    assert QwenGrader(choices=True).grade("(B), not (A): B", "B").correct
-
-
-@pytest.mark.parametrize("grader", [MathGrader(), MathGrader(boxed=False), ExactGrader(), QwenGrader(units=True)])
-def test_a_grader_is_plain_data(grader):
-    assert pickle.loads(pickle.dumps(grader)) == grader and hash(grader) == hash(type(grader)(**vars(grader)))
 
 
 def test_a_missing_library_is_one_line(monkeypatch):

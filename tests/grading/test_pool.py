@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from aepo.cli.grade import Grade as Grade_
 from aepo.errors import InvalidValue
 from aepo.grading.base import Grade
+from aepo.grading.exact import ExactGrader
 from aepo.grading.files import grade_file
 from aepo.grading.math import MathGrader
 from aepo.grading.pool import GradingPool
@@ -51,10 +53,18 @@ def test_grades_come_back_in_order_from_several_processes():
     assert not any(map(alive, workers))
 
 
-def test_what_hangs_or_crashes_costs_its_own_item_only_and_is_counted():
+def test_what_hangs_costs_its_own_item_only(monkeypatch):
+    monkeypatch.setattr("aepo.grading.pool._PATIENCE", 0.02)
+    with GradingPool(Obedient(), processes=1, seconds=50) as pool:
+        hung = pool.grade([("hang", "hang")])[0]
+        monkeypatch.setattr("aepo.grading.pool._PATIENCE", 20)
+        assert pool.grade([("good", "good")])[0].correct and pool.failures == 1
+    assert hung == Grade(False, "no verdict within 1 s on the clock", failed=True)
+
+
+def test_what_computes_too_long_or_crashes_costs_its_own_item_only_and_is_counted():
     bad = {
-        "hang": "no verdict within 1 s",
-        "spin": "no verdict within 1 s",
+        "spin": "no verdict within 1 s of processor time",
         "exit": "the grading process ended (exit status 3)",
         "segfault": "the grading process ended (SIGSEGV)",
         "memory": "the grader raised MemoryError: ",
@@ -73,6 +83,14 @@ def test_what_hangs_or_crashes_costs_its_own_item_only_and_is_counted():
         else:
             assert grade.reason.startswith(bad[deed]) and grade.failed and not grade.correct
     assert children() == before, "a process, or its remains, is left over"
+
+
+def test_the_limit_is_the_workers_processor_time_and_not_the_clock():
+    # A worker that waits longer than the limit computes less than it; one that computes as long is ended.
+    with GradingPool(Obedient(), processes=1, seconds=0.2) as pool:
+        patient, busy = pool.grade([("nap", "nap"), ("spin", "spin")])
+    assert patient.correct and not patient.failed, patient
+    assert busy.failed and busy.reason == "no verdict within 0.2 s of processor time"
 
 
 def test_the_memory_limit_is_the_workers_alone():
@@ -214,6 +232,42 @@ def test_the_command(tmp_path):
     assert json.loads((tmp_path / "in.graded.jsonl").read_text())["correct"] is True
     refused = command(str(tmp_path / "none.jsonl"))
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "readable JSONL file" in refused.stderr
+
+
+def test_the_command_says_why_answers_are_wrong_and_where_it_wrote(tmp_path, capsys):
+    rows = [(r"\boxed{4}", "4"), (r"\boxed{5}", "4"), ("none", "4"), (r"\boxed{\frac{1}{3}}", "0.33")]
+    path = write(tmp_path / "in.jsonl", *(json.dumps({"completion": text, "answer": known}) for text, known in rows))
+    Grade_(path).run()
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0].startswith("4 graded, 25.0% correct, 0 failures, ")
+    assert shown[1] == "wrong: 2 not the same, 1 no boxed answer"
+    assert shown[2] == "  row 2: known 4; not the same: 5" and shown[3] == "  row 3: known 4; no boxed answer"
+    assert shown[-1] == f"written: {tmp_path / 'in.graded.jsonl'}"
+    Grade_(path, rounded=True).run()
+    assert capsys.readouterr().out.startswith("4 graded, 50.0% correct")
+    for wrong in ({"units": True}, {"rounded": True, "grader": "exact"}):
+        with pytest.raises(InvalidValue, match="^--(units|rounded): .*--grader"):
+            Grade_(path, **wrong).run()
+
+
+def test_rows_of_an_evaluation_are_graded_against_the_known_answer(tmp_path):
+    row = {"benchmark": "b", "pass": "p", "text": r"so \boxed{5}", "answer": "5", "known": "4", "correct": True}
+    write(tmp_path / "samples.jsonl", json.dumps(row))
+    out = tmp_path / "out.jsonl"
+    assert grade_file(tmp_path, out, MathGrader(), 1, 20).correct == 0
+    assert json.loads(out.read_text())["correct"] is False
+    write(tmp_path / "samples.jsonl", json.dumps({name: row[name] for name in row if name != "known"}))
+    with pytest.raises(InvalidValue, match="line 1: .* must be a row with `known`"):
+        grade_file(tmp_path, out, MathGrader(), 1, 20)
+
+
+def test_progress_is_said_between_chunks(tmp_path, monkeypatch):
+    monkeypatch.setattr("aepo.grading.files._LINE_EVERY", 0.0)
+    monkeypatch.setattr("aepo.grading.files._CHUNK", 2)
+    path = write(tmp_path / "in.jsonl", *[json.dumps({"completion": "4", "answer": "4"})] * 5)
+    said = []
+    grade_file(path, tmp_path / "out", ExactGrader(), 1, 20, said.append)
+    assert [line.split(" graded, ")[0] for line in said] == ["2 of 5", "4 of 5"]
 
 
 def test_every_grader_is_listed_under_its_name():

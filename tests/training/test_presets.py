@@ -20,8 +20,16 @@ from torch import Tensor
 from aepo.algorithm import Algorithm
 from aepo.control.base import NoControl
 from aepo.engines import stages
-from aepo.loss.advantages import group_mean, group_mean_std, leave_one_out, pass_at_k, quantile_baseline
-from aepo.loss.surrogates import Bounds
+from aepo.loss.advantages import (
+    group_mean,
+    group_mean_std,
+    leave_one_out,
+    maximum_likelihood,
+    pass_at_k,
+    quantile_baseline,
+)
+from aepo.loss.surrogates import Bounds, Surrogate
+from aepo.loss.tokens import Tokens
 from aepo.methods import METHODS
 from aepo.model.policy import Policy
 from aepo.tasks import Paths
@@ -56,7 +64,8 @@ def verdict(self, problem, text, truncated) -> float:
 class Pass:
     """What one call of `policy_loss` got, at the trained tokens. penalty: 0 where there is none.
 
-    rows: the place of each token's completion in the pass. entropy, logprobs: of the policy that sampled.
+    rows: the place of each token's completion in the pass. entropy, logprobs: of the policy that sampled. clipped:
+    which tokens got no gradient.
     """
 
     rows: Tensor
@@ -66,6 +75,8 @@ class Pass:
     penalty: Tensor
     weights: Tensor
     bounds: Bounds | None
+    surrogate: Surrogate
+    clipped: Tensor
 
 
 @dataclass(frozen=True)
@@ -122,7 +133,9 @@ def recorded(run: Run, steps: int) -> list[Recorded]:
         penalty = nothing if given["penalty"] is None else given["penalty"].detach().clone()
         entropy = nothing if old.entropy is None else old.entropy
         tokens = [values[mask] for values in (entropy, old.logprobs, given["advantages"], penalty, given["weights"])]
-        passes.append(Pass(mask.nonzero()[:, 0], *tokens, bounds=given["bounds"]))
+        surrogate, policies = given["surrogate"], Tokens.of(given["logprobs"].detach(), given["old_logprobs"], mask)
+        clipped = surrogate.clipped(policies, given["advantages"], given["bounds"])[mask]
+        passes.append(Pass(mask.nonzero()[:, 0], *tokens, given["bounds"], surrogate, clipped))
         return policy_loss(*args, **more)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -160,7 +173,8 @@ def runs(model: Path, method: str, settings: tuple[str, ...], steps: int) -> tup
 
 WITHOUT_CONTROL = {
     "grpo": "dr-grpo",
-    **dict.fromkeys(("dr-grpo", "rloo", "pass-at-k", "qae", "clip-higher"), "grpo"),
+    **dict.fromkeys(("dr-grpo", "rloo", "pass-at-k", "qae", "maxrl", "clip-higher", "ce-gppo"), "grpo"),
+    **dict.fromkeys(("gspo", "luspo", "cispo", "gmpo", "sapo", "dppo", "vespo"), "grpo"),
 }
 
 # --- evidence: each function makes a check of (the steps of a run, those of the run without the control) --------
@@ -292,6 +306,52 @@ def reshapes(check_step: Callable[[Pass, Tensor], bool | Tensor], step: int = 0)
     return check
 
 
+def signed(positive: float, negative: float) -> Evidence:
+    """Right rows have one advantage and wrong rows another, also in groups of equal rewards, and those of 0 are out."""
+
+    def check(run, other):
+        for step in run:
+            right = [sample.rollout.reward > 0.5 for sample in step.samples]
+            wanted = [positive if each else -negative for each in right]
+            equal([sample.advantage for sample in step.samples], wanted)
+            assert [sample.trained for sample in step.samples] == [advantage != 0 for advantage in wanted]
+            assert step.row["trained"] == sum(advantage != 0 for advantage in wanted)
+            assert step.row["completions"] == PROMPTS * GROUP and step.row["dead_groups"] > 0
+            equal(step.advantages.sort().values.tolist(), per_token(step))
+
+    return check
+
+
+def one_sign(sign: int) -> Evidence:
+    """Above the band (sign 1) only positive advantages are left, below it only negative ones, and they weigh more."""
+
+    def check(run, other):
+        for step in run:
+            assert (step.advantages * sign >= 0).all() and step.row["error"] * sign < 0
+        (mine,), (plain,) = run[0].passes, other[0].passes
+        left = mine.advantages != 0
+        assert torch.equal(left, plain.advantages * sign > 0)
+        assert (mine.advantages[left] / plain.advantages[left] > 1.3).all()  # a group of 4 keeps 3 rows at most
+
+    return check
+
+
+def follows_zeta(run, other) -> None:
+    """zeta doubles below the target."""
+    equal([step.row["coefficient"] for step in run], [0.001, 0.002])
+
+
+def rescaled(mine: Pass, plain: Tensor) -> bool:
+    """REPO-R: A times 1 - zeta log pi where A > 0, and 1 + zeta log pi where A < 0."""
+    return torch.allclose(mine.advantages, plain * (1 - plain.sign() * 0.001 * mine.logprobs), atol=1e-6, rtol=1e-6)
+
+
+def centred(mine: Pass, plain: Tensor) -> bool:
+    """REPO: A minus zeta times the centred log-probability, also in groups of equal rewards."""
+    wanted = plain - 0.001 * (mine.logprobs + mine.entropy)
+    return torch.allclose(mine.advantages, wanted, atol=1e-6, rtol=1e-6) and (mine.advantages[plain == 0] != 0).any()
+
+
 def raised(mine: Pass, plain: Tensor) -> bool:
     """Entropy-Adv: A rises by 0.4 times the entropy, or by |A| / 2 if that is less."""
     return torch.allclose(mine.advantages, plain + torch.minimum(0.4 * mine.entropy, plain.abs() / 2))
@@ -349,11 +409,68 @@ def clips_less(run, other) -> None:
     assert run[0].row["clip_fraction"] < other[0].row["clip_fraction"]
 
 
+def balanced(run, other) -> None:
+    """The first pass, at a ratio of 1, has the first bounds if right tokens weigh at least as much as wrong ones, else
+    the last ones: no bound helps there. All passes have bounds between these.
+    """
+    first = run[0].passes[0]
+    right, wrong = first.advantages.clamp(min=0).sum(), -first.advantages.clamp(max=0).sum()
+    assert abs(right - wrong) > 1e-3
+    low, high = (0.4, 0.2) if right > wrong else (0.1, 2.0)
+    equal([first.bounds.low, first.bounds.high], [low, high])
+    found = [(round(each.bounds.low, 6), round(each.bounds.high, 6)) for step in run for each in step.passes]
+    assert len(set(found)) > 1 and all(0.1 <= low <= 0.4 and 0.2 <= high <= 2.0 for low, high in found)
+
+
+def keeps_gradient(run, other) -> None:
+    """Tokens leave the bounds in both runs, and with their gradient kept they go further away."""
+    assert 0 < other[0].row["clip_fraction"] < run[0].row["clip_fraction"]
+
+
+def objective(method: str, clips: Callable[[Pass], bool]) -> Evidence:
+    """The loss has the surrogate of the method, and `clips` holds of a pass in which the policy has moved."""
+
+    def check(run, other):
+        *_, last = run[0].passes
+        assert last.surrogate == METHODS[method].algorithm.surrogate and clips(last)
+
+    return check
+
+
+def whole_rows(mine: Pass) -> bool:
+    """Some rows are left out, and every row either as a whole or not at all."""
+    shares = [mine.clipped[mine.rows == row].float().mean().item() for row in mine.rows.unique()]
+    return set(shares) == {0.0, 1.0}
+
+
+def no_token(mine: Pass) -> bool:
+    return not mine.clipped.any()
+
+
+def few_tokens(mine: Pass) -> bool:
+    return 0 < mine.clipped.float().mean() < 0.5
+
+
 def kl_cov(run, other) -> None:
     """A fifth of the tokens at most has a penalty, and none has one before the policy moves."""
     first, *later = run[0].passes
     penalised = sum(int((each.penalty > 1e-4).sum()) for each in later)
     assert first.penalty.abs().max() < 1e-4 and 0 < penalised <= 0.2 * len(run[0].advantages)
+
+
+def protects(run, other) -> None:
+    """Half of the wrong tokens at most have a penalty. These are unlikely ones, also before the policy has moved."""
+    (first,) = run[0].passes
+    held, wrong = first.penalty > 1e-6, first.advantages < 0
+    assert 0 < held.sum() <= 0.5 * wrong.sum() and not (held & ~wrong).any()
+    assert first.logprobs[held].max() <= first.logprobs[wrong].sort().values[int(0.5 * int(wrong.sum()))]
+
+
+def entropy_kept(run, other) -> None:
+    """No token loses its advantage before the policy has moved, and some do afterwards, though none without control."""
+    first, *later = ((each.advantages == 0).sum().item() for each in run[0].passes)
+    plain, *moved = ((each.advantages == 0).sum().item() for each in other[0].passes)
+    assert first == plain and any(mine > theirs for mine, theirs in zip(later, moved, strict=True))
 
 
 def archer(run, other) -> None:
@@ -436,13 +553,20 @@ def shortened(run, other) -> None:
         assert step.row["reward"] == pytest.approx(rewards.mean().item())
 
 
-def explores(run, other) -> None:
+def explores(run, other, temperature: float = 1.2, threshold: float = 1.0) -> None:
     """20 more completions at T = 1.2 of each prompt without a right answer; step 1 has a pass for the replay."""
     for step in run:
         hard = sum(not any(s.rollout.reward > 0.5 for s in group) for group in step.groups.values())
-        assert step.row["extra_completions"] == 20 * hard > 0 and step.row["extra_temperature"] == 1.2
-        assert all(abs(s.advantage) > (1.0 if s.extra else 0.05) for s in step.samples if s.trained)
+        assert step.row["extra_completions"] == 20 * hard > 0 and step.row["extra_temperature"] == temperature
+        assert all(abs(s.advantage) > (threshold if s.extra else 0.05) for s in step.samples if s.trained)
     assert [len(step.passes) for step in run] == [1, 2]
+
+
+def explores_milder(run, other) -> None:
+    """UEC-RL: at T = 1.1, with smaller advantages of explored rows, and a replay of right rows alone."""
+    explores(run, other, temperature=1.1, threshold=0.5)
+    assert any(0.5 < abs(s.advantage) <= 1 for step in run for s in step.extra)
+    assert (run[1].passes[1].advantages > 1).all()
 
 
 def pays_novelty(run, other) -> None:
@@ -496,6 +620,14 @@ CASES = (
     Case("pass-at-k", 0, [compares(lambda r, g: pass_at_k(r > 0.5, g, 4))]),
     Case("qae", 0, [compares(lambda r, g: quantile_baseline(r, g, 0.4))]),
     Case("clip-higher", 0, [clips_less], OFF_POLICY, on_policy=False),
+    Case("maxrl", 0, [compares(maximum_likelihood)]),
+    Case("gspo", 0, [objective("gspo", whole_rows)], (*OFF_POLICY, "optimizer.lr=1e-5")),
+    Case("luspo", 0, [objective("luspo", whole_rows)], (*OFF_POLICY, "optimizer.lr=1e-4")),
+    Case("cispo", 0, [objective("cispo", no_token)], OFF_POLICY),
+    Case("gmpo", 0, [objective("gmpo", few_tokens)], OFF_POLICY),
+    Case("sapo", 0, [objective("sapo", no_token)], OFF_POLICY),
+    Case("dppo", 0, [objective("dppo", few_tokens)], OFF_POLICY),
+    Case("vespo", 0, [objective("vespo", no_token)], OFF_POLICY),
     # AEPO.
     Case("aepo", 1, [draws(None, 0.67, used=8, advantage=2.0)]),
     Case("aepo", 1, [draws(None, 1.5, used=8, advantage=2.0)], BELOW),
@@ -531,14 +663,30 @@ CASES = (
     Case("forking-tokens", 0, [reshapes(forking)]),
     Case("clip-cov", 0, [reshapes(one_left_out)]),
     Case("kl-cov", 0, [kl_cov], (*OFF_POLICY, "control.share=0.2"), on_policy=False),
+    Case("lp-reg", 0, [protects], ("control.share=0.5",)),
     Case("steer", 0, [reshapes(steered)]),
+    Case("erc", 0, [entropy_kept], OFF_POLICY, on_policy=False),
     Case("edge-grpo", 0, [reshapes(confident_first)]),
     Case("pos-adv-reweight", 0, [weights_positives(0.0, 0.05, 0.1)], steps=3),
     Case("pos-adv-reweight", 0, [weights_positives(0.0, 0.0)], ("control.threshold=9",)),
     Case("pos-adv-stage", 0, [weights_positives(0.0, 0.0, 0.5, 1.0)], steps=4),
     Case("pos-adv-epoch", 0, [weights_positives(0.0, 0.25, 0.5, 0.75)], steps=4),
+    Case("psr", 0, [signed(1.0, 0.0)]),
+    Case("nsr", 0, [signed(0.0, 1.0)]),
+    Case("w-reinforce", 0, [signed(0.1, 1.0)]),
     Case("entropic", 1, [reshapes(moved_by(1), step=1)], ("control.threshold=0.3",)),
     Case("entropic", 1, [reshapes(moved_by(-1), step=1)], ("control.threshold=0.3", *BELOW)),
+    Case(
+        "entrocraft",
+        0,
+        [one_sign(1)],
+        ("control.low=0", "control.high=0.1", "control.low_end=0", "control.high_end=0.1"),
+    ),
+    Case(
+        "entrocraft", 0, [one_sign(-1)], ("control.low=8", "control.high=9", "control.low_end=8", "control.high_end=9")
+    ),
+    Case("repo-r", 0, [follows_zeta, reshapes(rescaled)], BELOW),
+    Case("repo", 0, [follows_zeta, reshapes(centred)], BELOW),
     # Clip bounds. The moving bound is made narrow, so that it binds.
     Case(
         "moving-bound",
@@ -548,6 +696,8 @@ CASES = (
         steps=3,
         on_policy=False,
     ),
+    Case("bapo", 0, [balanced], OFF_POLICY, on_policy=False),
+    Case("ce-gppo", 0, [keeps_gradient], (*OFF_POLICY, "optimizer.lr=1e-2"), on_policy=False),
     Case("archer", 0, [archer], OFF_POLICY),
     Case("hapo", 0, [hapo], OFF_POLICY),
     # What is sampled and rewarded.
@@ -555,6 +705,7 @@ CASES = (
     Case("overlong", 0, [shortened]),
     Case("dapo", 0, [redraws, shortened], ("control.first.max_rounds=20",)),
     Case("eframe", 0, [explores], ("control.replay_freq=2",)),
+    Case("uec-rl", 0, [explores_milder], ("control.replay_freq=2",)),
     Case("re3", 0, [pays_novelty]),
     Case("rpo", 0, [adds_solutions]),
 )

@@ -96,7 +96,7 @@ def test_a_dry_run_shows_the_prompt_and_the_ends_without_the_weights(job, tmp_pa
         ("task.style=boxed", r"task.system_prompt: got 'Be brief.'.*rows.jsonl, line \d+, row \d+ is plain text"),
         (
             "task.max_prompt=5",
-            r"prompt: got '\d+ tokens in row \d+ \(task.train .*rows.jsonl, line \d+, row \d+; \d+ r",
+            r"prompt: got '\d+ tokens in row \d+ \(task.train .*rows.jsonl, line \d+, row \d+; \d+ rows",
         ),
     ],
 )

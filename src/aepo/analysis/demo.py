@@ -52,7 +52,7 @@ CAPTION = (
 
 def evaluated_job(folder: Path, arguments: tuple[str, ...], steps: int, seed: int) -> Job:
     """Return a job whose run is evaluated once, at its end, in the same way as the base model."""
-    evaluation = ("every=1000000", f"prompts={PROBLEMS}", f"samples={SAMPLES}")
+    evaluation = ("every=1000000", "first=false", f"prompts={PROBLEMS}", f"samples={SAMPLES}")
     settings = [part for setting in evaluation for part in ("--set", f"evaluation.{setting}")]
     return Job(folder, (*arguments, "--seed", str(seed), *settings), steps)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from aepo import __version__
 from aepo.errors import InvalidValue
 
 
@@ -26,7 +28,7 @@ class Train:
     seed: int | None = None
     """Seed of the order of the prompts and of every random draw."""
     out: Path | None = None
-    """The run folder (default: runs/METHOD-TARGET-SEED)."""
+    """The run folder (default: runs/MODEL-METHOD-TARGET-SEED)."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = field(default=())
     """Any other setting; may be repeated: --set optimizer.lr=1e-4 --set control.law=switch."""
     strict: bool = False
@@ -38,17 +40,21 @@ class Train:
     length: float | None = None
     """With --dry-run: mean tokens of a completion (default: every completion is as long as the limit)."""
     resume: Path | None = None
-    """Continue the run of this folder from its newest checkpoint, with the settings of that run."""
+    """Continue the run of this folder from its newest checkpoint, with its settings; --steps N prolongs it."""
 
     def run(self) -> None:
         """Start a run, continue one, or print what a run would cost."""
+        if not self.dry_run:
+            print(f"aepo {__version__} train: loading ...", flush=True)
         from aepo.config import make_config
         from aepo.training import runner
 
         if self.resume is not None:
-            if self != Train(resume=self.resume):
-                raise InvalidValue("--resume", str(self.resume), "alone: a resumed run keeps its own settings")
-            runner.resume(self.resume)
+            changes = [f"steps={self.steps}"] if self.steps is not None else []
+            if self != Train(resume=self.resume, steps=self.steps, set=self.set):
+                wanted = "alone, or with --steps and --set: a resumed run keeps its other settings"
+                raise InvalidValue("--resume", str(self.resume), wanted)
+            runner.resume(self.resume, settings=[*changes, *self.set])
             return
         for option, value in {"--gpus": self.gpus, "--length": self.length}.items():
             if value and not self.dry_run:
@@ -62,5 +68,6 @@ class Train:
 
             dry_run(config, self.gpus, self.length)
             return
-        name = "-".join(map(str, filter(None, (config.method, target, f"seed{config.seed}"))))
+        model = re.sub(r"[^\w.-]+", "-", Path(config.model).name)
+        name = "-".join(map(str, filter(None, (model, config.method, target, f"seed{config.seed}"))))
         runner.start(config, self.out or Path("runs") / name, strict=self.strict)

@@ -16,7 +16,7 @@ nothing, and a control overrides the hooks that it needs. The hooks in the order
       shape              (advantages, scored, state) -> Tensor              the advantages of the update
     every pass: for each microbatch of the update
       reshape            (advantages, scored, new, state) -> Tensor         advantages, given the current policy
-      bounds             (scored, state) -> Bounds | None                   clip bounds instead of the surrogate's
+      bounds             (scored, new, state) -> Bounds | None              clip bounds instead of the surrogate's
       penalty            (scored, new, state) -> Tensor | None              a term with gradient for the loss
     afterwards: when the update is done
       replay             (state, step) -> tuple[Sample, ...]                rows of earlier steps to train on again
@@ -198,7 +198,9 @@ class Needs:
     entropy_gradient: bool = False
     """Whether the passes of the update compute the entropy, with gradient. If not, `new.entropy` is None there."""
     kept: Kept | None = None
-    """The part of the vocabulary over which a second entropy is taken; in `penalty` it carries a gradient."""
+    """The part of the vocabulary over which a second entropy is taken, which carries a gradient in `penalty`, and a
+    second log-probability, which does not.
+    """
     reference: bool = False
     """Whether the log-probabilities of the frozen base model are needed."""
     solutions: bool = False
@@ -265,10 +267,18 @@ class Control(ABC):
     """Whether the control acts only where pi has moved away from the policy that sampled, that is, from the second
     update of a rollout on.
     """
+    compares_groups: bool = True
+    """Whether the rows' advantages come from a comparison within groups, so that a group of equal rewards gives no
+    gradient.
+    """
     shuffle: bool = True
     """Whether ordinary and extra rows are each spread at random over all minibatches. False keeps the rows in the order
     that `mix` returns.
     """
+    lowers_rewards: bool = False
+    """Whether the hook `reward` can return less than 0 for a reward of 0."""
+    reinforces_extra: bool = False
+    """Whether extra rows are trained on by REINFORCE, A * grad log pi, without the surrogate's ratio and clip."""
     per_prompt: int | None = None
     """Completions of each extra group; None for the step's group size."""
     prompts_per_round: int | None = None
@@ -369,8 +379,11 @@ class Control(ABC):
         """
         return advantages
 
-    def bounds(self, scored: Scored, state: State) -> Bounds | None:
-        """Return clip bounds for a microbatch that replace the surrogate's own; None to keep those."""
+    def bounds(self, scored: Scored, new: BatchStatistics, state: State) -> Bounds | None:
+        """Return clip bounds for a microbatch that replace the surrogate's own; None to keep those.
+
+        The statistics `new` are those of the current policy. Nothing here has a gradient.
+        """
         return None
 
     def penalty(self, scored: Scored, new: BatchStatistics, state: State) -> Tensor | None:

@@ -79,9 +79,19 @@ class Both(Control):
         return self.first.acts_off_policy or self.second.acts_off_policy
 
     @property
+    def compares_groups(self) -> bool:  # type: ignore[override]
+        """Return whether both leave the comparison within groups as it is."""
+        return self.first.compares_groups and self.second.compares_groups
+
+    @property
     def needs_right(self) -> bool:
         """Return whether one of the two does nothing while no completion counts as right."""
         return self.first.needs_right or self.second.needs_right
+
+    @property
+    def reinforces_extra(self) -> bool:  # type: ignore[override]
+        """Return whether one of the two trains on extra rows by REINFORCE. It then holds for the extra rows of both."""
+        return self.first.reinforces_extra or self.second.reinforces_extra
 
     @property
     def adds_rows(self) -> bool:
@@ -151,10 +161,10 @@ class Both(Control):
         first, second = self._of(state)
         return self.second.reshape(self.first.reshape(advantages, scored, new, first), scored, new, second)
 
-    def bounds(self, scored: Scored, state: State) -> Bounds | None:
+    def bounds(self, scored: Scored, new: BatchStatistics, state: State) -> Bounds | None:
         """Return the bounds of the control that has them."""
         first, second = self._of(state)
-        return self.first.bounds(scored, first) or self.second.bounds(scored, second)
+        return self.first.bounds(scored, new, first) or self.second.bounds(scored, new, second)
 
     def penalty(self, scored: Scored, new: BatchStatistics, state: State) -> Tensor | None:
         """Return the sum of the penalties; None if there is none."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -21,9 +21,9 @@ class EFRame(Control):
 
     Exploration: a prompt whose ordinary answers are all wrong gets `count` more completions at `temperature`. Filter:
     ordinary rows with |A| > `ordinary_threshold` and explored ones with |A| > `explored_threshold` (A within their own
-    group) are trained on, but no truncated one with A > 0. Replay: rows of a step with |A| > `replay_threshold` join a
-    buffer, first in, first out. Every `replay_freq` steps the buffer is trained on again, against the log-probabilities
-    that its rows had when they were drawn.
+    group) are trained on, but no truncated one with A > 0. Replay: rows of a step with |A| > `replay_threshold` (or A >
+    it, see `replay_by`) join a buffer, first in, first out. Every `replay_freq` steps the buffer is trained on again,
+    against the log-probabilities that its rows had when they were drawn.
 
     2506.22200 (G1 = 5, G2 = 20 at T = 1.2) and the authors' code (173b698) for the thresholds, 0.05, 1 and 1.
 
@@ -41,6 +41,10 @@ class EFRame(Control):
     """Additional rows are trained on if |A| within their own group is above this."""
     replay_threshold: float = 1.0
     """Rows join the replay buffer if |A| is above this."""
+    replay_by: Literal["absolute", "signed"] = "absolute"
+    """`absolute` replays rows with |A| above the threshold. `signed` replays rows with A above it, so right ones alone,
+    as a later trainer of the authors does.
+    """
     max_rounds: int = 1
     """Rounds of prompts in a step. Above 1, new prompts are drawn until the kept rows are as many as the step has
     ordinary ones.
@@ -143,7 +147,8 @@ class EFRame(Control):
 
     def _stored(self, scored: Scored) -> list[dict[str, Any]]:
         batch, width = scored.batch, scored.batch.prompt_width
-        telling = scored.trained[:, 0].bool() & (batch.advantages[:, 0].abs() > self.replay_threshold)
+        advantages = batch.advantages[:, 0] if self.replay_by == "signed" else batch.advantages[:, 0].abs()
+        telling = scored.trained[:, 0].bool() & (advantages > self.replay_threshold)
         stored = []
         for row in telling.nonzero()[:, 0].tolist():
             shown, mask = batch.attention_mask[row, :width].bool(), batch.mask[row].bool()

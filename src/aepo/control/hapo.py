@@ -178,7 +178,7 @@ class HAPO(Control):
         neutral = (ratio > 1 - bounds.low / 2) & (ratio < 1 + bounds.high / 2)
         return torch.where((h > 0) != neutral, advantages * (1 + self.beta * h), advantages)
 
-    def bounds(self, scored: Scored, state: State) -> Bounds | None:
+    def bounds(self, scored: Scored, new: BatchStatistics, state: State) -> Bounds | None:
         """Return bounds that are wider below for certain tokens and wider above for uncertain ones."""
         return self._adapted(scored) if self.adaptive_clip else None
 

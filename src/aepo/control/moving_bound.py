@@ -10,6 +10,7 @@ from aepo.control.laws import stepped
 from aepo.control.schedules import Target
 from aepo.errors import require
 from aepo.loss.surrogates import Bounds
+from aepo.types import BatchStatistics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ class MovingBound(Control):
         """Return a state with k = 0 and nothing measured."""
         return {"coefficient": 0.0, "first_entropy": None}
 
-    def bounds(self, scored: Scored, state: State) -> Bounds:
+    def bounds(self, scored: Scored, new: BatchStatistics, state: State) -> Bounds:
         """Return [1 - eps, 1 / (1 - eps) + k] as distances from 1."""
         return Bounds(low=self.eps, high=1 / (1 - self.eps) + state["coefficient"] - 1)
 

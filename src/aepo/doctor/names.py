@@ -2,46 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from functools import cache
 
+from aepo.doctor.dialect import EXACT, SAMPLED, SPREAD, Dialect, marks, same_rewards
+from aepo.doctor.names_large_scale import AREAL, NEMO_RL, PRIME_RL, ROLL, ROLLOUT_STEP, SKYRL, SLIME
 from aepo.doctor.types import EntropyMeaning, LogRow
 
-_SAMPLED = (
-    "compare it with no exact entropy, and use it in no loss: its gradient is not an entropy bonus (docs/entropy.md)"
-)
-EXACT = EntropyMeaning("exact", "the exact entropy, per token")
-
-
-def _derive_nothing(_: LogRow) -> LogRow:
-    return {}
-
-
-@dataclass(frozen=True)
-class Dialect:
-    """`Dialect` describes the keys of one trainer's log."""
-
-    name: str
-    """The name of the trainer."""
-    marks: tuple[frozenset[str], ...]
-    """Sets of keys. A log that has all keys of one set was written by this trainer."""
-    keys: Mapping[str, tuple[str, ...]]
-    """Name in this package -> the trainer's keys for it. The first key that the log has counts."""
-    entropies: Mapping[str, EntropyMeaning] = field(default_factory=dict)
-    """Entropy key of the trainer -> what it measures."""
-    derive: Callable[[LogRow], LogRow] = _derive_nothing
-    """A function from a row under this package's names to the measurements that follow from it."""
-
-
-def _marks(*groups: str) -> tuple[frozenset[str], ...]:
-    return tuple(frozenset(group.split()) for group in groups)
-
-
-def _same_rewards(row: LogRow) -> LogRow:
-    """Return `no_advantage`: 1 if all advantages of the batch are 0, so that all its groups are dead, else 0."""
-    if "advantage_high" in row and "advantage_low" in row:
-        return {"no_advantage": float(row["advantage_high"] == row["advantage_low"] == 0)}
-    return {"no_advantage": float(row["reward_spread"] == 0)} if "reward_spread" in row else {}
+SWIFT_STEP = "global_step/max_steps"
+"""ms-swift's key for the step; its value is a text such as 240/960."""
 
 
 def _one_sided_groups(row: LogRow) -> LogRow:
@@ -55,8 +25,8 @@ approximate_kl gradient_norm saturated alarm command coefficient reward_failures
 
 AEPO = Dialect(
     name="aepo",
-    marks=_marks("entropy sampled_entropy dead_groups seconds_sampling", "entropy target_entropy dead_groups"),
-    keys={name: (name,) for name in _OURS.split()},
+    marks=marks("entropy sampled_entropy dead_groups seconds_sampling", "entropy target_entropy dead_groups"),
+    keys={**{name: (name,) for name in _OURS.split()}, "evaluation": ("evaluation/pass@1",)},
     entropies={"entropy": EXACT},
 )
 
@@ -72,15 +42,19 @@ _VERL_COMMON = {
     "advantage_high": ("critic/advantages/max",),
     "advantage_low": ("critic/advantages/min",),
     "length": ("response_length/mean",),
+    "length_max": ("response_length/max",),
     "truncated": ("response_length/clip_ratio",),
     "approximate_kl": ("actor/ppo_kl",),
+    "reference_kl": ("actor/kl_loss", "actor/reward_kl_penalty", "critic/kl"),
+    "teacher_kl": ("actor/distillation/loss", "distillation/loss"),
     "gradient_norm": ("actor/grad_norm",),
     "learning_rate": ("actor/lr",),
+    "loss": ("actor/pg_loss",),
 }
 
 EASYR1 = Dialect(
     name="EasyR1",
-    marks=_marks("actor/entropy_loss actor/pg_clipfrac_higher", "actor/pg_clipfrac_higher critic/score/mean"),
+    marks=marks("actor/entropy_loss actor/pg_clipfrac_higher", "actor/pg_clipfrac_higher critic/score/mean"),
     keys={
         **_VERL_COMMON,
         "entropy": ("actor/entropy_loss",),
@@ -89,15 +63,16 @@ EASYR1 = Dialect(
     },
     entropies={
         "actor/entropy_loss": EntropyMeaning(
-            "sampled", "a sampled estimate (mean of -log pi over the tokens drawn), under the name of a loss", _SAMPLED
+            "sampled", "a sampled estimate (mean of -log pi over the tokens drawn), under the name of a loss", SAMPLED
         )
     },
-    derive=_same_rewards,
+    derive=same_rewards,
+    derive_from=SPREAD,
 )
 
 VERL = Dialect(
     name="verl",
-    marks=_marks("actor/pg_loss", "actor/ppo_kl", "critic/score/mean", "actor/entropy", "rollout_corr/kl"),
+    marks=marks("actor/pg_loss", "actor/ppo_kl", "critic/score/mean", "actor/entropy", "rollout_corr/kl"),
     keys=_with_ours(
         {
             **_VERL_COMMON,
@@ -119,17 +94,19 @@ VERL = Dialect(
             "the name is that of a loss, the number is not: read it as the entropy, higher is more random",
         ),
     },
-    derive=_same_rewards,
+    derive=same_rewards,
+    derive_from=SPREAD,
 )
 
 TRL_PPO = Dialect(
     name="TRL PPO",
-    marks=_marks("objective/entropy objective/kl", "objective/rlhf_reward policy/clipfrac_avg"),
+    marks=marks("objective/entropy objective/kl", "objective/rlhf_reward policy/clipfrac_avg"),
     keys={
         "entropy": ("policy/entropy_avg", "objective/entropy"),
         "reward": ("objective/scores", "objective/rlhf_reward"),
         "clip_fraction": ("policy/clipfrac_avg",),
         "approximate_kl": ("policy/approxkl_avg",),
+        "loss": ("loss/policy_avg",),
         "ratio": ("val/ratio",),
         "learning_rate": ("lr", "learning_rate"),
         "entropy_sum": ("objective/entropy",),
@@ -146,24 +123,29 @@ TRL_PPO = Dialect(
 
 TRL = Dialect(
     name="TRL",
-    marks=_marks(
+    marks=marks(
         "frac_reward_zero_std",
         "completions/mean_length reward",
         "completions/clipped_ratio",
         "clip_ratio/region_mean",
-        "reward reward_std completion_length",
+        "reward reward_std",
     ),
     keys=_with_ours(
         {
-            "entropy": ("entropy",),
+            "entropy": ("entropy", "entropy/mean"),
             "reward": ("reward",),
+            "reward_spread": ("reward_std",),
             "dead_groups": ("frac_reward_zero_std",),
+            "evaluation": ("eval_reward",),
             "length": ("completions/mean_length", "completion_length"),
+            "length_max": ("completions/max_length",),
             "truncated": ("completions/clipped_ratio",),
             "clip_fraction": ("clip_ratio/region_mean", "clip_ratio"),
+            "reference_kl": ("kl",),
             "mismatch": ("sampling/sampling_logp_difference/mean",),
             "gradient_norm": ("grad_norm",),
             "learning_rate": ("learning_rate",),
+            "loss": ("loss",),
         }
     ),
     entropies={
@@ -171,43 +153,57 @@ TRL = Dialect(
         "entropy": EntropyMeaning(
             "exact", "the exact entropy per token of the distribution divided by the sampling temperature"
         ),
+        "entropy/mean": EntropyMeaning("exact", "the exact entropy, its mean over a completion and then over them"),
     },
+    derive=same_rewards,
+    derive_from=SPREAD,
 )
+
+# ms-swift builds on TRL's trainer and keeps its keys; only the step has a form of its own.
+SWIFT = replace(TRL, name="ms-swift", marks=marks(f"{SWIFT_STEP} reward"))
 
 TINKER = Dialect(
     name="tinker-cookbook",
-    marks=_marks("optim/entropy", "env/all/reward/total", "optim/kl_sample_train_v1"),
+    marks=marks("optim/entropy", "env/all/reward/total", "optim/kl_sample_train_v1"),
     keys={
         "entropy": ("optim/entropy",),
         "reward": ("env/all/reward/total",),
         "groups_all_good": ("env/all/by_group/frac_all_good",),
         "groups_all_bad": ("env/all/by_group/frac_all_bad",),
         "length": ("env/all/ac_tokens_per_turn",),
+        "evaluation": ("test/env/all/reward/total",),
+        "reference_kl": ("kl_policy_base",),
+        "teacher_kl": ("teacher_kl",),
         "mismatch_kl": ("optim/kl_sample_train_v2", "optim/kl_sample_train_v1"),
         "learning_rate": ("optim/lr",),
     },
     entropies={
         "optim/entropy": EntropyMeaning(
-            "sampled", "a sampled estimate: minus the mean log-probability of the tokens drawn", _SAMPLED
+            "sampled", "a sampled estimate: minus the mean log-probability of the tokens drawn", SAMPLED
         )
     },
     derive=_one_sided_groups,
+    derive_from=("groups_all_good", "groups_all_bad"),
 )
 
 OPENRLHF = Dialect(
     name="OpenRLHF",
-    marks=_marks("policy_loss actor_lr", "policy_loss response_length", "response_length group_reward_std"),
+    marks=marks(
+        "policy_loss actor_lr", "policy_loss response_length", "response_length group_reward_std", "rollout/reward_mean"
+    ),
     keys={
         "entropy": ("entropy_loss",),
-        "reward": ("reward",),
+        "reward": ("rollout/reward_mean", "reward"),
         "reward_spread": ("group_reward_std",),
-        "length": ("response_length",),
-        "truncated": ("truncated", "response_clip_ratio"),
+        "length": ("rollout/response_length_mean", "response_length"),
+        "truncated": ("rollout/truncated_rate", "truncated", "response_clip_ratio"),
         "clip_fraction": ("ppo_clip_ratio",),
         "approximate_kl": ("ppo_kl",),
+        "reference_kl": ("kl",),
         "mismatch_kl": ("vllm_kl",),
         "gradient_norm": ("actor_grad_norm",),
         "learning_rate": ("actor_lr",),
+        "loss": ("policy_loss",),
     },
     entropies={
         "entropy_loss": EntropyMeaning(
@@ -216,14 +212,57 @@ OPENRLHF = Dialect(
             "read it as the entropy, higher is more random; across that version it is not the same number",
         )
     },
-    derive=_same_rewards,
+    derive=same_rewards,
+    derive_from=SPREAD,
 )
 
-# The first dialect whose marks fit counts: EasyR1 writes verl's keys too, so it stands before verl.
-DIALECTS = (AEPO, EASYR1, VERL, TRL_PPO, TRL, TINKER, OPENRLHF)
+# The first dialect whose marks fit counts: EasyR1 and ROLL write verl's keys too, so they stand before verl.
+DIALECTS = (
+    AEPO, EASYR1, ROLL, VERL, TRL_PPO, SWIFT, TRL, TINKER, SLIME, OPENRLHF, PRIME_RL, SKYRL, NEMO_RL, AREAL,
+)  # fmt: skip
+
+STEPS = (
+    "global_step", "training/global_step", "trainer/global_step", SWIFT_STEP, "step", ROLLOUT_STEP, "progress/batch",
+    "_step", "Step",
+)  # fmt: skip
+"""The names of steps. The trainer's own counters come first: W&B's `_step` counts the calls of its log function."""
+
+
+ANYBODYS = ("loss", "grad_norm", "learning_rate", "lr")
+"""Keys that every trainer of neural networks logs, so that they tell nothing about who wrote the log."""
+
+
+@cache
+def known_keys() -> frozenset[str]:
+    """Return every key that some trainer's log is recognised by or read from, steps included."""
+    read = {key for dialect in DIALECTS for wanted in dialect.keys.values() for key in wanted}
+    marking = {key for dialect in DIALECTS for mark in dialect.marks for key in mark}
+    return frozenset(read | marking | {*STEPS})
 
 
 def recognise(keys: Collection[str]) -> Dialect | None:
     """Return the dialect of the trainer that writes these keys, or None if no known trainer does."""
     present = set(keys)
     return next((dialect for dialect in DIALECTS if any(mark <= present for mark in dialect.marks)), None)
+
+
+def recognise_one_metric(keys: Collection[str]) -> Dialect | None:
+    """Return the first dialect that reads one of the keys: a chart has one metric, and a metric can lack the marks.
+
+    If trainers log different entropies under the key, the dialect says that the entropy's meaning is unknown.
+    """
+    present = set(keys).difference(STEPS, ANYBODYS)
+    readers = [
+        dialect
+        for dialect in (VERL, TRL, *DIALECTS)
+        if any(present.intersection(wanted) for wanted in dialect.keys.values())
+    ]
+    if not readers:
+        return None
+    kinds = {dialect.entropies[key].kind for dialect in readers for key in present if key in dialect.entropies}
+    if len(kinds) < 2:
+        return readers[0]
+    several = " or ".join(sorted({dialect.name for dialect in readers}))
+    says = f"of {several}, which log different numbers under this name"
+    unknown = EntropyMeaning("unknown", says)
+    return replace(readers[0], entropies={**readers[0].entropies, **dict.fromkeys(present, unknown)})

@@ -9,34 +9,58 @@ from pathlib import Path
 from typing import Any
 
 from aepo.doctor.checks import examine
-from aepo.doctor.readers import read
+from aepo.doctor.checks.facts import missing
+from aepo.doctor.page import check_page, write_page
+from aepo.doctor.readers import read_all
 from aepo.doctor.types import Finding, Log
-from aepo.errors import require
+from aepo.errors import InvalidValue, require
 
 Examined = tuple[Log, list[Finding]]
 
 
-def doctor(paths: Sequence[Path], resumes: Sequence[int] = (), as_json: bool = False) -> int:
+def doctor(
+    paths: Sequence[Path | str], resumes: Sequence[int] = (), as_json: bool = False, page: Path | None = None
+) -> int:
     """Read the logs, examine them and print the findings.
 
     Args:
-        paths: Log files, or folders with logs in them.
+        paths: Log files, folders with logs in them, or `wandb://entity/project/run`.
         resumes: Steps at which the runs were resumed, in addition to those that the logs show.
         as_json: Print JSON instead of a table.
+        page: An HTML page to write as well, with a figure for each finding; None writes none.
 
     Returns:
         The exit code: 1 if a serious finding is sure or likely, else 0.
 
     Raises:
-        InvalidValue: A path does not exist, cannot be read, or is no known log; or `paths` is empty.
+        InvalidValue: No path has a log that can be read; or `paths` is empty.
     """
     require(bool(paths), "LOG", "nothing", "at least one file or folder")
-    examined = [(log, examine(log)) for path in paths for log in read(path, resumes)]
+    if page is not None:
+        check_page(page)
+    logs, left_out = read_all(paths, resumes)
+    if not logs:
+        raise _none_read(left_out)
+    examined = [(log, examine(log)) for log in logs]
+    if page is not None:
+        write_page(page, examined, left_out)
     if as_json:
-        print(json.dumps([_as_dict(*pair) for pair in examined], indent=2))
+        missing = [{"source": str(error.got), "left_out": f"must be {error.wanted}"} for error in left_out]
+        print(json.dumps([*(_as_dict(*pair) for pair in examined), *missing], indent=2))
     else:
         _print(examined)
+        for error in left_out:
+            print(f"left out: {error.got}: must be {error.wanted}")
     return int(any(finding.counts for _, findings in examined for finding in findings))
+
+
+def _none_read(left_out: Sequence[InvalidValue]) -> InvalidValue:
+    """Return the error that names every file if there are several."""
+    if len(left_out) == 1:
+        return left_out[0]
+    each = "; ".join(f"{error.got}: must be {error.wanted}" for error in left_out)
+    sources = [str(error.got) for error in left_out]
+    return InvalidValue("LOG", sources, f"logs, of which at least one can be read ({each})")
 
 
 def _as_dict(log: Log, findings: Sequence[Finding]) -> dict[str, Any]:
@@ -48,7 +72,10 @@ def _as_dict(log: Log, findings: Sequence[Finding]) -> dict[str, Any]:
         "last_step": last,
         "entropy": log.entropy.says,
         "keys": dict(log.keys),
+        "read": sorted(log.series),
+        "missing": missing(log),
         "resumes": list(log.resumes),
+        "notes": list(log.notes),
         "findings": [dataclasses.asdict(finding) for finding in findings],
     }
 
@@ -60,19 +87,34 @@ def _print(examined: Sequence[Examined]) -> None:
 
     console = Console()
     for log, findings in examined:
-        first, last = log.steps
-        console.print(
-            f"{log.source}: {log.framework}, steps {first} to {last}", markup=False, highlight=False, soft_wrap=True
-        )
-        if "entropy" in log.series:
-            said = f"entropy (`{log.keys.get('entropy')}`) is {log.entropy.says}"
-            console.print(f"  {said}", markup=False, highlight=False, soft_wrap=True)
-        if not findings:
-            names = ", ".join(sorted(log.series))
-            console.print(f"  nothing found in: {names}\n", markup=False, highlight=False, soft_wrap=True)
-            continue
-        table = Table("finding", "step", "how sure", "evidence", "what to do", show_lines=True)
+        for line in _head(log):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        faults = [found for found in findings if found.serious]
+        if faults:
+            table = Table("finding", "step", "how sure", "evidence", "what to do", show_lines=True)
+            for found in faults:
+                table.add_row(*map(escape, (found.kind, _step(found), found.confidence, found.evidence, found.advice)))
+            console.print(table)
+        else:
+            console.print("  no fault found in what was read", markup=False, highlight=False)
         for found in findings:
-            step = "all" if found.step is None else str(found.step)
-            table.add_row(*map(escape, (found.kind, step, found.confidence, found.evidence, found.advice)))
-        console.print(table)
+            if not found.serious:
+                fact = f"  fact: {found.kind}: {found.evidence}; {found.advice}"
+                console.print(fact, markup=False, highlight=False, soft_wrap=True)
+        console.print()
+
+
+def _head(log: Log) -> list[str]:
+    """Return the lines that say what was read, what its entropy is, and what the log does not have."""
+    first, last = log.steps
+    lines = [f"{log.source}: {log.framework}, steps {first} to {last}"]
+    if "entropy" in log.series:
+        lines.append(f"  entropy (`{log.keys.get('entropy')}`) is {log.entropy.says}")
+    lines.append(f"  read: {', '.join(sorted(log.series))}")
+    if lacking := missing(log):
+        lines.append(f"  not in the log, so not judged: {', '.join(lacking)}")
+    return lines
+
+
+def _step(found: Finding) -> str:
+    return "all" if found.step is None else str(found.step)

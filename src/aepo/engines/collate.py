@@ -54,6 +54,7 @@ def scatter(statistics: TokenStatistics, mask: Tensor, temperatures: Sequence[fl
         entropy=None if statistics.entropy is None else placed(statistics.entropy),
         tempered={t: placed(values) for t, values in zip(temperatures, statistics.tempered, strict=True)},
         kept_entropy=None if statistics.kept_entropy is None else placed(statistics.kept_entropy),
+        kept_logprobs=None if statistics.kept_logprobs is None else placed(statistics.kept_logprobs),
     )
 
 

@@ -92,7 +92,8 @@ def loss(
         weights,
         algorithm.surrogate,
         sum(terms[1:], terms[0]) if terms else None,
-        control.bounds(part, state),
+        control.bounds(part, new, state),
+        reinforced=part.batch.extra[:, None] & part.batch.mask.bool() if control.reinforces_extra else None,
     )
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from aepo.entropy.partial import FLOOR
+from aepo.entropy.transform import LogitTransform
 
 _log = logging.getLogger(__name__)
 
@@ -49,24 +50,32 @@ def choose(device: torch.device, logits: int, compile: bool | None) -> Kernel:
 
 
 def reduce(
-    z: Tensor, scratch: Sequence[Tensor], inverse: Tensor, threshold: Tensor | None, entropy: bool, masked: bool
+    z: Tensor,
+    scratch: Sequence[Tensor],
+    inverse: Tensor,
+    threshold: Tensor | None,
+    entropy: bool,
+    masked: bool,
+    transform: LogitTransform | None = None,
 ) -> Reduced:
     """Return the sums of each row of a tile of logits. In the formulas, s = z - peak.
 
     Args:
-        z: The logits, [n, V]. They are overwritten if there is scratch.
+        z: The output of the LM head, [n, V]; `transform` makes the logits of it. It is overwritten if there is scratch.
         scratch: Tiles [n, V] to work in: one, or two if there is a threshold. An empty sequence is for compiled code,
             which needs none.
         inverse: The inverse temperatures 1 / T, [K].
-        threshold: The smallest kept logit of each row, [n, 1]; None if no kept entropy was asked for.
+        threshold: The smallest kept value of each row, [n, 1], before the transform; None if no kept entropy was asked
+            for.
         entropy: Whether the moment is taken.
         masked: Whether a logit may be -inf.
+        transform: What makes the logits; None if z holds them.
 
     Returns:
         peak: The largest logit, [n].
         totals: sum exp(s / T), [1 + K, n], with T = 1 first.
         moment: sum exp(s) s, [n]; None without `entropy`.
-        below: The largest logit under the threshold, [n]; None without a threshold.
+        below: The largest value under the threshold, [n], before the transform; None without a threshold.
         kept: The total and the moment over the kept logits, [2, n]; None without a threshold.
     """
     # A compiled sum on the CPU adds the terms one after the other and loses 1e-5 at V = 32 000, so it adds in float64.
@@ -74,11 +83,13 @@ def reduce(
     serial = torch.compiler.is_compiling() and z.device.type == "cpu"
     accumulator = torch.float64 if serial else z.dtype
     first, second = (*scratch, None, None)[:2]
-    peak = z.amax(-1, keepdim=True)
     below = kept = inside = None
     if threshold is not None:
         inside = torch.ge(z, threshold, out=second).to(z.dtype)
         below = torch.mul(inside, FLOOR, out=first).add_(z).amax(-1)
+    if transform is not None:
+        z = transform(z, out=z if scratch else None)
+    peak = z.amax(-1, keepdim=True)
     s = torch.sub(z, peak, out=z if scratch else None)
     if masked:
         s = s.clamp_min_(FLOOR)
@@ -105,29 +116,43 @@ def differentiate(
     cut: Tensor | None,
     inside: Tensor | None,
     masked: bool,
+    transform: LogitTransform | None = None,
 ) -> None:
-    """Overwrite a tile of logits with the gradient of the loss with respect to them.
+    """Overwrite a tile of the LM head's output y with the gradient of the loss with respect to it.
 
-    With s = z - peak, the gradient is
+    With the logits z and s = z - peak, the gradient is
 
-        exp(s) (offset + slope s) + sum_k tempered_k exp(s / T_k) + exp(s) (inside_0 + inside_1 s) [z >= cut]
+        exp(s) (offset + slope s) + sum_k tempered_k exp(s / T_k) + exp(s) (inside_0 + inside_1 s) [y >= cut]
+
+    times 1 - tanh^2(scale y / softcap) if there is a soft cap. The caller puts the factor `scale` into the sum's own
+    factors.
 
     Args:
-        z: The logits, [n, V]; the gradient on return.
-        scratch: Tiles [n, V] to work in: one, one more if there is a cut, and one more if there are temperatures. An
-            empty sequence is for compiled code, which needs none.
+        z: The output of the LM head, [n, V]; the gradient on return.
+        scratch: Tiles [n, V] to work in: one, one more if there is a cut, one more if there are temperatures, and one
+            more if there is a soft cap. An empty sequence is for compiled code, which needs none.
         peak: The largest logit of each row, [n].
         inverse: The inverse temperatures 1 / T_k, [K].
         offset: [n].
         slope: [n]; None if the entropy has no gradient.
         tempered: [K, n].
-        cut: The logit from which on a logit is kept, [n]; None if the kept entropy has no gradient.
+        cut: The value of y from which on a logit is kept, [n]; None if the kept entropy has no gradient.
         inside: [2, n]; None if the kept entropy has no gradient.
         masked: Whether a logit may be -inf.
+        transform: What makes the logits; None if z holds them.
     """
+    capped = transform is not None and transform.softcap is not None
+    scratch, own = (scratch[:-1], scratch[-1]) if capped and scratch else (scratch, None)
+    flat = None
     first, second = (*scratch, None, None)[:2]
     last = scratch[-1] if scratch else None
     among = None if cut is None else torch.ge(z, cut.unsqueeze(-1), out=second).to(z.dtype)
+    if transform is not None and transform.softcap is not None:
+        t = transform.bounded(z, out=z)
+        flat = torch.mul(t, t, out=own).neg_().add_(1)
+        z.mul_(transform.softcap)
+    elif transform is not None:
+        z.mul_(transform.scale)
     s = z.sub_(peak.unsqueeze(-1))
     if masked:
         s = s.clamp_min_(FLOOR)
@@ -147,6 +172,8 @@ def differentiate(
     z.exp_().mul_(factor)
     if rest is not None:
         z.add_(rest)
+    if flat is not None:
+        z.mul_(flat)
 
 
 class _Fallible:

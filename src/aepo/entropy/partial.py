@@ -4,18 +4,22 @@
     p(a) = exp(z_a) / sum_{b in A} exp(z_b)    renormalised
     H_A = -sum_{a in A} p(a) log p(a)          nats
     dH_A/dz_a = -p(a) (log p(a) + H_A) on A, 0 elsewhere
+    log p(y)                                   of the sampled token y; FLOOR if y is not in A
 
 A `Kept` decides which tokens are kept: it returns the threshold of each row of logits.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from aepo.entropy.transform import LogitTransform
 from aepo.errors import require
 
 FLOOR = -1e20
@@ -28,11 +32,14 @@ class Kept(ABC):
     """`Kept` chooses a part of the vocabulary, separately at each position."""
 
     @abstractmethod
-    def threshold(self, z: Tensor) -> Tensor:
-        """Return the smallest kept logit of each row, [n, 1]. Logits that are equal to it are kept, too.
+    def threshold(self, z: Tensor, transform: LogitTransform | None = None) -> Tensor:
+        """Return the smallest kept value of each row, [n, 1]. Values that are equal to it are kept, too.
+
+        A transform keeps the order of the values, so the threshold is one of the values before it.
 
         Args:
-            z: The logits, [n, V].
+            z: The logits, [n, V], before the transform if there is one.
+            transform: What makes the logits; None if z holds them.
         """
 
 
@@ -49,7 +56,7 @@ class Clamped(Kept):
     def __post_init__(self) -> None:
         require(0 <= self.removed < 1, "removed", self.removed, "a share of the vocabulary in [0, 1)")
 
-    def threshold(self, z: Tensor) -> Tensor:
+    def threshold(self, z: Tensor, transform: LogitTransform | None = None) -> Tensor:
         """Return the (int(V * removed) + 1)-th smallest logit of each row, [n, 1]."""
         rank = int(z.shape[-1] * self.removed) + 1
         if z.device.type != "cpu":
@@ -85,18 +92,37 @@ class Nucleus(Kept):
         require(0 < self.mass <= 1, "mass", self.mass, "a probability in (0, 1]")
         require(self.most >= 1, "most", self.most, "at least 1 token")
 
-    def threshold(self, z: Tensor) -> Tensor:
+    def threshold(self, z: Tensor, transform: LogitTransform | None = None) -> Tensor:
         """Return the logit of the least probable token of each row's nucleus, [n, 1]."""
         most = min(self.most, z.shape[-1])
-        log_total = z.logsumexp(-1, keepdim=True)
+        logits: Callable[[Tensor], Tensor] = transform or (lambda values: values)
+        log_total = logits(z).logsumexp(-1, keepdim=True)
         least = torch.empty_like(log_total)
         rows = torch.arange(len(z), device=z.device)
         for count in (*(few for few in _FIRST_LOOKS if few < most), most):
             top = (z if len(rows) == len(z) else z[rows]).topk(count).values
-            probs = (top - log_total[rows]).exp()
+            probs = (logits(top) - log_total[rows]).exp()
             inside = (probs.cumsum(-1) - probs < self.mass).sum(-1, keepdim=True)
             least[rows] = top.gather(-1, inside.clamp(min=1) - 1)
             rows = rows[inside.squeeze(-1) == count]
             if not len(rows):
                 break
         return least
+
+
+@dataclass(frozen=True)
+class MinP(Kept):
+    """`MinP` keeps the tokens whose probability is at least `share` of the largest probability.
+
+    Lp-Reg's proxy distribution uses it (2510.03222; share 0.02).
+    """
+
+    share: float = 0.02
+    """The smallest probability of a kept token, as a share of the largest one, in (0, 1]."""
+
+    def __post_init__(self) -> None:
+        require(0 < self.share <= 1, "share", self.share, "a share of the largest probability in (0, 1]")
+
+    def threshold(self, z: Tensor) -> Tensor:
+        """Return the largest logit + log share of each row, [n, 1]."""
+        return z.amax(-1, keepdim=True) + math.log(self.share)

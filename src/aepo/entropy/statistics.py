@@ -26,7 +26,8 @@ from torch import Tensor
 
 from aepo.entropy import kernels
 from aepo.entropy.partial import FLOOR, Kept
-from aepo.entropy.tiles import Fused, Plan, default_chunk
+from aepo.entropy.tiles import Fused, Plan, Results, default_chunk
+from aepo.entropy.transform import LogitTransform
 from aepo.errors import require
 from aepo.types import Metric
 
@@ -46,6 +47,10 @@ class TokenStatistics:
     """[K, N], log pi^T(label) for each of the K temperatures that were asked for, in their order, nats."""
     kept_entropy: Tensor | None
     """[N], exact entropy over the kept part of the vocabulary, nats."""
+    kept_logprobs: Tensor | None = None
+    """[N], log-probability of the label after renormalisation over the kept part of the vocabulary, nats; -1e20 if the
+    label is not kept. It has no gradient.
+    """
 
 
 def token_statistics(
@@ -54,6 +59,7 @@ def token_statistics(
     labels: Tensor,
     *,
     bias: Tensor | None = None,
+    transform: LogitTransform = LogitTransform(),
     temperatures: Sequence[float] = (),
     entropy: bool = True,
     kept: Kept | None = None,
@@ -71,12 +77,14 @@ def token_statistics(
 
     Args:
         hidden: The hidden states, [N, D].
-        weight: The weight of the LM head, [V, D], of hidden's dtype; z = hidden weight^T + bias.
+        weight: The weight of the LM head, [V, D], of hidden's dtype; its output is y = hidden weight^T + bias.
         labels: The tokens, [N], int64. The caller leaves padding out.
-        bias: The bias of the LM head, [V], of hidden's dtype. A bias of -inf removes a token from the vocabulary.
+        bias: The bias of the LM head, [V], of hidden's dtype. A bias of -inf removes a token from the vocabulary, if
+            there is no soft cap.
+        transform: What makes the logits z of the LM head's output y: a scale, a soft cap. By default z = y.
         temperatures: K temperatures T at which log pi^T(label) is taken.
         entropy: Whether the exact entropy is taken.
-        kept: The part of the vocabulary over which `kept_entropy` is taken; None for no kept entropy.
+        kept: The part of the vocabulary for `kept_entropy` and `kept_logprobs`; None for neither.
         chunk: Rows of a tile; None for a tile of about 32 MiB on the CPU and 512 MiB elsewhere.
         compile: True runs the elementwise part through torch.compile, False never does. None takes Triton on CUDA;
             elsewhere torch.compile for many logits and eager code for few. Where an implementation does not work
@@ -98,10 +106,11 @@ def token_statistics(
         kept=kept,
         chunk=chunk or default_chunk(hidden.device, vocabulary),
         kernel=kernels.choose(hidden.device, rows * vocabulary, compile),
+        transform=None if transform.plain else transform,
     )
-    fused: Callable[..., tuple[Tensor, Tensor | None, Tensor | None]] = Fused.apply
-    logprobs, exact, kept_entropy = fused(hidden, weight, bias, labels, plan)
-    return TokenStatistics(logprobs[0], exact, logprobs[1:], kept_entropy)
+    fused: Callable[..., Results] = Fused.apply
+    logprobs, exact, kept_entropy, kept_logprobs = fused(hidden, weight, bias, labels, plan)
+    return TokenStatistics(logprobs[0], exact, logprobs[1:], kept_entropy, kept_logprobs)
 
 
 def logits_statistics(
@@ -115,7 +124,7 @@ def logits_statistics(
         logits: The logits, [..., V].
         labels: The tokens, [...], int64.
         temperatures: K temperatures T at which log pi^T(label) is taken.
-        kept: The part of the vocabulary over which `kept_entropy` is taken; None for no kept entropy.
+        kept: The part of the vocabulary for `kept_entropy` and `kept_logprobs`; None for neither.
 
     Returns:
         Statistics [...], `tempered` [K, ...], in float32 or wider.
@@ -134,19 +143,21 @@ def logits_statistics(
     shifted = shifted.clamp_min(FLOOR)
     weights = shifted.exp()
     total = weights.sum(-1)
+    among = None if kept is None else _renormalised(z, kept)
     tempered = [chosen / t - (shifted / t).exp().sum(-1).log() for t in temperatures]
     return TokenStatistics(
         logprobs=chosen - total.log(),
         entropy=total.log() - (weights * shifted).sum(-1) / total,
         tempered=torch.stack(tempered) if tempered else chosen.new_empty(0, *chosen.shape),
-        kept_entropy=None if kept is None else _kept_entropy(z, kept),
+        kept_entropy=None if among is None else -(among.exp() * among).sum(-1),
+        kept_logprobs=None if among is None else among.detach().gather(-1, labels.unsqueeze(-1)).squeeze(-1),
     )
 
 
-def _kept_entropy(z: Tensor, kept: Kept) -> Tensor:
+def _renormalised(z: Tensor, kept: Kept) -> Tensor:
+    """Return the log-probabilities after renormalisation over the kept tokens, FLOOR for the others."""
     inside = z >= kept.threshold(z.detach().flatten(0, -2)).view(*z.shape[:-1], 1)
-    renormalised = z.masked_fill(~inside, FLOOR).log_softmax(-1).clamp_min(FLOOR)
-    return -(renormalised.exp() * renormalised).sum(-1)
+    return z.masked_fill(~inside, FLOOR).log_softmax(-1).clamp_min(FLOOR)
 
 
 def sampled_entropy(logprobs: Tensor, mask: Tensor) -> Metric:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from aepo.entropy.kernels import Kernel
-from aepo.entropy.partial import Kept
+from aepo.entropy.partial import FLOOR, Kept
+from aepo.entropy.transform import LogitTransform
 
 # These decide how many rows a tile has when `chunk` is None. A tile with few rows stays in the cache. But the gradient
 # of the head, [V, D], is read and written once per tile, so a tile should not have too few.
@@ -76,6 +77,8 @@ class Plan(NamedTuple):
     """The largest number of rows of a tile."""
     kernel: Kernel
     """The implementation of the elementwise work."""
+    transform: LogitTransform | None = None
+    """What makes the logits of the LM head's output; None if they are the same."""
 
     def temperatures_like(self, values: Tensor) -> Tensor:
         """Return the temperatures, [1 + K, 1], with the dtype and the device of `values`."""
@@ -97,17 +100,19 @@ def default_chunk(device: torch.device, vocabulary: int) -> int:
 class _Sums(NamedTuple):
     """`_Sums` holds what the forward pass keeps of each row for the backward pass. In the formulas, s = z - peak."""
 
-    peak: Tensor  # [N], the largest logit
+    peak: Tensor  # [N], the largest logit, after the transform
     totals: Tensor  # [1 + K, N], sum exp(s / T), temperature 1 first
     moment: Tensor | None  # [N], sum exp(s) s, when the entropy was asked for
-    cut: Tensor | None  # [N], between the kept and the removed logits, when the kept entropy was asked for
+    cut: Tensor | None  # [N], between kept and removed logits, before the transform, when asked for
     kept: Tensor | None  # [2, N], the total and the moment over the kept logits
 
     @classmethod
     def of(cls, z: Tensor, scratch: Sequence[Tensor], inverse: Tensor, plan: Plan, masked: bool) -> _Sums:
-        """Return the sums of one tile of logits, [n, V]. The logits may be overwritten."""
-        threshold = None if plan.kept is None else plan.kept.threshold(z)
-        peak, totals, moment, below, kept = plan.kernel.reduce(z, scratch, inverse, threshold, plan.entropy, masked)
+        """Return the sums of one tile of the LM head's output, [n, V]. The tile may be overwritten."""
+        threshold = None if plan.kept is None else plan.kept.threshold(z, plan.transform)
+        peak, totals, moment, below, kept = plan.kernel.reduce(
+            z, scratch, inverse, threshold, plan.entropy, masked, plan.transform
+        )
         cut = None if threshold is None or below is None else _between(below, threshold.squeeze(-1))
         return cls(peak, totals, moment, cut, kept)
 
@@ -130,15 +135,31 @@ def _wide(values: Tensor) -> Tensor:
     return values if values.device.type == "mps" else values.double()
 
 
-def _statistics(chosen: Tensor, sums: _Sums, plan: Plan) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Return log pi^T(label) [1 + K, N], the entropy [N] and the kept entropy [N], from the labels' logits [N] and the
-    sums. An entropy that was not asked for is None.
+Results = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]
+"""The results of `Fused`."""
+
+
+def _statistics(chosen: Tensor, sums: _Sums, plan: Plan) -> Results:
+    """Return log pi^T(label) [1 + K, N], the entropy [N], the kept entropy [N] and the kept log-probability [N], from
+    the LM head's output for the labels [N] and the sums. What was not asked for is None.
     """
     dtype, totals = chosen.dtype, _wide(sums.totals)
-    logprobs = (_wide(chosen) - _wide(sums.peak)) / plan.temperatures_like(totals) - totals.log()
+    label = _wide(chosen)
+    if plan.transform is not None:
+        # The kernel's tanh rounds in its own way. A label above the peak would have a probability above 1.
+        label = torch.minimum(plan.transform(label), _wide(sums.peak))
+    logprobs = (label - _wide(sums.peak)) / plan.temperatures_like(totals) - totals.log()
     entropy = None if sums.moment is None else _entropy(sums.totals[0], sums.moment).to(dtype)
     kept_entropy = None if sums.kept is None else _entropy(sums.kept[0], sums.kept[1]).to(dtype)
-    return logprobs.to(dtype), entropy, kept_entropy
+    return logprobs.to(dtype), entropy, kept_entropy, _kept_logprobs(label, sums, dtype)
+
+
+def _kept_logprobs(label: Tensor, sums: _Sums, dtype: torch.dtype) -> Tensor | None:
+    """Return the label's log-probability among the kept tokens, [N]: FLOOR if it is not kept. None if none are kept."""
+    if sums.kept is None or sums.cut is None:
+        return None
+    inside = label - _wide(sums.peak) - _wide(sums.kept[0]).log()
+    return inside.to(dtype).masked_fill(label < sums.cut, FLOOR)
 
 
 def _entropy(total: Tensor, moment: Tensor) -> Tensor:
@@ -164,7 +185,9 @@ class _Slopes(NamedTuple):
         d log pi^T(y)/dz = (onehot(y) - p_T) / T
         dH/dz            = -p (log p + H) = -exp(s) / S_1 (s - M / S_1)
 
-    and of dH/dz over the kept logits alone.
+    and of dH/dz over the kept logits alone. With a transform, z = softcap tanh(scale y / softcap), the gradient is
+    taken by the LM head's output y: the upstream gradients get the factor scale, the kernel and the label's term the
+    rest.
     """
 
     offset: Tensor  # [N]
@@ -204,6 +227,10 @@ class _Upstream(NamedTuple):
     logprobs: Tensor  # [1 + K, N]
     entropy: Tensor | None  # [N]
     kept_entropy: Tensor | None  # [N]
+
+    def times(self, factor: float) -> _Upstream:
+        """Return all gradients times the factor."""
+        return _Upstream(*(None if by is None else by * factor for by in self))  # type: ignore[arg-type]
 
 
 class _Gradients(NamedTuple):
@@ -258,7 +285,7 @@ class _Passes(NamedTuple):
         return [self.hidden.new_empty(shape, dtype=self.head.dtype) for _ in range(tiles)]
 
     def forward(self) -> tuple[Tensor, _Sums]:
-        """Return the label's logit, [N], and the sums of every row."""
+        """Return the LM head's output for the label, [N], and the sums of every row."""
         chosen = self.hidden.new_empty(self.hidden.shape[0], dtype=self.head.dtype)
         inverse = self.plan.temperatures_like(chosen)[1:, 0].reciprocal()
         masked = self.head.bias is not None
@@ -282,18 +309,22 @@ class _Passes(NamedTuple):
         index, used = active.nonzero().squeeze(1), live[1:].any(1).nonzero().squeeze(1)
         inverse = self.plan.temperatures_like(sums.peak)[1:, 0].reciprocal()[used]
         slopes = _Slopes.of(sums, self.plan, upstream)
-        masked = self.head.bias is not None
-        room = self.room(len(index), 1 + (slopes.cut is not None) + bool(len(used)))
+        masked, transform = self.head.bias is not None, self.plan.transform
+        capped = transform is not None and transform.softcap is not None
+        room = self.room(len(index), 1 + (slopes.cut is not None) + bool(len(used)) + capped)
 
         def tile(rows: Tensor) -> None:
             hidden = self.hidden[rows]
             z, *scratch = (space[: len(rows)] for space in room)
             self.head.logits(hidden, z)
             offset, slope, tempered, label, cut, inside = slopes.at(rows, used)
+            place = self.labels[rows].unsqueeze(1)
+            if transform is not None and transform.softcap is not None:
+                label = label * (1 - transform.bounded(z.gather(1, place).squeeze(1)).square())
             self.plan.kernel.differentiate(
-                z, scratch, sums.peak[rows], inverse, offset, slope, tempered, cut, inside, masked
+                z, scratch, sums.peak[rows], inverse, offset, slope, tempered, cut, inside, masked, transform
             )
-            z.scatter_add_(1, self.labels[rows].unsqueeze(1), label.unsqueeze(1))
+            z.scatter_add_(1, place, label.unsqueeze(1))
             gradients.add(rows, z, hidden, self.head)
 
         for rows in self.plan.tiles(len(index)):
@@ -303,24 +334,27 @@ class _Passes(NamedTuple):
 class Fused(torch.autograd.Function):
     """`Fused` is the autograd function from (hidden, weight, bias, labels, plan) to the token statistics.
 
-    Its results are log pi^T(label) [1 + K, N], the entropy [N] and the kept entropy [N]; an entropy is None if the plan
-    does not ask for it.
+    Its results are log pi^T(label) [1 + K, N], the entropy [N], the kept entropy [N], and the label's log-probability
+    among the kept tokens [N], which has no gradient. What the plan does not ask for is None.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, plan: Plan
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, plan: Plan) -> Results:
         """Return the statistics; `aepo.entropy.statistics.token_statistics` describes the arguments."""
         with torch.autocast(hidden.device.type, enabled=False):
             chosen, sums = _Passes(hidden, _Head.of(weight, bias), labels, plan).forward()
         ctx.plan = plan
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(hidden, weight, bias, labels, *sums)
-        return _statistics(chosen, sums, plan)
+        results = _statistics(chosen, sums, plan)
+        if results[3] is not None:
+            ctx.mark_non_differentiable(results[3])
+        return results
 
     @staticmethod
-    def backward(ctx: Any, by_logprobs: Tensor | None, by_entropy: Tensor | None, by_kept: Tensor | None) -> Any:
+    def backward(
+        ctx: Any, by_logprobs: Tensor | None, by_entropy: Tensor | None, by_kept: Tensor | None, _: None
+    ) -> Any:
         """Return the gradients of hidden, weight and bias.
 
         Raises:
@@ -336,5 +370,7 @@ class Fused(torch.autograd.Function):
             head = _Head.of(weight, bias)
             gradients = _Gradients.zeros(hidden, head, ctx.needs_input_grad)
             upstream = _Upstream(by_logprobs, by_entropy, by_kept)
+            if ctx.plan.transform is not None:
+                upstream = upstream.times(ctx.plan.transform.scale)
             _Passes(hidden, head, labels, ctx.plan).backward(sums, upstream, gradients)
         return *gradients, None, None  # autograd casts them to the dtypes of the inputs

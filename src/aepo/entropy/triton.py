@@ -6,6 +6,8 @@ that rises by d, with r = exp(-d), a total S becomes r S and a moment M becomes 
 program works on one block of one row. Each lane has a sum of its own in the dtype of the logits; the lanes are added
 at the end.
 
+Both kernels make the logits z of the LM head's output y in registers, so a scale or a soft cap moves no more memory.
+
 The module needs Triton. Under TRITON_INTERPRET=1 it runs on the CPU, slowly.
 """
 
@@ -20,9 +22,21 @@ import triton.language as tl  # type: ignore[import-not-found,import-untyped,unu
 from torch import Tensor
 
 from aepo.entropy.partial import FLOOR
+from aepo.entropy.transform import LogitTransform
 
 _FLOOR = tl.constexpr(FLOOR)
 _FORWARD_BLOCK, _BACKWARD_BLOCK = 2048, 1024
+
+
+@triton.jit
+def _tanh(x: Any) -> Any:
+    # Triton's own tanh does not run in its interpreter. Near 0 this is a Pade approximant, whose relative error is
+    # 3e-15 at 0.6. Further out the exponential function does not cancel.
+    y = x * x
+    near = x * (135135 + y * (17325 + y * (378 + y))) / (135135 + y * (62370 + y * (3150 + y * 28)))
+    e = tl.exp(-2 * tl.abs(x))
+    far = (1 - e) / (1 + e)
+    return tl.where(tl.abs(x) < 0.6, near, tl.where(x < 0, -far, far))
 
 
 @triton.jit
@@ -42,9 +56,12 @@ def _reduce_row(
     LANES: tl.constexpr,
     ENTROPY: tl.constexpr,
     KEPT: tl.constexpr,
+    SCALE: tl.constexpr,
+    SOFTCAP: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    # One program per row. LANES is the smallest power of two that is at least K.
+    # One program per row. y is the output of the LM head, z the logit; SOFTCAP is 0 for no soft cap.
+    # LANES is the smallest power of two that is at least K.
     row = tl.program_id(0).to(tl.int64)  # int64, because row * stride may exceed 2^31
     dtype = logits.dtype.element_ty
     ks = tl.arange(0, LANES)
@@ -61,7 +78,12 @@ def _reduce_row(
         kept_moment = tl.zeros([BLOCK], dtype)
     for start in range(0, vocabulary, BLOCK):
         columns = start + tl.arange(0, BLOCK)
-        z = tl.load(logits + row * stride + columns, mask=columns < vocabulary, other=float("-inf"))
+        y = tl.load(logits + row * stride + columns, mask=columns < vocabulary, other=float("-inf"))
+        z = y
+        if SOFTCAP != 0:  # a cap would lift the lanes beyond the vocabulary from -inf
+            z = tl.where(columns < vocabulary, _tanh(y * (SCALE / SOFTCAP)) * SOFTCAP, float("-inf"))
+        elif SCALE != 1:
+            z = y * SCALE
         higher = tl.maximum(peak, tl.max(z, 0))
         change = peak - higher
         shrink = tl.exp(change)
@@ -73,8 +95,8 @@ def _reduce_row(
         if K > 0:
             tempered = tempered * tl.exp(change * faster)[:, None] + tl.exp(s[None, :] * faster[:, None])
         if KEPT:
-            inside = z >= least
-            below = tl.maximum(below, tl.where(inside, float("-inf"), z))
+            inside = y >= least
+            below = tl.maximum(below, tl.where(inside, float("-inf"), y))
             kept_moment = shrink * (kept_moment + change * kept_total) + tl.where(inside, e * s, 0.0)
             kept_total = shrink * kept_total + tl.where(inside, e, 0.0)
         peak = higher
@@ -106,27 +128,48 @@ def _differentiate_block(
     K: tl.constexpr,
     ENTROPY: tl.constexpr,
     KEPT: tl.constexpr,
+    SCALE: tl.constexpr,
+    SOFTCAP: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     places = logits + row * stride + columns
-    z = tl.load(places, mask=columns < vocabulary, other=0.0)
+    y = tl.load(places, mask=columns < vocabulary, other=0.0)
+    z = y
+    if SOFTCAP != 0:
+        t = _tanh(y * (SCALE / SOFTCAP))
+        z = t * SOFTCAP
+    elif SCALE != 1:
+        z = y * SCALE
     s = tl.maximum(z - tl.load(peaks + row), _FLOOR)
     factor = tl.load(offsets + row)
     if ENTROPY:
         factor += tl.load(slopes + row) * s
     if KEPT:
         inside = tl.load(insides + row) + tl.load(insides + rows + row) * s
-        factor += tl.where(z >= tl.load(cuts + row), inside, 0.0)
+        factor += tl.where(y >= tl.load(cuts + row), inside, 0.0)
     gradient = tl.exp(s) * factor
     for k in tl.static_range(K):
         gradient += tl.load(tempered + k * rows + row) * tl.exp(s * tl.load(inverse + k))
+    if SOFTCAP != 0:
+        gradient *= 1 - t * t
     tl.store(places, gradient, mask=columns < vocabulary)
 
 
+def _constants(transform: LogitTransform | None) -> dict[str, float]:
+    transform = transform or LogitTransform()
+    return {"SCALE": transform.scale, "SOFTCAP": transform.softcap or 0.0}
+
+
 def reduce(
-    z: Tensor, scratch: Sequence[Tensor], inverse: Tensor, threshold: Tensor | None, entropy: bool, masked: bool
+    z: Tensor,
+    scratch: Sequence[Tensor],
+    inverse: Tensor,
+    threshold: Tensor | None,
+    entropy: bool,
+    masked: bool,
+    transform: LogitTransform | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """Return the sums of `aepo.entropy.kernels.reduce`. z is not overwritten, and any logit may be -inf."""
     rows, vocabulary = z.shape
@@ -151,6 +194,7 @@ def reduce(
             LANES=triton.next_power_of_2(max(1, count)),
             ENTROPY=entropy,
             KEPT=threshold is not None,
+            **_constants(transform),
             BLOCK=min(_FORWARD_BLOCK, triton.next_power_of_2(vocabulary)),
             num_warps=8,
         )
@@ -168,8 +212,9 @@ def differentiate(
     cut: Tensor | None,
     inside: Tensor | None,
     masked: bool,
+    transform: LogitTransform | None = None,
 ) -> None:
-    """Overwrite the logits z with the gradient, as `aepo.entropy.kernels.differentiate` does.
+    """Overwrite the tile z with the gradient, as `aepo.entropy.kernels.differentiate` does.
 
     Any logit may be -inf.
     """
@@ -186,5 +231,6 @@ def differentiate(
             K=len(inverse),
             ENTROPY=slope is not None,
             KEPT=cut is not None,
+            **_constants(transform),
             BLOCK=block,
         )

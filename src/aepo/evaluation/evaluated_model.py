@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from aepo.config import Config, PolicyConfig, SamplingConfig, make_config, override, read_toml
+from aepo.engines.positions import OverLength
 from aepo.errors import InvalidValue
 from aepo.model.policy import Policy
 from aepo.training.checkpoint import FOLDER, steps_saved
@@ -78,13 +79,16 @@ class EvaluatedModel:
             stop = override(SamplingConfig(), read_toml(self.run / CONFIG).get("sampling", {}), "sampling.").stops
         return replace(config, sampling=replace(config.sampling, stop=stop)) if stop else config
 
-    def load(self, config: Config, device: str, template: str | None = None) -> Policy:
+    def load(
+        self, config: Config, device: str, template: str | None = None, over_length: OverLength | None = None
+    ) -> Policy:
         """Load the policy, with the policy settings of the run.
 
         Args:
             config: The configuration that names the built-in model.
             device: auto, cpu or cuda.
             template: The text of a chat template that replaces the model's own; None keeps it.
+            over_length: What replaces the run's `policy.over_length`; None keeps it.
 
         Raises:
             InvalidValue: There is no GPU for `cuda`, or the model cannot be loaded.
@@ -96,6 +100,8 @@ class EvaluatedModel:
         settings = PolicyConfig()
         if self.run is not None:
             settings = override(settings, read_toml(self.run / CONFIG).get("policy", {}), "policy.")
+        if over_length is not None:
+            settings = replace(settings, over_length=over_length)
         return Policy.load(self.folder or _builtin(config), device, settings, template=template)
 
 

@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from aepo.config import Config, default_config, override
 from aepo.control.base import generator
+from aepo.engines.positions import Room
 from aepo.engines.right import RightRule
 from aepo.errors import InvalidValue, require
 from aepo.evaluation.benchmarks import find
 from aepo.evaluation.evaluated_model import EvaluatedModel, weights_digest
 from aepo.evaluation.options import Options, Pass
-from aepo.evaluation.questions import Questions, from_rows, from_task
+from aepo.evaluation.questions import CODE, Questions, from_rows, from_task
 from aepo.evaluation.report import ProgressPrinter, show
 from aepo.evaluation.samples import RESULT, SAMPLES, Unit, append, cut_to_whole_units, open_folder, read, units
 from aepo.evaluation.scores import Tally, scores
@@ -29,6 +31,7 @@ from aepo.sampling.prompts import ends_line, fitted
 from aepo.tasks.chat import ChatSettings
 from aepo.tasks.rewards import Verdict
 from aepo.training.folder import environment, write_atomically
+from aepo.training.progress import plain
 from aepo.training.runner import make_sampler
 from aepo.types import Prompt, Request
 
@@ -66,6 +69,7 @@ def run(options: Options) -> dict[str, Any]:
     questions, config, policy = _prepare(options, model)
     stops = _stop_at_chatml(policy, questions)
     parts = [_part(asked, way, policy) for asked in questions for way in options.passes()]
+    notes = _notes(policy, parts)
     settings = {
         "model": model.name,
         "folder": model.folder or "built in",
@@ -75,6 +79,7 @@ def run(options: Options) -> dict[str, Any]:
         "benchmarks": [part.questions.settings(part.prompts) for part in parts[:: len(options.passes())]],
         "stop_tokens": list(stops),
         **({"stop": list(config.sampling.stops)} if config.sampling.stops else {}),
+        **({"over_length": "cut"} if policy.room.over_length == "cut" else {}),
     }
     folder = options.out or _default_folder(model, questions)
     open_folder(folder, settings)
@@ -83,7 +88,7 @@ def run(options: Options) -> dict[str, Any]:
     result = {
         "settings": settings,
         "results": _summaries(parts, options.seed, folder / SAMPLES),
-        "notes": _notes(policy, parts),
+        "notes": notes,
         "environment": environment(policy.device),
     }
     write_atomically(folder / RESULT, json.dumps(result, indent=2))
@@ -98,13 +103,13 @@ def run(options: Options) -> dict[str, Any]:
 def _prepare(options: Options, model: EvaluatedModel) -> tuple[list[Questions], Config, Policy]:
     """Read the data and load the model. The data comes first, because reading it is quicker."""
     if options.benchmark or options.data is not None:
-        sources = find(options.benchmark, options.data)
+        sources = find(options.benchmark, options.data, options.grader == CODE)
         own = (options.prompt, options.grader, options.max_tokens, options.limit)
         with _named_as_options():
             chat = _chat(options)
             questions, template = [from_rows(source, *own, chat) for source in sources], chat.template()
         config = model.with_stops(default_config(), options.stop)
-        return questions, config, model.load(config, options.device, template)
+        return questions, config, model.load(config, options.device, template, options.over_length)
     for name in ("prompt", "grader", "system_prompt", "chat_template", "chat_template_kwargs"):
         given = getattr(options, name)
         require(
@@ -118,8 +123,8 @@ def _prepare(options: Options, model: EvaluatedModel) -> tuple[list[Questions], 
     config = model.with_stops(model.config(options.task, options.set, options.limit), options.stop)
     # A run's checkpoint carries the template that it was trained with.
     template = None if options.task is None and model.run is not None else config.task.template()
-    policy = model.load(config, options.device, template)
-    task = fitted(config.task, policy, config.seed)
+    policy = model.load(config, options.device, template, options.over_length)
+    task = fitted(config.task, policy, config.seed, Room())  # `_notes` checks what is sampled
     name = options.task or type(task).__name__.lower()
     return [from_task(name, task, config.evaluation.prompts, options.max_tokens)], config, policy
 
@@ -165,12 +170,22 @@ def _default_folder(model: EvaluatedModel, questions: Sequence[Questions]) -> Pa
 
 
 def _notes(policy: Policy, parts: Sequence[Part]) -> list[str]:
-    """Return sentences that a reader of the numbers should know."""
-    positions = getattr(policy.model.config, "max_position_embeddings", None)
-    longest = max(max(len(p.tokens) for p in part.prompts) + part.questions.max_tokens for part in parts)
-    if positions is None or longest <= positions:
-        return []
-    return [f"prompt and completion may take {longest} tokens; the model is made for {positions} positions"]
+    """Return sentences that a reader of the numbers should know.
+
+    Raises:
+        InvalidValue: The model has too few positions, and completions are not to be cut.
+    """
+    notes = []
+    room = replace(policy.room, advice="give --over-length cut, or fewer --max-tokens")
+    for asked in {part.questions.name: part for part in parts}.values():
+        longest, limit = max(len(prompt.tokens) for prompt in asked.prompts), asked.questions.max_tokens
+        left = room.limit(longest, limit)
+        if left < limit:
+            notes.append(
+                f"{asked.questions.name}: a completion ends at the model's {room.positions} positions: after the "
+                f"longest prompt it has {left} tokens, not {limit}"
+            )
+    return notes
 
 
 # --- sampling -----------------------------------------------------------------------------------------------
@@ -188,13 +203,28 @@ def _sample(parts: Sequence[Part], policy: Policy, config: Config, seed: int, fi
         if not left:
             continue
         sampler = drawn_by.with_cuts(Cuts(part.way.top_p, part.way.top_k, part.way.min_p))
+        # Programs are judged while the next unit is drawn; all else is judged at once.
+        waiting: list[tuple[Unit, Callable[[], list[dict[str, Any]]]]] = []
         for unit in left:
-            append(file, list(_rows(part, unit, policy, sampler, seed)))
-            progress.add(len(unit), f"{part.questions.name}, {part.way.label}")
+            waiting.append((unit, _rows(part, unit, policy, sampler, seed)))
+            if part.questions.start is None or len(waiting) > 1:
+                _write(part, *waiting.pop(0), file, progress)
+        for begun in waiting:
+            _write(part, *begun, file, progress)
 
 
-def _rows(part: Part, unit: Unit, policy: Policy, sampler: Sampler, seed: int) -> Iterator[dict[str, Any]]:
-    """Draw and judge one unit, and yield its rows. They depend only on the settings and the unit."""
+def _write(
+    part: Part, unit: Unit, rows: Callable[[], list[dict[str, Any]]], file: Path, progress: ProgressPrinter
+) -> None:
+    append(file, rows())
+    progress.add(len(unit), f"{part.questions.name}, {part.way.label}")
+
+
+def _rows(part: Part, unit: Unit, policy: Policy, sampler: Sampler, seed: int) -> Callable[[], list[dict[str, Any]]]:
+    """Draw one unit, begin to judge it, and return a function that waits for its rows.
+
+    The rows depend only on the settings and the unit.
+    """
     asked, way = part.questions, part.way
     prompts = [part.prompts[number] for number in unit.problems]
     purpose = f"evaluation/{asked.name}/{way.label}/{unit.samples.start}"
@@ -206,9 +236,10 @@ def _rows(part: Part, unit: Unit, policy: Policy, sampler: Sampler, seed: int) -
     texts = policy.decode([completion.tokens for completion in completions], special_tokens=asked.special_tokens)
     truncated = [completion.truncated for completion in completions]
     tokens = [completion.tokens for completion in completions]
-    verdicts = asked.judge([completion.prompt.problem for completion in completions], texts, truncated, tokens)
-    for place, (completion, text, verdict) in enumerate(zip(completions, texts, verdicts, strict=True)):
-        yield {
+    given = ([completion.prompt.problem for completion in completions], texts, truncated, tokens)
+    verdicts = partial(asked.judge, *given) if asked.start is None else asked.start(*given)
+    return lambda: [
+        {
             "benchmark": asked.name,
             "pass": way.label,
             "problem": completion.prompt.id,
@@ -216,16 +247,21 @@ def _rows(part: Part, unit: Unit, policy: Policy, sampler: Sampler, seed: int) -
             "sample": unit.samples[place % len(unit.samples)],
             "text": text,
             "answer": asked.answer(text),
+            # The tests of a program may be large, and the rows of a problem are many.
+            "known": None if asked.grader == CODE else completion.prompt.problem.get("answer"),
             **_judged(verdict, asked.right),
             "tokens": len(completion.tokens),
             "truncated": completion.truncated,
         }
+        for place, (completion, text, verdict) in enumerate(zip(completions, texts, verdicts(), strict=True))
+    ]
 
 
 def _judged(verdict: Verdict, rule: RightRule) -> dict[str, Any]:
     reward = verdict.reward if math.isfinite(verdict.reward) else None
     right = reward is not None and rule.alone(reward, verdict.right)
-    return {"correct": right, "reward": reward, "reason": verdict.reason, "failed": verdict.failed}
+    known = {"correct": right, "reward": reward, "reason": verdict.reason, "failed": verdict.failed}
+    return {**known, **({"logged": plain(verdict.logged)} if verdict.logged else {})}
 
 
 # --- scores -------------------------------------------------------------------------------------------------

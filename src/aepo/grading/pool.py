@@ -27,6 +27,9 @@ from aepo.grading.text import printable
 _START_SECONDS = 120.0
 # sympy's caches grow, so a worker is replaced after this many gradings, long before it reaches the memory limit.
 _LIFETIME = 5000
+# Limits are the worker's own processor time, which a busy machine does not use up. A worker that sleeps uses none, and
+# is ended after so many times the limit on the clock. Where there is no timer of processor time, the clock counts.
+_PATIENCE = 20.0 if hasattr(signal, "setitimer") else 1.0
 
 
 @dataclass(eq=False)
@@ -62,8 +65,8 @@ class GradingPool:
     Args:
         grader: The rule.
         processes: The number of workers at the same time.
-        seconds: The wall-clock limit of one grading, seconds. On an overloaded machine an honest grading may reach it,
-            and then counts as a failure.
+        seconds: The limit of one grading, seconds of the worker's processor time, so that a busy machine fails no
+            answer. A worker that waits without computing is ended after 20 times as many seconds on the clock.
         max_chars: Longer completions are cut to their last `max_chars` characters, where the answer is.
         memory_mb: The largest address space of a worker, MiB.
 
@@ -138,7 +141,7 @@ class GradingPool:
         for worker in self._workers:
             if waiting and worker.ready and worker.item is None:
                 worker.item = waiting.popleft()
-                worker.deadline = time.monotonic() + self._seconds
+                worker.deadline = time.monotonic() + self._seconds * _PATIENCE
                 self._send(worker, pairs[worker.item])
 
     def _send(self, worker: _Worker, pair: tuple[str, str]) -> None:
@@ -157,7 +160,9 @@ class GradingPool:
         events = [self._hear(worker) for worker in heard]
         now = time.monotonic()
         late = [w for w in awaited.values() if w not in heard and w.deadline <= now]
-        events += [self._end(worker, f"no verdict within {self._seconds:g} s") for worker in late]
+        events += [
+            self._end(worker, f"no verdict within {self._seconds * _PATIENCE:g} s on the clock") for worker in late
+        ]
         return [event for event in events if event is not None]
 
     def _hear(self, worker: _Worker) -> tuple[int, Grade] | None:
@@ -180,6 +185,8 @@ class GradingPool:
         status, item = self._drop(worker), worker.item
         if item is None:
             raise InvalidValue("grader", self._grader.name, f"one whose process can start ({_ending(status)})")
+        if hasattr(signal, "SIGPROF") and status == -signal.SIGPROF:
+            why = f"no verdict within {self._seconds:g} s of processor time"
         return item, Grade(False, why or f"the grading process ended ({_ending(status)})", failed=True)
 
     def _noted(self, grade: Grade, chars: int) -> Grade:

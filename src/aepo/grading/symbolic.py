@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
 from aepo.errors import InvalidValue
+from aepo.grading.text import exact_number
 
 # Two closed forms count as equal if they agree to this many significant digits at two points.
 _DIGITS = 20
@@ -73,6 +75,13 @@ def parsed(text: str) -> Any | None:
     return None if formula is None or formula.has(sympy.zoo, sympy.nan) else formula
 
 
+def is_percent(formula: Any) -> bool:
+    """Return whether a formula of math-verify was written with a percent sign."""
+    import sympy
+
+    return isinstance(formula, sympy.Basic) and bool(formula.atoms(sympy.UnevaluatedExpr))
+
+
 def exact(formula: Any) -> Any:
     """Return the formula with each decimal as the ratio that it spells, i as the imaginary unit, and real symbols."""
     import sympy
@@ -84,6 +93,17 @@ def exact(formula: Any) -> Any:
     # A percent sign is a factor of 1/100 that is kept from being multiplied out.
     changes |= {part: part.args[0] for part in formula.atoms(sympy.UnevaluatedExpr)}
     return formula.xreplace(changes)
+
+
+def value(text: str) -> Fraction | None:
+    """Return the value of a real number that is written as text, exactly or to 30 digits; None for other texts."""
+    number = exact_number(text)
+    if number is not None:
+        return number
+    formula = parsed(text)
+    if formula is None or not formula.is_number or not formula.is_real:
+        return None
+    return Fraction(str(formula.evalf(_DIGITS + 10)))
 
 
 def same_formula(gold: Any, given: Any) -> bool:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 
-_BOX_OR_BRACE = re.compile(r"\\(?:boxed|fbox|framebox)\s*(\{|[^\s{}\\$]+)|\\.|[{}]", re.DOTALL)
+_BOX_OR_BRACE = re.compile(r"(\\{1,4})(?:boxed|fbox|framebox)\s*(\{|[^\s{}\\$]+)|\\.|[{}]", re.DOTALL)
+_PLACEHOLDER = re.compile(
+    r"(?i)(?:\\[,;: ]|\\q?quad|\\[lc]?dots|\\text\s*\{|\}|[.\u2026?\s$]|(?:the |your |final )*answer(?: here)?)*"
+)
 _DELIMITERS = re.compile(r"\\\$|\$|(?<!\\)\\[()\[\]]")
 _SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits)(?![A-Za-z])\.?")
 _SPACES = re.compile(r"(?<!\\)\\[,;: ]|~|\\q?quad(?![A-Za-z])|\s+")
@@ -28,9 +32,28 @@ _UNICODE = str.maketrans(
         "\u221a": r"\sqrt ",
         "\u00b2": "^2",
         "\u00b3": "^3",
+        "\u2074": "^4",
+        "\u2075": "^5",
+        "\u2260": r"\ne ",
+        "\u2208": r"\in ",
+        "\u2261": r"\equiv ",
+        "\u2248": r"\approx ",
+        "\u211d": r"\mathbb{R}",
+        "\u00bd": r"\frac{1}{2}",
+        "\u03b1": r"\alpha ",
+        "\u03b2": r"\beta ",
+        "\u03b8": r"\theta ",
+        "\u03bb": r"\lambda ",
     }
 )
-_WRAPPED = re.compile(r"\\(?:text(?:rm|bf|it|normal)?|mathrm|mathbf|mathit|mbox|operatorname)\s*\{([^{}]*)\}")
+# Two backslashes before a command's name are one that was escaped twice; a new row of a matrix starts otherwise.
+_DOUBLED = re.compile(
+    r"(?<!\\)\\\\(?=(?:[dtc]?frac|sqrt|text\w*|mathr\w+|mathb\w+|left|right|begin|end|boxed|pi|infty|cdot|times|pm|cup)"
+    r"(?![A-Za-z]))"
+)
+_WRAPPED = re.compile(
+    r"\\(?:text(?:rm|bf|it|sf|tt|normal)?|mathrm|mathbf|mathit|mathsf|boldsymbol|bm|mbox|operatorname\*?)\s*\{([^{}]*)\}"
+)
 _DEGREES = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ)|\\degree(?![A-Za-z])|\s\\circ$")
 _NO_UNIT = r"(?i:hundred|thousand|million|billion|trillion|dozen|percent|half|infinity)s?"
 _UNIT = re.compile(
@@ -41,6 +64,7 @@ _BARE_UNIT = re.compile(
     r"(?<=[\d}\s])\s*(?:mm|cm|km|ft|in|mi|kg|mg|lbs?|oz|hrs?|mph|min|sec)(?:\^\{?\d\}?|\s*/\s*[a-z]+)?$"
 )
 _WORDS_AFTER = re.compile(r"(?<=[\d}])\s*(?!" + _NO_UNIT + r"\b)[A-Za-z]{3,}(?: [A-Za-z]{2,})*$")
+_PERCENT = re.compile(r"\s*(?:\\?%|\\text\w*\s*\{\s*(?:per ?cent|pct|\\?%)\s*\}|(?<=[\s\d}])(?:per ?cent|pct))$")
 _GROUPED = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+(?![\d,])")
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)"
 _PLAIN = re.compile(rf"({_NUMBER})(?:[eE]([+-]?\d+)|(?:\\times|\\cdot|\*)10\^(?:\{{([+-]?\d+)\}}|([+-]?\d+)))?")
@@ -52,21 +76,55 @@ _MIXED = re.compile(r"(\d+)(?:\s*\\frac(?:\{(\d+)\}|(\d))(?:\{(\d+)\}|(\d))|\s+(
 _LONGEST_NUMBER, _LARGEST_EXPONENT = 2000, 2000
 
 
-def last_boxed(text: str) -> str | None:
-    r"""Return the contents of the last closed \boxed{}, \fbox{} or \framebox{}, or None; braces may be left out."""
-    found: str | None = None
-    opened: list[int | None] = []
+@dataclass(frozen=True)
+class Box:
+    """`Box` is a closed box in a text."""
+
+    content: str
+    """What it holds."""
+    start: int
+    """Where its command begins in the text."""
+    end: int
+    """Where its closing brace ends."""
+
+
+def boxes(text: str) -> list[Box]:
+    r"""Return the closed \boxed{}, \fbox{} and \framebox{} in the order of their ends; braces may be left out.
+
+    A box whose command has two backslashes comes from a text that was escaped twice; its contents are unescaped.
+    """
+    found: list[Box] = []
+    opened: list[re.Match[str] | None] = []
     for match in _BOX_OR_BRACE.finditer(text):
-        token, content = match.group(), match.group(1)
+        token, content = match.group(), match.group(2)
         if content is not None and content != "{":
-            found = content
+            found.append(Box(content, match.start(), match.end()))
         elif content == "{":
-            opened.append(match.end())
+            opened.append(match)
         elif token == "{":
             opened.append(None)
-        elif token == "}" and opened and (start := opened.pop()) is not None:
-            found = text[start : match.start()]
+        elif token == "}" and opened and (box := opened.pop()) is not None:
+            inside = text[box.end() : match.start()]
+            found.append(Box(_once(inside) if len(box[1]) == 2 else inside, box.start(), match.end()))
     return found
+
+
+def _once(text: str) -> str:
+    """Return the text with half its backslashes if every run of them is even, else the text."""
+    runs = re.findall(r"\\+", text)
+    return re.sub(r"(\\+)\1", r"\1", text) if runs and all(len(run) % 2 == 0 for run in runs) else text
+
+
+def is_placeholder(content: str) -> bool:
+    r"""Return whether a box holds no answer: nothing, dots, or the word "answer"."""
+    return _PLACEHOLDER.fullmatch(content[:60]) is not None and len(content) <= 60
+
+
+def last_boxed(text: str) -> str | None:
+    r"""Return the contents of the last closed box that holds an answer, else of the last closed box, or None."""
+    found = boxes(text)
+    full = next((box for box in reversed(found) if not is_placeholder(box.content)), None)
+    return full.content if full else found[-1].content if found else None
 
 
 def printable(text: str) -> str:
@@ -89,6 +147,7 @@ def accepted(answer: str) -> list[str]:
 def clean(text: str) -> str:
     """Return one spelling of what LaTeX spells in many ways: delimiters, sizes, spaces, fractions, Unicode signs."""
     text = text.translate(_UNICODE).replace(r"{,}", ",")
+    text = _DOUBLED.sub(r"\\", text)
     text = re.sub(r",\\!\s*", ",", text).replace(r"\!", "")
     text = _SIZES.sub("", _DELIMITERS.sub("", text))
     text = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", text)
@@ -119,20 +178,26 @@ def without_units(text: str) -> str:
 def exact_number(text: str) -> Fraction | None:
     """Return the exact value of a cleaned text that is one number, else None.
 
-    It reads integers (with thousands commas), decimals, 4.5e33, 4.5 \\times 10^{33}, ratios, mixed numbers and percent
-    (worth 1/100), with a sign before the number and a unit or words after it.
+    It reads integers (with thousands commas), decimals, 4.5e33, 4.5 \\times 10^{33}, ratios and mixed numbers, with a
+    sign before the number and a unit, a percent sign or words after it. A percent sign is dropped like a unit.
     """
     if len(text) > _LONGEST_NUMBER:
         return None
     if wrapped := _WRAPPED.fullmatch(text):
         text = wrapped[1].strip().removeprefix("(").removesuffix(")")
     text = without_units(text).strip().strip("{}" if text.startswith("{") else "").strip()
-    text, percent = re.subn(r"\s*(?:\\?%|\s(?:percent|pct))$", "", text)
-    text = _WORDS_AFTER.sub("", text) if not percent else text
+    text, percent = split_percent(text)
+    text = text if percent else _WORDS_AFTER.sub("", text)
     sign = -1 if text.startswith("-") else 1
     text = text.lstrip("+-").strip() if text[:1] in "+-" and text[1:2] not in "+-" else text
     value = _unsigned(text)
-    return None if value is None else sign * value / (100 if percent else 1)
+    return None if value is None else sign * value
+
+
+def split_percent(text: str) -> tuple[str, bool]:
+    """Return the text without a percent sign (or the word) at its end, and whether it had one."""
+    shorter, count = _PERCENT.subn("", text)
+    return (shorter.strip(), True) if count and shorter.strip() else (text, False)
 
 
 def _unsigned(text: str) -> Fraction | None:

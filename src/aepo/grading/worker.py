@@ -11,9 +11,9 @@ from aepo.grading.base import Grade, Grader
 def serve(descriptor: int) -> None:
     """Grade the pairs that arrive on a socket until it closes.
 
-    The first message is (grader, memory limit in bytes, time limit of one grading in seconds). The reply is None if the
-    grader is ready; else it is a text with the error, and the function returns. Each further message is (completion,
-    answer), and its reply is a `Grade`.
+    The first message is (grader, memory limit in bytes, limit of one grading in seconds of processor time). The reply
+    is None if the grader is ready; else it is a text with the error, and the function returns. Each further message is
+    (completion, answer), and its reply is a `Grade`.
 
     Args:
         descriptor: The file descriptor of the socket.
@@ -31,7 +31,9 @@ def serve(descriptor: int) -> None:
             return
         while (pair := _next(connection)) is not None:
             _limit_time(seconds)
-            connection.send(_graded(grader, *pair))
+            grade = _graded(grader, *pair)
+            _limit_time(0)
+            connection.send(grade)
 
 
 def _next(connection: Connection) -> tuple[str, str] | None:
@@ -49,6 +51,15 @@ def _graded(grader: Grader, completion: str, answer: str) -> Grade:
         return Grade(False, f"the grader raised {type(error).__name__}: {str(error)[:200]}", failed=True)
 
 
+def _limit_time(seconds: float) -> None:
+    """End this process after so many seconds of its own processor time, also in the middle of C code; 0 for never.
+
+    Without interval timers (Windows) the parent's wall-clock limit is the only one.
+    """
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+
+
 def _limit_memory(limit: int) -> None:
     try:
         import resource
@@ -56,15 +67,3 @@ def _limit_memory(limit: int) -> None:
         return
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     resource.setrlimit(resource.RLIMIT_AS, (limit if hard < 0 else min(limit, hard), hard))
-
-
-def _limit_time(seconds: float) -> None:
-    """Limit the CPU time, so that this process ends if it computes long after the limit and the parent is gone."""
-    try:
-        import resource
-    except ModuleNotFoundError:
-        return
-    used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
-    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-    soft = int(used + 2 * seconds) + 10
-    resource.setrlimit(resource.RLIMIT_CPU, (soft if hard < 0 else min(soft, hard), hard))

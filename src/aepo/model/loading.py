@@ -117,7 +117,7 @@ def _load_model(name: str, settings: PolicyConfig, revision: str | None) -> Any:
             config=config,
             dtype=torch.float32,
             use_safetensors=True,
-            attn_implementation=settings.attention,
+            attn_implementation=None if settings.attention == "auto" else settings.attention,
             output_loading_info=True,
             **where,
         )
@@ -125,6 +125,9 @@ def _load_model(name: str, settings: PolicyConfig, revision: str | None) -> Any:
         wanted = f"a kind of attention that is installed ({_first_line(error)})"
         raise InvalidValue("policy.attention", settings.attention, wanted) from None
     except _UNREADABLE as error:
+        if "does not support an attention implementation" in str(error):
+            wanted = f"auto or eager ({config.model_type} has no {settings.attention})"
+            raise InvalidValue("policy.attention", settings.attention, wanted) from None
         raise _not_a_model(name, error) from None
     model, report = loaded
     missing = sorted(map(str, report["missing_keys"]))

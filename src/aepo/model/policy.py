@@ -17,9 +17,11 @@ from aepo.config import PolicyConfig
 from aepo.control.base import Needs
 from aepo.engines.collate import scatter
 from aepo.engines.ends import find_ends
-from aepo.engines.linear_head import check_linear_head
+from aepo.engines.linear_head import logit_transform, real_tokens
+from aepo.engines.positions import Room, positions
 from aepo.entropy.statistics import token_statistics
 from aepo.model.encoding import Encoding
+from aepo.model.forward import check_padding, last_hidden
 from aepo.model.loading import Loaded, load
 from aepo.types import Batch, BatchStatistics
 
@@ -37,6 +39,7 @@ class Policy:
         checkpointing: Whether the backward pass recomputes activations.
         encoding: What turns a prompt into tokens.
         ends: The tokens that end a completion, with the places that name them.
+        room: How long a prompt and its completion may be.
         pad_token_id: The padding token; the first end-of-sequence token if the tokenizer has none.
     """
 
@@ -48,12 +51,14 @@ class Policy:
         self.checkpointing = settings.gradient_checkpointing
         self.encoding = Encoding(self.tokenizer, self.model.name_or_path)
         self.end_at()
+        self.room = Room(positions(self.model.config), settings.over_length)
         pad = self.tokenizer.pad_token_id
         self.pad_token_id: int = self.eos_token_ids[0] if pad is None else pad
         self._dtype: torch.dtype = getattr(torch, settings.dtype)
         if self._dtype != torch.float32:
             self._lower_precision()
-        self._check_head()
+        self._transform = logit_transform(self.model, partial(_product, self._head, self._dtype))
+        check_padding(self.model, real_tokens(self.model), self.pad_token_id, self._dtype)
         if self.checkpointing:
             _enable_checkpointing(self.model)
 
@@ -189,12 +194,13 @@ class Policy:
         if self.checkpointing:  # transformers recomputes activations only in train mode; there is no dropout
             self.model.train(torch.is_grad_enabled())
         mask = batch.mask.bool()
-        head = self.model.get_output_embeddings()
+        head = self._head
         stats = token_statistics(
             self._hidden(trimmed(batch)).to(self._dtype),
             head.weight.to(self._dtype),
             batch.input_ids[:, batch.prompt_width :][mask],
             bias=None if head.bias is None else head.bias.to(self._dtype),
+            transform=self._transform,
             temperatures=needs.temperatures,
             entropy=entropy,
             kept=needs.kept,
@@ -203,14 +209,7 @@ class Policy:
 
     def _hidden(self, batch: Batch) -> Tensor:
         """Return the hidden states that predict the completion tokens, [N, D], row by row."""
-        positions = (batch.attention_mask.cumsum(1) - 1).clamp(min=0)
-        output = self.model.base_model(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            position_ids=positions,
-            use_cache=False,
-        )
-        hidden: Tensor = output.last_hidden_state
+        hidden = last_hidden(self.model, batch.input_ids, batch.attention_mask)
         return hidden[:, batch.prompt_width - 1 : -1][batch.mask.bool()]
 
     def _lower_precision(self) -> None:
@@ -219,13 +218,19 @@ class Policy:
         `token_statistics` computes logits in the same way. Both changes are in the modules themselves, so that a
         sampler that calls the model computes the same values as the update.
         """
-        body, head = self.model.base_model, self.model.get_output_embeddings()
+        body, head = self.model.base_model, self._head
         body.forward = torch.autocast(self.device.type, dtype=self._dtype)(body.forward)
         head.forward = partial(_product, head, self._dtype)
 
-    def _check_head(self) -> None:
-        """Refuse a model whose logits are not a plain linear map of its last hidden states."""
-        check_linear_head(self.model, partial(_product, self.model.get_output_embeddings(), self._dtype))
+    @property
+    def dtype(self) -> str:
+        """Return the dtype of the forward pass, as `policy.dtype` names it."""
+        return str(self._dtype).removeprefix("torch.")
+
+    @property
+    def _head(self) -> Any:
+        """Return the LM head."""
+        return self.model.get_output_embeddings()
 
 
 def trimmed(batch: Batch) -> Batch:

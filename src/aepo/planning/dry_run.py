@@ -22,6 +22,7 @@ import torch
 from aepo.config import Config
 from aepo.control.base import ExtraGroup, State, Step
 from aepo.engines.ends import find_ends
+from aepo.engines.positions import Room, positions
 from aepo.errors import InvalidValue, require
 from aepo.model.encoding import Encoding
 from aepo.model.policy import SCORING_TOKENS
@@ -112,7 +113,8 @@ def texts(config: Config) -> list[str]:
     name = str(model_folder(config) if config.model == "builtin" else config.model)
     language = load_language(name, config.policy, config.task.template())
     encoding = Encoding(language.tokenizer, name)
-    _, problem = checked_prompts(config.task, encoding, config.seed)
+    room = Room(positions(language.config), config.policy.over_length)
+    _, problem = checked_prompts(config.task, encoding, config.seed, room)
     tokens = encoding.prompt(problem)
     shown: str = language.tokenizer.decode(list(tokens))
     ends = find_ends(language.tokenizer, language.generation, language.config, name, [problem.text])
@@ -149,8 +151,10 @@ def architecture(config: Config) -> Model:
             "model", str(name), f"a model in Hugging Face format that can be reached ({reason})"
         ) from None
     parameters = sum(p.numel() for p in model.parameters())
-    heads = getattr(known, "num_key_value_heads", known.num_attention_heads)
-    width = getattr(known, "head_dim", None) or known.hidden_size // known.num_attention_heads
+    known = known.get_text_config()
+    queries = _size(known, 0, "num_attention_heads", "num_heads")  # a recurrent model has none
+    heads = _size(known, queries, "num_key_value_heads")
+    width = _size(known, known.hidden_size // max(1, queries), "head_dim")
     half = config.policy.dtype == "bfloat16"
     head = model.get_output_embeddings().weight
     tied = head is model.get_input_embeddings().weight
@@ -162,12 +166,18 @@ def architecture(config: Config) -> Model:
         head=head.numel(),
         layers=known.num_hidden_layers,
         hidden=known.hidden_size,
-        feed_forward=known.intermediate_size,
-        attention=known.num_attention_heads * width,
+        feed_forward=_size(known, 4 * known.hidden_size, "intermediate_size", "n_inner", "ffn_dim"),
+        attention=queries * width,
         vocabulary=known.vocab_size,
         kv_bytes=2 * (2 if half else 4) * known.num_hidden_layers * heads * width,
         width=2 if half else 4,
     )
+
+
+def _size(config: Any, otherwise: int, *names: str) -> int:
+    """Return the first of these settings that is a number; architectures name their sizes in different ways."""
+    values = (getattr(config, name, None) for name in names)
+    return next((value for value in values if isinstance(value, int)), otherwise)
 
 
 def _trained(model: Any, config: Config) -> int:

@@ -15,9 +15,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from aepo.engines.positions import Room
 from aepo.engines.stops import StopStrings
 from aepo.entropy.partial import FLOOR
 from aepo.errors import require
+from aepo.model.forward import accepted
 from aepo.sampling.base import Sampler
 from aepo.sampling.draw import Cuts, draw_tokens
 from aepo.types import Completion, Request, TokenTemperature
@@ -37,6 +39,7 @@ class HFSampler(Sampler):
         pad_token_id: The token that fills prompts on the left; it is masked.
         top_p, top_k, min_p: What is cut off the distribution at the request's temperature; see `Cuts`.
         stop: Texts that end a completion too; None for none.
+        room: How long a prompt and its completion may be; the default sets no limit.
         max_rows: The largest number of rows that are decoded at once; None decodes all. It bounds the memory and
             changes completions only by float noise.
     """
@@ -51,6 +54,7 @@ class HFSampler(Sampler):
         top_k: int | None = None,
         min_p: float = 0.0,
         stop: StopStrings | None = None,
+        room: Room = Room(),
         max_rows: int | None = None,
     ) -> None:
         require(max_rows is None or max_rows >= 1, "max_rows", max_rows, "at least 1, or None for no limit")
@@ -59,6 +63,7 @@ class HFSampler(Sampler):
         self.pad_token_id = pad_token_id
         self.cuts = Cuts(top_p, top_k, min_p)
         self.stop = stop
+        self.room = room
         self.max_rows = max_rows
         self._cache_argument = cache_argument(model)
 
@@ -76,12 +81,13 @@ class HFSampler(Sampler):
         mode that it was in. The generator advances by rows x max_tokens uniforms, whatever is drawn.
 
         Raises:
-            ValueError: A prompt is empty, a temperature is not positive and finite, a count is negative, or
-                `max_tokens` is below 1.
+            ValueError: A prompt is empty or leaves no room, a temperature is not positive and finite, a count is
+                negative, or `max_tokens` is below 1.
             RuntimeError: The model's logits are NaN or +inf. (A token with a logit of -inf is never drawn.)
         """
         _check(requests, max_tokens)
         rows = [request for request in requests for _ in range(request.count)]
+        limits = [self.room.limit(len(request.prompt.tokens), max_tokens) for request in rows]
         # One uniform per row and step, all drawn now, so that the end of one row changes no other row's draws.
         uniforms = torch.rand(len(rows), max_tokens, generator=generator, device=generator.device)
         chunk = self.max_rows or max(len(rows), 1)
@@ -89,21 +95,22 @@ class HFSampler(Sampler):
         with _eval_mode(self.model):
             for first in range(0, len(rows), chunk):
                 some = slice(first, first + chunk)
-                decoded = self._decode(rows[some], uniforms[some].to(self.model.device))
-                completions += map(_completion, rows[some], *(values.tolist() for values in decoded))
+                decoded = self._decode(rows[some], uniforms[some].to(self.model.device), limits[some])
+                completions += map(_completion, rows[some], limits[some], *(values.tolist() for values in decoded))
         return completions
 
-    def _decode(self, requests: list[Request], uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _decode(self, requests: list[Request], uniforms: Tensor, limits: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Return the tokens and their log-probabilities, both [rows, max_tokens], for uniforms of that shape.
 
-        The third tensor [rows] has the length of each row that ended, and 0 for the others. Values after the end of a
-        row are arbitrary.
+        A row leaves the batch at its limit, because the model may have no position after it. The third tensor [rows]
+        has the length of each row that ended, and 0 for the others. Values after the end of a row are arbitrary.
         """
         device, (rows, max_tokens) = uniforms.device, uniforms.shape
         tokens = torch.full((rows, max_tokens), self.pad_token_id, device=device)
         logprobs = torch.zeros(rows, max_tokens, device=device)
         lengths = torch.zeros(rows, dtype=torch.long, device=device)
         eos = torch.tensor(self.eos_token_ids, dtype=torch.long, device=device)
+        last = torch.tensor(limits, device=device) if min(limits) < max_tokens else None
         logits, live = self._prefill(requests, uniforms, room=min(max_tokens, ROOM))
         for step in range(max_tokens):
             drawn, logprob = draw_tokens(logits, live.heat(logits), live.uniforms[:, step], self.cuts)
@@ -113,6 +120,9 @@ class HFSampler(Sampler):
                 ends |= self._stopped(tokens, live, step)
             lengths[live.rows[ends & ~live.ended]] = step + 1
             live.ended |= ends
+            full = None if last is None else last[live.rows] <= step + 1
+            if full is not None:
+                live.ended |= full
             ended, broken = torch.stack([live.ended.sum(), logprob.isnan().sum()]).tolist()
             if broken:
                 raise RuntimeError(
@@ -121,7 +131,7 @@ class HFSampler(Sampler):
                 )
             if ended == len(drawn) or step == max_tokens - 1:
                 break
-            if ended >= FINISHED_SHARE * len(drawn):
+            if ended >= FINISHED_SHARE * len(drawn) or (full is not None and full.any()):
                 kept = _closed_ranks(live.ended)
                 live.select(kept)
                 drawn = drawn[kept]
@@ -148,6 +158,8 @@ class HFSampler(Sampler):
         positions = (columns - (width - lengths[:, None])).clamp(min=0)
         cache = DynamicCache(config=self.model.config)
         logits = self._forward(torch.tensor(ids, device=device), mask, positions, cache)
+        if all(getattr(layer, "keys", None) is None for layer in cache.layers):
+            mask = None  # Mamba takes a mask of the new tokens alone, and has no keys to mask
         prompts = torch.tensor([number_of[request.prompt.tokens] for request in requests], device=device)
         _repeat(cache, prompts, room)
         live = _Live(
@@ -168,10 +180,9 @@ class HFSampler(Sampler):
         output = self.model(
             input_ids=ids,
             attention_mask=mask,
-            position_ids=positions,
             use_cache=True,
-            logits_to_keep=1,
             **{self._cache_argument: cache},
+            **accepted(self.model, position_ids=positions, logits_to_keep=1),
         )
         logits: Tensor = output.logits[:, -1]
         return logits
@@ -182,8 +193,8 @@ def cache_argument(model: torch.nn.Module) -> str:
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
-def _completion(request: Request, tokens: list[int], logprobs: list[float], length: int) -> Completion:
-    kept = length or len(tokens)
+def _completion(request: Request, limit: int, tokens: list[int], logprobs: list[float], length: int) -> Completion:
+    kept = length or limit
     return Completion(
         prompt=request.prompt,
         group=request.group,
@@ -213,7 +224,9 @@ class _Live:
     positions: Tensor
     """int64 [A, 1]: the position of the first sampled token."""
     mask: Tensor | None
-    """bool [A, P], false on padding of the prompt; None if there is no padding, so that the model needs no mask."""
+    """bool [A, P], false on padding of the prompt; None if there is no padding, so that the model needs no mask, or no
+    layer of the cache keeps keys, so that there is nothing to mask.
+    """
     ended: Tensor
     """bool [A]: whether the row has ended."""
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aepo.engines.ends import Ends
+from aepo.engines.positions import Room
 from aepo.engines.stages import rewarded
 from aepo.model.encoding import Encoding
 from aepo.model.policy import Policy
@@ -13,11 +15,18 @@ from aepo.tasks import Problem, Task
 from aepo.tasks.rewards import Verdict
 from aepo.types import Completion, Metric, Prompt, Rollout
 
+# Number of problems, from the first on, whose prompts are checked if a task cannot show all of them.
+ASKED = 64
+
 
 def take_prompts(task: Task, policy: Policy, seed: int, position: int, count: int) -> list[Prompt]:
-    """Return `count` prompts of the task's training stream, from `position` on, as tokens."""
+    """Return `count` prompts of the task's training stream, from `position` on, as tokens.
+
+    A solution that ends beyond the model's positions is left out.
+    """
     problems = [task.train_problem(seed, index) for index in range(position, position + count)]
-    return [Prompt(p.id, prompt_tokens(policy, p), p.data, solution_tokens(task, policy, p)) for p in problems]
+    prompts = [Prompt(p.id, prompt_tokens(policy, p), p.data, solution_tokens(task, policy, p)) for p in problems]
+    return [p if policy.room.holds(len(p.tokens) + len(p.solution)) else replace(p, solution=()) for p in prompts]
 
 
 def prompt_tokens(policy: Policy, problem: Problem) -> tuple[int, ...]:
@@ -25,27 +34,42 @@ def prompt_tokens(policy: Policy, problem: Problem) -> tuple[int, ...]:
     return policy.encoding.prompt(problem)
 
 
-def fitted(task: Task, policy: Policy, seed: int) -> Task:
+def fitted(task: Task, policy: Policy, seed: int, room: Room | None = None) -> Task:
     """Return the task after a check of its prompts with this policy, whose ends then fit the form of the prompts.
+
+    Args:
+        task: The task.
+        policy: The policy.
+        seed: The seed of the training stream.
+        room: How long a prompt and its completion may be; None takes the policy's.
 
     Raises:
         InvalidValue: A prompt cannot be shown to this model, or it is too long.
     """
-    checked, first = checked_prompts(task, policy.encoding, seed)
+    checked, first = checked_prompts(task, policy.encoding, seed, room or policy.room)
     policy.end_at([first.text])
     return checked
 
 
-def checked_prompts(task: Task, encoding: Encoding, seed: int) -> tuple[Task, Problem]:
+def checked_prompts(task: Task, encoding: Encoding, seed: int, room: Room) -> tuple[Task, Problem]:
     """Return the task after a check of its prompts, and its first problem.
 
     Raises:
-        InvalidValue: A prompt cannot be shown to this model, or it is too long.
+        InvalidValue: A prompt cannot be shown to this model, or it is too long, for the task or for the model.
     """
-    checked = task.fitted(lambda problem: len(encoding.prompt(problem)))
-    first = checked.train_problem(seed, 0)
-    encoding.prompt(first)  # a task whose prompts have no end checks none of them
-    return checked, first
+    lengths: list[int] = []
+
+    def length(problem: Problem) -> int:
+        lengths.append(len(encoding.prompt(problem)))
+        return lengths[-1]
+
+    checked = task.fitted(length)
+    allowed = getattr(task, "max_prompt", math.inf)
+    kept = [tokens for tokens in lengths if tokens <= allowed]
+    # A task whose prompts have no end checks none of them. The sampler refuses a later one that is too long.
+    kept = kept or [length(checked.train_problem(seed, index)) for index in range(ASKED)]
+    room.limit(max(kept), checked.max_tokens)
+    return checked, checked.train_problem(seed, 0)
 
 
 def ends_line(ends: Ends, stops: Sequence[str]) -> str:

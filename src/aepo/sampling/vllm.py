@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import torch
 
+from aepo.engines.positions import Room
 from aepo.engines.stops import StopStrings
 from aepo.errors import require
 from aepo.sampling.base import Sampler
@@ -130,6 +131,7 @@ class VLLMSampler(Sampler):
         eos_token_ids: Each of these tokens ends a completion; without any, every completion runs to the limit.
         top_p, top_k, min_p: What is cut off the distribution at the request's temperature; see `Cuts`.
         stop: Texts that end a completion too; None for none. The backend needs the tokenizer for them.
+        room: How long a prompt and its completion may be; the default sets no limit.
     """
 
     def __init__(
@@ -141,11 +143,13 @@ class VLLMSampler(Sampler):
         top_k: int | None = None,
         min_p: float = 0.0,
         stop: StopStrings | None = None,
+        room: Room = Room(),
     ) -> None:
         self.backend = backend
         self.eos_token_ids = tuple(eos_token_ids)
         self.cuts = Cuts(top_p, top_k, min_p)
         self.stop = stop
+        self.room = room
 
     def refresh(self, policy: SavablePolicy) -> None:
         """Give the backend the policy's present weights."""
@@ -181,12 +185,13 @@ class VLLMSampler(Sampler):
         ]
         if not parts:
             return []
-        self._check_room(requests, max_tokens)
+        limits = [self.room.limit(len(request.prompt.tokens), max_tokens) for request, _ in parts]
+        self._check_room([len(request.prompt.tokens) for request, _ in parts], limits)
         seeds = torch.randint(2**62, (len(parts),), generator=generator, device=generator.device).tolist()
         stop = () if self.stop is None else self.stop.strings
         asked = [
-            VLLMRequest(r.prompt.tokens, count, r.temperature, self.cuts, max_tokens, self.eos_token_ids, seed, stop)
-            for (r, count), seed in zip(parts, seeds, strict=True)
+            VLLMRequest(r.prompt.tokens, count, r.temperature, self.cuts, limit, self.eos_token_ids, seed, stop)
+            for (r, count), limit, seed in zip(parts, limits, seeds, strict=True)
         ]
         outputs = self.backend.generate(asked)
         if not all(math.isfinite(logprob) for some in outputs for output in some for logprob in output.logprobs):
@@ -211,10 +216,12 @@ class VLLMSampler(Sampler):
             truncated=not output.ended and length is None,
         )
 
-    def _check_room(self, requests: Sequence[Request], max_tokens: int) -> None:
-        longest, limit = max(len(request.prompt.tokens) for request in requests), self.backend.max_model_len
-        wanted = f"at most {limit - longest} after a prompt of {longest} tokens (the engine's max_model_len is {limit})"
-        require(longest + max_tokens <= limit, "max_tokens", max_tokens, wanted)
+    def _check_room(self, prompts: Sequence[int], limits: Sequence[int]) -> None:
+        """Refuse completions that do not fit into the engine behind their prompts; both are lengths, tokens."""
+        room = self.backend.max_model_len
+        prompt, max_tokens = max(zip(prompts, limits, strict=True), key=sum)
+        wanted = f"at most {room - prompt} after a prompt of {prompt} tokens (the engine's max_model_len is {room})"
+        require(prompt + max_tokens <= room, "max_tokens", max_tokens, wanted)
 
 
 def _check(requests: Sequence[Request], max_tokens: int) -> None:

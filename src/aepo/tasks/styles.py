@@ -9,6 +9,8 @@ from aepo.errors import UnknownName
 
 BOX = r"put your final answer within \boxed{}."
 
+FENCE = "Write the whole program in Python, in one block that begins with ```python and ends with ```."
+
 Message = tuple[str, str]
 
 
@@ -36,16 +38,16 @@ def _boxed(problem: str) -> Rendered:
 
 
 def _qwen_math_cot(problem: str) -> Rendered:
-    return Rendered(_chatml(f"Please reason step by step, and {BOX}", problem))
+    return Rendered(_chatml(f"Please reason step by step, and {BOX}", problem.strip()))
 
 
 def _qwen_boxed(problem: str) -> Rendered:
-    user = f"{problem}\nPlease reason step by step, and {BOX}"
+    user = f"{problem.strip()}\nPlease reason step by step, and {BOX}"
     return Rendered(_chatml("You are a helpful assistant.", user))
 
 
 def _cot(problem: str) -> Rendered:
-    return Rendered(f"Question: {problem}\nAnswer: ")
+    return Rendered(f"Question: {problem.strip()}\nAnswer:")
 
 
 def _chat(problem: str) -> Rendered:
@@ -58,7 +60,23 @@ def _think(problem: str) -> Rendered:
     return Rendered(content, (("user", content),))
 
 
-# qwen25-math-cot and qwen-boxed are those of Qwen2.5-Math's evaluation: their wording is what makes figures comparable.
+def _code(problem: str) -> Rendered:
+    return Rendered(f"{problem}\n\n{FENCE}\n\n")
+
+
+def _code_chat(problem: str) -> Rendered:
+    content = f"{problem}\n\n{FENCE}"
+    return Rendered(content, (("user", content),))
+
+
+def _qwen_code(problem: str) -> Rendered:
+    return Rendered(_chatml("You are a helpful assistant.", f"{problem}\n\n{FENCE}"))
+
+
+CODE_STYLES = ("code", "code-chat", "qwen-code", "plain")
+"""The styles that do not ask for a box."""
+
+# qwen25-math-cot, qwen-boxed and cot are those of Qwen2.5-Math's evaluation, to the byte: figures are comparable.
 # think is the form that AEPO is trained with: reasoning in think tags, the answer in a box.
 STYLES: Mapping[str, Callable[[str], Rendered]] = {
     "plain": _plain,
@@ -68,6 +86,9 @@ STYLES: Mapping[str, Callable[[str], Rendered]] = {
     "qwen25-math-cot": _qwen_math_cot,
     "qwen-boxed": _qwen_boxed,
     "cot": _cot,
+    "code": _code,
+    "code-chat": _code_chat,
+    "qwen-code": _qwen_code,
 }
 
 

@@ -11,9 +11,10 @@ import json
 import math
 import os
 import platform
+import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import torch
 
 from aepo import __version__
 from aepo.config import Config, to_toml
+from aepo.doctor.live import FILE as DOCTOR
 from aepo.errors import InvalidValue
 
 try:
@@ -32,7 +34,7 @@ except ImportError:  # Windows has no fcntl.
 METRICS, SAMPLES, EVALUATIONS = "metrics.jsonl", "samples.jsonl", "evaluations.jsonl"
 FILES = (METRICS, SAMPLES, EVALUATIONS)
 # The file that a process locks while it writes the run.
-LOCKED = "config.toml"
+LOCKED = ".lock"
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -51,7 +53,7 @@ def sole_writer(run: Path) -> Iterator[None]:
     Raises:
         InvalidValue: Another process holds the lock.
     """
-    with (run / LOCKED).open() as handle:
+    with (run / LOCKED).open("a") as handle:
         if fcntl is not None:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -85,20 +87,47 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
-def start_folder(run: Path, config: Config, device: torch.device) -> None:
-    """Create a new run folder with config.toml and environment.json.
+@contextmanager
+def new_folder(run: Path, config: Config) -> Iterator[None]:
+    """Create a run folder with config.toml, and hold its lock inside a `with` block.
+
+    A folder without a finished step is used again. If the block refuses a value before the first step, a folder that
+    was created here is removed again.
 
     Raises:
-        InvalidValue: The folder holds a run already, or it cannot be written.
+        InvalidValue: The folder holds a run with a finished step, or it cannot be written.
     """
-    if (run / METRICS).exists() or (run / "config.toml").exists():
+    if read_rows(run / METRICS):
         raise InvalidValue("out", str(run), "a new folder (there is a run in this one; go on with --resume)")
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        write_atomically(run / "config.toml", to_toml(config))
-        write_atomically(run / "environment.json", json.dumps(environment(device), indent=2))
-    except OSError as error:
-        raise InvalidValue("out", str(run), f"a folder that can be written ({error.strerror})") from None
+    existed = run.exists()
+    with ExitStack() as stack:
+        try:
+            run.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(sole_writer(run))
+            for name in FILES:
+                (run / name).unlink(missing_ok=True)
+            write_atomically(run / "config.toml", to_toml(config))
+        except OSError as error:
+            raise InvalidValue("out", str(run), f"a folder that can be written ({error.strerror})") from None
+        try:
+            yield
+        except InvalidValue:
+            if not existed and not read_rows(run / METRICS):
+                shutil.rmtree(run)
+            raise
+
+
+def write_environment(run: Path, device: torch.device) -> None:
+    """Write environment.json into the run folder."""
+    write_atomically(run / "environment.json", json.dumps(environment(device), indent=2))
+
+
+def write_change(run: Path, config: Config, step: int, settings: Sequence[str]) -> None:
+    """Rewrite config.toml, and append to changes.jsonl after which step which settings changed."""
+    line = json.dumps({"after_step": step, "settings": list(settings), "command": sys.argv})
+    with (run / "changes.jsonl").open("a") as file:
+        file.write(f"{line}\n")
+    write_atomically(run / "config.toml", to_toml(config))
 
 
 def is_number(value: object) -> bool:
@@ -106,18 +135,18 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
-def read_rows(path: Path, before: int | None = None) -> list[dict[str, Any]]:
+def read_rows(path: Path, up_to: int | None = None) -> list[dict[str, Any]]:
     """Return the rows of a JSONL file. A half-written last line is left out.
 
     Args:
         path: The file. If it does not exist, there are no rows.
-        before: Only rows of steps under this number are returned; None returns all rows.
+        up_to: Only rows up to this step are returned; None returns all rows.
 
     Raises:
         InvalidValue: The file cannot be read, or a line before the last is not a JSON object with its step. The message
             names the file and the line.
     """
-    return [row for _, row in _numbered(path) if before is None or row["step"] < before]
+    return [row for _, row in _numbered(path) if up_to is None or row["step"] <= up_to]
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
@@ -194,12 +223,16 @@ KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 def cut_back(run: Path, step: int) -> None:
-    """Delete everything that was logged from `step` on. A resumed run does these steps again.
+    """Delete everything that was logged after `step`. A resumed run does these steps again.
 
     Raises:
-        InvalidValue: A file cannot be read (see `read_rows`). No file is changed then.
+        InvalidValue: A file cannot be read (see `read_rows`), or the run is of version 0.1, which counted steps from 0.
+            No file is changed then.
     """
-    kept = {name: read_rows(run / name, before=step) for name in FILES}
+    files = [*FILES, *([DOCTOR] if (run / DOCTOR).exists() else [])]
+    kept = {name: read_rows(run / name, up_to=step) for name in files}
+    if kept[METRICS] and kept[METRICS][0]["step"] == 0:
+        raise InvalidValue("resume", str(run), "a run of this version (version 0.1 counted steps from 0)")
     for name, rows in kept.items():
         write_atomically(run / name, "".join(json.dumps(row) + "\n" for row in rows))
 

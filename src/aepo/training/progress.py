@@ -52,7 +52,7 @@ class Shown:
             "reward": rollout.reward,
             **({"rewards": parts} if parts else {}),
             "right": rollout.right,
-            **({"logged": _plain(rollout.logged)} if rollout.logged else {}),
+            **({"logged": plain(rollout.logged)} if rollout.logged else {}),
             "advantage": self.sample.advantage if math.isfinite(self.sample.advantage) else None,
             "temperature": completion.temperature,
             "extra": self.sample.extra,
@@ -61,9 +61,15 @@ class Shown:
         }
 
 
-def _plain(logged: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a reward function logged as values that JSON has; anything else as text."""
-    return {str(k): v if isinstance(v, str | int | float | bool | None) else str(v) for k, v in logged.items()}
+def plain(logged: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a reward function logged as values that JSON has, or lists of these; anything else as text."""
+    return {str(name): value if _is_plain(value) else str(value) for name, value in logged.items()}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(isinstance(item, str | int | float | bool | None) for item in value)
+    return isinstance(value, str | int | float | bool | None)
 
 
 def sample_line(sample: Mapping[str, Any], longest: int = 200) -> str:
@@ -134,7 +140,7 @@ class RunLog:
         if self._constant[1] == CONSTANT_STEPS:
             self.say(
                 f"the reward has been {least:g} for every completion of {CONSTANT_STEPS} steps (the last is step "
-                f"{row['step'] + 1}): nothing is learned from rewards that do not differ"
+                f"{row['step']}): nothing is learned from rewards that do not differ"
             )
 
     def evaluation(self, step: int, found: Evaluation) -> None:
@@ -162,13 +168,13 @@ class RunLog:
     def _show(self, row: Mapping[str, Any], shown: Sequence[Mapping[str, Any]]) -> None:
         line = status_line(row, self._config.steps)
         if self._progress:
-            self._progress.update(self._bar, completed=row["step"] + 1, description=line)
-        last = row["step"] + 1 == self._config.steps
+            self._progress.update(self._bar, completed=row["step"], description=line)
+        last = row["step"] == self._config.steps
         if not last and row.get("entropy") is not None and time.monotonic() - self._last_line < LINE_EVERY:
             return
         self._last_line = time.monotonic()
         if not self._progress:
-            self.say(f"{line}  {self._left(row['step'] + 1):.0f} s left")
+            self.say(f"{line}  {self._left(row['step']):.0f} s left")
         for sample in shown[:1]:
             self.say(sample_line(sample))
 
@@ -189,8 +195,8 @@ def status_line(row: Mapping[str, Any], steps: int) -> str:
     """Return one line with the entropy, its target, the reward, the control's action and the step's seconds."""
     target = row.get("target_entropy")
     if row.get("entropy") is None:
-        return f"step {row['step'] + 1}/{steps}  skipped: no completion got a reward  {row['seconds']:.2f} s"
-    parts = [f"step {row['step'] + 1}/{steps}", f"entropy {row['entropy']:.3f}"]
+        return f"step {row['step']}/{steps}  skipped: no completion got a reward  {row['seconds']:.2f} s"
+    parts = [f"step {row['step']}/{steps}", f"entropy {row['entropy']:.3f}"]
     if target is not None:
         parts.append(f"target {target:.3f}")
     parts.append(f"reward {row['reward']:.3f}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import signal
+import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -14,73 +16,118 @@ import torch
 
 from aepo.config import Config, make_config, to_dict
 from aepo.control.base import generator
+from aepo.doctor.live import Watcher
 from aepo.engines.preflight import Seen, implausible_targets, unusable_rewards
 from aepo.engines.stops import StopStrings
 from aepo.errors import InvalidValue, RunDiedError, require
 from aepo.model.builtin import base_model
 from aepo.model.policy import Policy
 from aepo.sampling.base import Sampler
+from aepo.sampling.check import check_sampler
 from aepo.sampling.draw import WHOLE
 from aepo.sampling.hf import HFSampler
-from aepo.sampling.prompts import ends_line, fitted
+from aepo.sampling.prompts import fitted
+from aepo.training.callbacks import Callback
 from aepo.training.checkpoint import FOLDER, TrainState, load_checkpoint, save_checkpoint, steps_saved
 from aepo.training.evaluate import Evaluation, evaluate
-from aepo.training.folder import METRICS, cut_back, read_rows, sole_writer, start_folder
+from aepo.training.folder import (
+    METRICS,
+    cut_back,
+    new_folder,
+    read_rows,
+    sole_writer,
+    write_change,
+    write_environment,
+)
+from aepo.training.header import header
 from aepo.training.plot import plot_run
 from aepo.training.preflight import implausible_rate, preflight
-from aepo.training.progress import SAMPLES_PER_STEP, RunLog, Shown, data_line
+from aepo.training.progress import SAMPLES_PER_STEP, RunLog, Shown
 from aepo.training.step import Run, make_optimizer, probe, train_step
+from aepo.training.stopping import StopRequest
 from aepo.training.trackers import Forward, check_installed
 from aepo.training.vitals import MEMORY, death, sick
 from aepo.types import Sample
 
 
-def start(config: Config, out: Path, quiet: bool = False, strict: bool = False) -> None:
-    """Train, evaluate, save and plot a new run, in a folder that holds no run.
+def start(
+    config: Config, out: Path, quiet: bool = False, strict: bool = False, callbacks: Sequence[Callback] = ()
+) -> None:
+    """Train, evaluate, save and plot a new run. The folder exists from the first second.
 
-    Before the first step, preflight finds problems of the settings and, from the base model's measured entropy,
-    implausible targets. They are printed, unless `quiet`, or raised with `strict`.
+    Before the first step, preflight finds problems of the settings and, from some completions of the base model,
+    implausible targets and unusable rewards. They are printed, unless `quiet`, or raised with `strict`.
 
     Args:
         config: The settings of the run.
-        out: The run folder. It must not hold a run.
+        out: The run folder. It must not hold a run with a finished step.
         quiet: Whether to print nothing.
         strict: Whether a problem that the preflight finds is an error.
+        callbacks: What is called after every step and evaluation.
 
     Raises:
         InvalidValue: A setting cannot be used, the folder holds a run already, another process writes the run, or
             `strict` is set and preflight finds a problem.
+        RunDiedError: The run cannot learn any more.
     """
-    if (out / "config.toml").exists():
-        raise InvalidValue("out", str(out), "a new folder (there is a run in this one; go on with --resume)")
-    _say_preflight(preflight(config), quiet, strict)
-    run, state = _prepare(config, None, quiet)
-    if run.task.facts() and not quiet:
-        print(data_line(run.task.facts()), flush=True)
-    _say_preflight(_probe(run, quiet), quiet, strict)
-    start_folder(out, config, run.policy.device)
-    with sole_writer(out):
-        _finish(run, state, out, quiet)
+    with new_folder(out, config):
+        _say_preflight(preflight(config), quiet, strict)
+        run, state = _prepare(config, None, quiet)
+        write_environment(out, run.policy.device)
+        if not quiet:
+            print(*header(run, out), sep="\n", flush=True)
+        _say_preflight(_probe(run, quiet), quiet, strict)
+        _finish(run, state, out, quiet, callbacks)
 
 
-def resume(out: Path, quiet: bool = False) -> None:
+def resume(out: Path, quiet: bool = False, settings: Sequence[str] = (), callbacks: Sequence[Callback] = ()) -> None:
     """Resume a run from its newest checkpoint, or from the beginning if it has no checkpoint.
 
     Args:
         out: The run folder.
         quiet: Whether to print nothing.
+        settings: New settings, `name=value`; only those of `CHANGEABLE` may change. `steps` prolongs the run. The
+            folder's config.toml is rewritten, and changes.jsonl keeps what changed after which step.
+        callbacks: What is called after every step and evaluation.
 
     Raises:
-        InvalidValue: The folder holds no run, its files cannot be read, or another process writes the run.
+        InvalidValue: The folder holds no run, its files cannot be read, another process writes the run, or a setting
+            may not change.
+        RunDiedError: The run cannot learn any more.
     """
     if not (out / "config.toml").exists():
         raise InvalidValue("resume", str(out), "a run folder (it holds no config.toml)")
-    config = make_config(out / "config.toml")
     with sole_writer(out):
+        config = _changed(out, settings)
         saved = steps_saved(out)
         run, state = _prepare(config, out / FOLDER / f"step-{saved[-1]}" if saved else None, quiet)
         cut_back(out, state.step)
-        _finish(run, state, out, quiet)
+        if not quiet:
+            print(*header(run, out), f"resumed after step {state.step}", sep="\n", flush=True)
+        if settings:
+            write_change(out, config, state.step, settings)
+        _finish(run, state, out, quiet, callbacks)
+
+
+# The settings, or tables of settings, that a run may change when it is resumed: none of them alters what was done.
+CHANGEABLE = (
+    *("steps", "budget_completions", "budget_tokens", "evaluation", "checkpoint", "tracker", "device", "threads"),
+    *("optimizer.lr", "optimizer.microbatch", "sampling.max_rows", "sampling.engine", "sampling.server"),
+    *("policy.attention", "policy.gradient_checkpointing", "task.verifier.processes", "task.verifier.seconds"),
+)
+
+
+def _changed(out: Path, settings: Sequence[str]) -> Config:
+    """Return the configuration of the run with some settings changed."""
+    for setting in settings:
+        name = setting.partition("=")[0].strip()
+        may = any(name == known or name.startswith(f"{known}.") for known in CHANGEABLE)
+        require(may, "--resume", setting, f"a setting that may change in a run: {', '.join(CHANGEABLE)}")
+    config = make_config(out / "config.toml", settings=settings)
+    saved = steps_saved(out)
+    done = saved[-1] if saved else 0
+    require(config.steps >= done, "steps", config.steps, f"at least the {done} steps that are done")
+    return config
 
 
 def _probe(run: Run, quiet: bool) -> list[str]:
@@ -132,21 +179,24 @@ def _say_pretraining(step: int, steps: int, loss: float) -> None:
 
 
 def make_sampler(policy: Policy, config: Config) -> Sampler:
-    """Return the sampler that the settings ask for.
+    """Return the sampler that the settings ask for, and refuse a model that it cannot draw from.
 
     The vLLM engine does not start here. It starts when the sampler first receives weights.
     """
     sampling = config.sampling
     stop = StopStrings(sampling.stops, policy.tokenizer) if sampling.stops else None
     drawn: dict[str, Any] = {"top_p": sampling.top_p, "top_k": sampling.top_k, "min_p": sampling.min_p, "stop": stop}
+    drawn["room"] = policy.room
     if sampling.engine == "hf":
-        return HFSampler(
+        sampler = HFSampler(
             policy.model,
             eos_token_ids=policy.eos_token_ids,
             pad_token_id=policy.pad_token_id,
             max_rows=sampling.max_rows,
             **drawn,
         )
+        check_sampler(policy, sampler.with_cuts(WHOLE))
+        return sampler
     from aepo.sampling.vllm import VLLMBackend, VLLMSampler
     from aepo.sampling.vllm_local import LocalVLLMBackend
     from aepo.sampling.vllm_server import ServerVLLMBackend
@@ -172,8 +222,6 @@ def _prepare(config: Config, checkpoint: Path | None, quiet: bool) -> tuple[Run,
     template = None if checkpoint else config.task.template()  # a checkpoint carries it
     policy = Policy.load(folder, device, config.policy, config.seed, template)
     task = fitted(config.task, policy, config.seed)
-    if not quiet:
-        print(ends_line(policy.ends, config.sampling.stops), flush=True)
     if config.evaluation.every:
         task.eval_problems(config.evaluation.prompts)
     optimizer = make_optimizer(policy, config.optimizer)
@@ -194,22 +242,65 @@ def _prepare(config: Config, checkpoint: Path | None, quiet: bool) -> tuple[Run,
     return Run(config, config.algorithm, task, policy, sampler, optimizer, reference), state
 
 
-def _finish(run: Run, state: TrainState, out: Path, quiet: bool) -> None:
-    """Do the remaining steps of the run, then plot it."""
+def _finish(run: Run, state: TrainState, out: Path, quiet: bool, callbacks: Sequence[Callback] = ()) -> None:
+    """Do the remaining steps of the run, then plot it.
+
+    If Ctrl-C, SIGTERM or a callback asks for a stop, the run ends after its present step, with a checkpoint.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C stopped the run.
+        SystemExit: SIGTERM stopped the run; the status is 143.
+    """
     config = run.config
+    told = False
     with (
         closing(run.sampler),
         RunLog(out, config, state.step, quiet) as log,
         Forward(config.tracker, out, to_dict(config), state.step, log.say) as tracker,
+        StopRequest(quiet) as asked,
     ):
-        recent = deque(read_rows(out / METRICS)[-MEMORY:], MEMORY)
-        while not _ended(config, state):
-            state, row = _logged_step(run, state, out, log, tracker)
+        if state.step == 0:
+            _evaluate_first(run, log, callbacks)
+        rows = read_rows(out / METRICS)
+        recent, watcher = deque(rows[-MEMORY:], MEMORY), _watcher(config, out, log, rows)
+        while not _ended(config, state) and asked.signal is None and not told:
+            state, row = _logged_step(run, state, out, log, tracker, callbacks)
             recent.append(row)
             _stop_if_dead(run, recent, out)
+            told = watcher.see(row["step"], row)
+            for callback in callbacks:
+                told = bool(callback.on_step(row)) or told
+        stopped = not _ended(config, state)
+        if stopped and state.step not in steps_saved(out):
+            save_checkpoint(out, run.policy, run.optimizer, state, config.checkpoint.keep)
     plot_run(out)
     if not quiet:
-        print(f"finished: {out}")
+        why = " by the doctor" if told and not callbacks else ""
+        what = f"stopped{why} after step {state.step}; go on with: aepo train --resume {out}"
+        print(what if stopped else f"finished: {out}", flush=True)
+    if asked.signal == signal.SIGTERM:
+        sys.exit(128 + signal.SIGTERM)
+    if asked.signal is not None:
+        raise KeyboardInterrupt
+
+
+def _evaluate_first(run: Run, log: RunLog, callbacks: Sequence[Callback]) -> None:
+    """Evaluate the base model, if the run has evaluations: step 0 of evaluations.jsonl."""
+    if run.config.evaluation.every and run.config.evaluation.first:
+        evaluation = _evaluate(run)
+        log.evaluation(0, evaluation)
+        scores = f"pass@1 {evaluation.pass_at(1):.3f} ({evaluation.right}), reward {evaluation.reward:.3f}"
+        log.say(f"evaluation before training: {scores}")
+        for callback in callbacks:
+            callback.on_evaluation(0, evaluation)
+
+
+def _watcher(config: Config, out: Path, log: RunLog, rows: Sequence[Mapping[str, Any]]) -> Watcher:
+    """Return the doctor of the run, with the rows that a resumed run has logged before."""
+    watcher = Watcher(config.doctor, out, log.say, to_dict(config))
+    for row in rows:
+        watcher.add(row["step"], row)
+    return watcher
 
 
 def _ended(config: Config, state: TrainState) -> bool:
@@ -226,11 +317,11 @@ def _stop_if_dead(run: Run, recent: Sequence[Mapping[str, Any]], out: Path) -> N
     first, why = found
     sound = steps_saved(out)
     folder = f"the last sound checkpoint is {out / FOLDER / f'step-{sound[-1]}'}" if sound else "there is no checkpoint"
-    raise RunDiedError(f"the run is dead: {why}, from step {first + 1} on; {folder}")
+    raise RunDiedError(f"the run is dead: {why}, from step {first} on; {folder}")
 
 
 def _logged_step(
-    run: Run, state: TrainState, out: Path, log: RunLog, tracker: Forward
+    run: Run, state: TrainState, out: Path, log: RunLog, tracker: Forward, callbacks: Sequence[Callback] = ()
 ) -> tuple[TrainState, dict[str, Any]]:
     """Do one step, with its evaluation and its checkpoint if they are due, and log it.
 
@@ -246,12 +337,22 @@ def _logged_step(
         row["evaluation"] = evaluation.row()
         log.evaluation(row["step"], evaluation)
         state = _best(state, row["evaluation"]["pass@1"])
+        for callback in callbacks:
+            callback.on_evaluation(row["step"], evaluation)
     log.step(row, _shown(run, samples, generator(run.config.seed, state.step, "shown")))
     tracker.step(row)
-    due = evaluated or _due(state.step, run.config.checkpoint.every)
+    due = _due(state.step, run.config.checkpoint.every)
     if last or (due and not sick(row, run.policy.vocabulary)):
         save_checkpoint(out, run.policy, run.optimizer, state, run.config.checkpoint.keep)
     return state, row
+
+
+def evaluate_policy(policy: Policy, config: Config, problems: int, samples: int) -> Evaluation:
+    """Return an evaluation of a policy on the task of a configuration."""
+    task = fitted(config.task, policy, config.seed)
+    with closing(make_sampler(policy, config)) as sampler:
+        sampler.refresh(policy)
+        return evaluate(policy, sampler.with_cuts(WHOLE), task, problems=problems, samples=samples)
 
 
 def evaluate_base(config: Config) -> Evaluation:

@@ -91,7 +91,7 @@ def train_step(run: Run, state: TrainState) -> tuple[TrainState, dict[str, Any],
     measured = stages.measure(ordinary, extra, scored, updated.sampled_entropy)
     control_state = control.update(state.control, measured)
     row = {
-        "step": step.number,
+        "step": step.number + 1,
         **stages.measurements(measured, samples, sampler=_at_temperature_one(run, state)),
         **vars(control.report(state.control, control_state)),
         **updated.row(),
@@ -114,7 +114,7 @@ def _at_temperature_one(run: Run, state: TrainState) -> bool:
 def _skipped(state: TrainState, drawn: Drawn, clock: Clock) -> tuple[TrainState, dict[str, Any], list[Sample]]:
     """Return the state and the row of a step without any reward: nothing is trained and nothing is measured."""
     row = {
-        "step": state.step,
+        "step": state.step + 1,
         "entropy": None,
         "reward": None,
         "dead_groups": None,

@@ -187,7 +187,7 @@ def _config(data: Mapping[str, Any], arm: Arm, seed: int, unit: str, budget: int
     for name in base:
         fixed = name in (*SHARED, "control") and name not in ("model", "task")
         require(not fixed, f"base.{name}", base[name], "left out: the comparison sets it")
-    evaluation = {"every": NEVER, **data.get("evaluation", {})}
+    evaluation = {"every": NEVER, "first": False, **data.get("evaluation", {})}
     require(evaluation["every"] != 0, "evaluation.every", 0, "at least 1: the end of each run is evaluated")
     config = make_config(
         method=arm.method,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from aepo.doctor.checks.base import decimals, end, finite, onset, start
+from aepo.doctor.checks.base import decimals, finite, onset, start
+from aepo.doctor.checks.noise import FEW, Limits, level_above
 from aepo.doctor.types import Confidence, Finding, Log, LogSeries
 
-Limits = tuple[tuple[float, Confidence], ...]
 # Measure -> what it is, and the values from which it is a finding. docs/doctor.md says where the figures come from.
 LIMITS: dict[str, tuple[str, Limits]] = {
     "mismatch": ("mean |log-probability difference|, nats", ((0.1, "sure"), (0.05, "likely"), (0.03, "possible"))),
@@ -36,16 +36,16 @@ def _measure(log: Log, name: str) -> Finding | None:
     if len(series) < FEWEST:
         return None
     what, limits = LIMITS[name]
-    before, now = start(series), end(series)
-    confidence = next((how for limit, how in limits if now >= limit), None)
-    floor = limits[-1][0]
-    if confidence == "possible" and now > GROWS * before:
-        confidence = "likely"
-    if confidence is None:
+    found = level_above(series, limits, spiky=True)
+    if found is None:
         return None
+    confidence, now, width = found
+    before, floor = start(series), limits[-1][0]
+    if confidence == "possible" and now > GROWS * before and len(series) >= FEW:
+        confidence = "likely"
     return Finding(
         kind="sampler mismatch",
-        step=onset(series, lambda value: value >= floor),
+        step=onset(series, lambda value: value >= floor, width),
         evidence=f"`{log.keys.get(name, name)}` ({what}) is {decimals(now)} at the end, "
         f"{decimals(before)} at the start",
         confidence=confidence,
@@ -57,13 +57,18 @@ def _correlation(log: Log) -> Finding | None:
     series = finite(log.get("mismatch_correlation"))
     if len(series) < FEWEST:
         return None
-    confidence = next((how for limit, how in UNCORRELATED if end(series) <= limit), None)
-    if confidence is None:
+    found = level_above(
+        tuple((step, max(0.0, 1 - value)) for step, value in series),
+        tuple((1 - limit, how) for limit, how in UNCORRELATED),
+        spiky=True,
+    )
+    if found is None:
         return None
+    confidence, level, width = found
     return Finding(
         kind="sampler mismatch",
-        step=onset(series, lambda value: value <= UNCORRELATED[-1][0]),
-        evidence=f"the two probabilities correlate with {decimals(end(series))} at the end, not with 1",
+        step=onset(series, lambda value: value <= UNCORRELATED[-1][0], width),
+        evidence=f"the two probabilities correlate with {decimals(1 - level)} at the end, not with 1",
         confidence=confidence,
         advice=_ADVICE,
     )

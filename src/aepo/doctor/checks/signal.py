@@ -1,4 +1,4 @@
-"""Checks of the learning signal: dead groups, cut completions, methods without effect, targets that are missed."""
+"""Checks of the learning signal: dead groups, methods without effect, targets that are missed."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from statistics import fmean
 from typing import Any
 
 from aepo.doctor.checks.base import decimals, end, finite, onset, percent, start
-from aepo.doctor.types import Confidence, Finding, Log, LogSeries
+from aepo.doctor.checks.noise import Limits, capped, level_above
+from aepo.doctor.checks.reward import is_solved
+from aepo.doctor.types import Finding, Log
 
 # Shares, as levels at the end.
-DEAD: tuple[tuple[float, Confidence], ...] = ((0.5, "sure"), (0.35, "possible"))
-CUT: tuple[tuple[float, Confidence], ...] = ((0.3, "sure"), (0.15, "likely"), (0.08, "possible"))
+DEAD: Limits = ((0.5, "sure"), (0.42, "likely"), (0.35, "possible"))
 FEWEST = 3
 # A third of the run has at least FEWEST_FOR_TARGET steps, and SURE_OF_TARGET for a sure finding. MISSED is in nats. A
 # gap closes if the mean of its second half is below CLOSING times the mean of its first half.
@@ -20,7 +21,7 @@ FEWEST_FOR_TARGET, SURE_OF_TARGET, MISSED, CLOSING = 10, 30, 0.1, 0.8
 STILL = 1e-6
 AT_REST = {"approximate_kl": 0.0, "ratio": 1.0, "clip_fraction": 0.0, "clip_fraction_low": 0.0}
 # Controls whose effect is zero while the ratio is 1 (`acts_off_policy` in aepo.control, which needs torch).
-OFF_POLICY_CONTROLS = frozenset({"kl-cov", "archer", "hapo", "moving-bound"})
+OFF_POLICY_CONTROLS = frozenset({"kl-cov", "archer", "hapo", "moving-bound", "bapo", "erc"})
 
 
 def dead_groups(log: Log) -> list[Finding]:
@@ -28,21 +29,22 @@ def dead_groups(log: Log) -> list[Finding]:
     series, what = finite(log.get("dead_groups")), "of the groups have equal rewards throughout"
     if not series:
         series, what = finite(log.get("no_advantage")), "of the steps have no advantage other than 0 in the whole batch"
-    confidence = _level(series, DEAD)
-    if confidence is None:
+    found = level_above(series, DEAD)
+    if found is None or len(series) < FEWEST or is_solved(log) or log.get("teacher_kl"):
         return []
-    solved = _all_right(log, end(series)) >= end(series) / 2
+    confidence, dead, width = found
+    harmless = _all_right(log, dead) >= dead / 2
     return [
         Finding(
             kind="dead groups",
-            step=onset(series, lambda share: share >= DEAD[-1][0]),
-            evidence=f"{percent(end(series))} {what} at the end, {percent(start(series))} at the start{_which(log)}",
+            step=onset(series, lambda share: share >= DEAD[-1][0], width),
+            evidence=f"{percent(dead)} {what} at the end, {percent(start(series))} at the start{_which(log)}",
             confidence=confidence,
             advice="most of them are solved: harder problems, or dynamic sampling, which draws until groups differ"
-            if solved
+            if harmless
             else "larger groups, problems that are neither solved nor hopeless, dynamic sampling (it draws until "
             "groups differ); where all rewards are 0, look at the verifier first",
-            serious=not solved,
+            serious=not harmless,
         )
     ]
 
@@ -68,29 +70,8 @@ def _which(log: Log) -> str:
     return f" (mean reward {decimals(end(reward))})" if reward else ""
 
 
-def truncation(log: Log) -> list[Finding]:
-    """Find a run in which many completions are cut at the length limit."""
-    series = finite(log.get("truncated"))
-    confidence = _level(series, CUT)
-    if confidence is None:
-        return []
-    length = finite(log.get("length"))
-    lengths = f"; mean length went from {start(length):.0f} to {end(length):.0f}" if length else ""
-    return [
-        Finding(
-            kind="truncation",
-            step=onset(series, lambda share: share >= CUT[-1][0]),
-            evidence=f"{percent(end(series))} of the completions are cut at the limit at the end, "
-            f"{percent(start(series))} at the start{lengths}",
-            confidence=confidence,
-            advice="raise the limit, or mask cut completions out of the loss, or penalise length softly; "
-            "a cut completion is mostly graded wrong, whatever it says before the cut",
-        )
-    ]
-
-
 def idle(log: Log) -> list[Finding]:
-    """Find a run that trains nothing (gradient or learning rate 0), or whose ratio never differs from 1."""
+    """Find a run that trains nothing (gradient or learning rate 0), and say if the ratio never differs from 1."""
     return _frozen(log) or _ratio_is_one(log)
 
 
@@ -103,7 +84,7 @@ def _frozen(log: Log) -> list[Finding]:
                     kind="nothing is trained",
                     step=onset(series, lambda value: value == 0),
                     evidence=f"{what} is 0 in each of the last {max(FEWEST, len(series) // 3)} logged steps",
-                    confidence="sure",
+                    confidence=capped("sure", len(series)),
                     advice="look at the schedule, at frozen parameters, and at whether any advantage differs from 0",
                 )
             ]
@@ -120,19 +101,24 @@ def _ratio_is_one(log: Log) -> list[Finding]:
     )
     control = _off_policy_control(log.settings)
     if control:
-        what = f"one update per rollout, so the control {control} does nothing"
-    elif all(name.startswith("clip") for name in logged):
-        what = "nothing is ever clipped"
-    else:
-        what = "one update per rollout, so clip bounds and whatever else acts on the ratio do nothing"
+        return [
+            Finding(
+                kind="a method that does nothing",
+                step=None,
+                evidence=f"{evidence}: one update per rollout, so the control {control} does nothing",
+                confidence="sure",
+                advice="more than one minibatch or epoch per rollout: this control needs a ratio that moves",
+            )
+        ]
+    clips = all(name.startswith("clip") for name in logged)
     return [
         Finding(
-            kind="a method that does nothing",
+            kind="on-policy",
             step=None,
-            evidence=f"{evidence}: {what}",
-            confidence="sure" if control else "possible",
-            advice="more than one minibatch or epoch per rollout, if the method needs the ratio to move "
-            "(clip-higher, KL-Cov, token-level bounds); on-policy training alone is no fault",
+            evidence=f"{evidence}: {'nothing is ever clipped' if clips else 'one update per rollout'}",
+            confidence="sure" if not clips else "likely",
+            advice="no fault; clip bounds, KL-Cov and whatever else acts on the ratio change nothing in such a run",
+            serious=False,
         )
     ]
 
@@ -217,9 +203,3 @@ def _command(log: Log) -> str:
         if acted:
             return f"; the control's {name} is at {decimals(end(acted))}"
     return ""
-
-
-def _level(series: LogSeries, limits: tuple[tuple[float, Confidence], ...]) -> Confidence | None:
-    if len(series) < FEWEST:
-        return None
-    return next((how for limit, how in limits if end(series) >= limit), None)

@@ -1,23 +1,22 @@
-"""Checks of stability: updates that are too large, lost rewards, NaN and infinity, and jumps after a resume."""
+"""Checks of stability: updates that are too large, NaN and infinity, and jumps after a resume."""
 
 from __future__ import annotations
 
 import math
-from statistics import fmean, median, stdev
+from statistics import fmean, stdev
 
-from aepo.doctor.checks.base import decimals, end, finite, onset, start
-from aepo.doctor.types import Confidence, Finding, Log, LogSeries
+from aepo.doctor.checks.base import decimals, finite, onset, start
+from aepo.doctor.checks.noise import Limits, capped, changed
+from aepo.doctor.types import Finding, Log, LogSeries
 
 # Mean KL(pi_old, pi) over a step's updates, nats per token; PPO's usual early stop is at 0.01 to 0.05.
-LEAPS: tuple[tuple[float, Confidence], ...] = ((1.0, "sure"), (0.3, "likely"))
+LEAPS: Limits = ((1.0, "sure"), (0.3, "likely"))
+# Up to this share of the steps, leaps after which the reward holds are single steps.
+SINGLE = 0.02
+# Share of its level that is left of a reward that holds.
+HOLDS = 0.5
 # Multiples of the gradient norm's level at the start.
-GROWN: tuple[tuple[float, Confidence], ...] = ((30.0, "likely"), (10.0, "possible"))
-# A reward is lost if at most this share of its best level is left, and if that level was at least WORTH high.
-LOST = 0.2
-WORTH = 0.05
-# If rewards go below 0, their lowest possible value is unknown. A loss is then likely only if the reward fell by at
-# least this, and by at least this times the largest level.
-FALL = 0.5
+GROWN: Limits = ((20.0, "likely"), (10.0, "possible"))
 # At most AROUND and at least LEAST_BEFORE steps on either side of a resume are compared. JUMP is in standard deviations
 # of the steps before the resume.
 AROUND, LEAST_BEFORE = 10, 4
@@ -25,25 +24,29 @@ JUMP = 4.0
 # Share of the level. A smaller jump is no instability even if the curve was very smooth.
 LEAST_JUMP = 0.2
 RESUMED = ("entropy", "reward", "length", "approximate_kl", "gradient_norm", "mismatch", "mismatch_kl")
-NAMES = ("entropy", "reward", "gradient_norm", "approximate_kl", "ratio", "mismatch", "mismatch_kl", "sampled_entropy")
+# A correlation of constant values is NaN without harm, and an evaluation may have no number for a step.
+MAY_BE_NAN = frozenset({"mismatch_correlation", "evaluation"})
 
 
 def not_finite(log: Log) -> list[Finding]:
-    """Find NaN or infinity in the measurements of `NAMES`."""
-    bad = [
-        (step, log.keys.get(name, name), value)
-        for name in NAMES
-        for step, value in log.get(name)
-        if not math.isfinite(value)
-    ]
+    """Find NaN or infinity in any series of the log."""
+    bad = {
+        name: broken
+        for name, series in log.series.items()
+        if name not in MAY_BE_NAN and (broken := [point for point in series if not math.isfinite(point[1])])
+    }
     if not bad:
         return []
-    step, key, value = min(bad, key=lambda entry: entry[0])
+    first = min(bad, key=lambda name: bad[name][0][0])
+    step, value = bad[first][0]
+    others = [f"`{log.keys.get(name, name)}`" for name in bad if name != first]
+    also = f", and {', '.join(sorted(others))} have such values too" if others else ""
     return [
         Finding(
             kind="not a number",
             step=step,
-            evidence=f"`{key}` is {value} ({len(bad)} such values in the log)",
+            evidence=f"`{log.keys.get(first, first)}` is {value} "
+            f"({sum(map(len, bad.values()))} such values in the log){also}",
             confidence="sure",
             advice="go back to a checkpoint from before this step; lower the learning rate, clip the gradient, and "
             "look for empty batches and log of 0",
@@ -60,7 +63,13 @@ def leap(log: Log) -> list[Finding]:
     confidence = next((how for limit, how in LEAPS if worst >= limit), None)
     if confidence is None:
         return []
-    first = next(at for at, value in series if value >= LEAPS[-1][0])
+    confidence = capped(confidence, len(series))
+    far = [at for at, value in series if value >= LEAPS[-1][0]]
+    first = far[0]
+    held = {_reward_holds(log, at) for at in far}
+    if len(series) >= AROUND and False not in held:
+        single = held == {True} and len(far) <= max(1, SINGLE * len(series))
+        confidence = "possible" if single else "likely"
     return [
         Finding(
             kind="explosion",
@@ -74,49 +83,38 @@ def leap(log: Log) -> list[Finding]:
     ]
 
 
+def _reward_holds(log: Log, at: int) -> bool | None:
+    """Return whether at least the share HOLDS of the reward's level before a step is left after it.
+
+    The result is None if the log ends too soon to say.
+    """
+    reward = finite(log.get("reward"))
+    # The reward of a step is measured before the step's update.
+    before = [value for step, value in reward if step <= at][-AROUND:]
+    after = [value for step, value in reward if step > at][:AROUND]
+    if not reward:
+        return False
+    if not before or len(after) < LEAST_BEFORE:
+        return None
+    noise = 3 * math.hypot(*(stdev(part) / math.sqrt(len(part)) for part in (before, after) if len(part) > 1))
+    return fmean(after) + noise >= fmean(before) - (1 - HOLDS) * abs(fmean(before))
+
+
 def gradient(log: Log) -> list[Finding]:
     """Find a gradient norm whose level at the end is a multiple of its level at the start."""
     series = finite(log.get("gradient_norm"))
     if len(series) < AROUND or start(series) <= 0:
         return []
-    growth = end(series) / start(series)
-    confidence = next((how for limit, how in GROWN if growth >= limit), None)
-    if confidence is None:
+    change = changed(series, GROWN, falls=False)
+    if change is None:
         return []
     return [
         Finding(
             kind="explosion",
-            step=onset(series, lambda value: value >= GROWN[-1][0] * start(series)),
-            evidence=f"the norm of the gradient rose from {decimals(start(series))} to {decimals(end(series))}",
-            confidence=confidence,
+            step=onset(series, lambda value: value >= GROWN[-1][0] * change.before, change.width),
+            evidence=f"the norm of the gradient rose from {decimals(change.before)} to {decimals(change.after)}",
+            confidence=change.confidence,
             advice="clip the gradient, lower the learning rate; look for few very long or very unlikely completions",
-        )
-    ]
-
-
-def reward_lost(log: Log) -> list[Finding]:
-    """Find a reward that fell from its best level to 0, or to the lowest level of the log if that is below 0."""
-    reward = finite(log.get("reward"))
-    if len(reward) < AROUND:
-        return []
-    threes = [[value for _, value in reward[i : i + 3]] for i in range(len(reward) - 2)]
-    best, bottom = max(start(reward), *map(fmean, threes)), min(0.0, *map(median, threes))
-    largest, now = max(abs(best), abs(bottom)), end(reward)
-    left = bottom + LOST * (best - bottom)
-    if best - bottom < max(WORTH, LEAST_JUMP * largest) or now > left:
-        return []
-    confidence: Confidence = "sure" if now <= bottom + LOST / 4 * (best - bottom) else "likely"
-    below_zero = bottom < -LOST * best
-    if below_zero:
-        confidence = "likely" if best - now >= FALL * max(1.0, largest) else "possible"
-    return [
-        Finding(
-            kind="reward lost",
-            step=onset(reward, lambda value: value <= left),
-            evidence=f"reward fell from a best level of {decimals(best)} to {decimals(now)}"
-            f"{', the bottom of this log' if below_zero else ''}",
-            confidence=confidence,
-            advice="go back to a checkpoint from before this step; look at its KL, gradient norm and completions",
         )
     ]
 

@@ -4,58 +4,39 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from aepo.doctor.names import recognise
-from aepo.doctor.readers.rows import PREFIX, make_log, some_of
-from aepo.doctor.types import Log
+from aepo.doctor.names import known_keys
+from aepo.doctor.readers.rows import Rows, plain
+from aepo.doctor.readers.runs import Found, Place, logs_or_refusal
 from aepo.errors import InvalidValue
 
 MARK = "tfevents"
 
 
-def read_folder(path: Path) -> list[Log]:
-    """Read the event files in this folder and below it, one run per folder.
-
-    A folder whose events have no scalars of a known trainer is left out.
+def read(paths: Sequence[Path]) -> list[Found]:
+    """Read the event files of one folder, oldest first: sessions of one run, or several runs.
 
     Raises:
-        InvalidValue: There are events, and none of them has scalars of a known trainer.
+        InvalidValue: The tensorboard package is not installed.
     """
-    logs, refused = [], None
-    files = sorted(file for file in path.rglob(f"*{MARK}*") if file.is_file())
-    for folder in sorted({file.parent for file in files}):
-        try:
-            logs.extend(read([file for file in files if file.parent == folder]))
-        except InvalidValue as error:
-            refused = error
-    if refused and not logs:
-        raise refused
-    return logs
-
-
-def read(paths: Sequence[Path]) -> list[Log]:
-    """Read the event files of one run; each file after the first begins with a step at which the run was resumed.
-
-    Raises:
-        InvalidValue: The scalars are of no known trainer.
-    """
-    rows: list[tuple[int, dict[str, float]]] = []
-    resumes = []
+    rows = Rows()
     for path in paths:
-        session = _scalars(path)
-        if rows and session:
-            resumes.append(session[0][0])
-        rows.extend(session)
-    dialect = recognise({key for _, row in rows for key in row})
-    if dialect is None:
-        tags = some_of({key for _, row in rows for key in row})
-        raise InvalidValue("LOG", str(paths[0]), f"events of a trainer that is known here (its scalars: {tags})")
-    return [make_log(dialect, paths[0], rows, resumes=resumes, framework=f"{dialect.name} (TensorBoard)")]
+        if rows.count:
+            rows.ends.append(rows.count)
+        by_step: dict[int, dict[str, float]] = defaultdict(dict)
+        for step, tag, value in _scalars(path):
+            # A key of an unknown metric is kept once, for the message that refuses the file.
+            if plain(tag) in known_keys() or tag not in rows.names:
+                by_step[step][tag] = value
+        for step in sorted(by_step):
+            rows.add({"step": float(step), **by_step[step]})
+    wanted = "events of a trainer that docs/doctor.md lists"
+    return logs_or_refusal(rows, Place(str(paths[0]), form="TensorBoard"), wanted)
 
 
-def _scalars(path: Path) -> list[tuple[int, dict[str, float]]]:
+def _scalars(path: Path) -> Iterator[tuple[int, str, float]]:
     # This must be set before the import: it silences an installed TensorFlow.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
@@ -63,10 +44,8 @@ def _scalars(path: Path) -> list[tuple[int, dict[str, float]]]:
         from tensorboard.util import tensor_util
     except ModuleNotFoundError:
         raise InvalidValue("LOG", str(path), "read with tensorboard: pip install 'aepo[doctor]'") from None
-    rows: dict[int, dict[str, float]] = defaultdict(dict)
     for event in EventFileLoader(str(path)).Load():
         for value in event.summary.value:
             measured = tensor_util.make_ndarray(value.tensor)
             if measured.ndim == 0 and measured.dtype.kind in "fiu":
-                rows[event.step][value.tag.removeprefix(PREFIX)] = float(measured)
-    return sorted(rows.items())
+                yield event.step, value.tag, float(measured)

@@ -1,93 +1,167 @@
-"""Reader for W&B exports: a chart's CSV ("run - metric" columns), or a run's history as JSON lines or CSV."""
+"""W&B: the file that its client writes in a run's folder, and runs on its server, read with the installed client.
+
+The file (`run-ID.wandb`) is a LevelDB log of protocol buffers. The client has no public reader for it, and has moved
+its own, so the few fields that are needed are decoded here; numbers of fields are those of wandb_internal.proto.
+"""
 
 from __future__ import annotations
 
-import csv
-import dataclasses
-import io
-import math
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+import importlib
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
-from aepo.doctor.names import Dialect, recognise
-from aepo.doctor.readers.rows import PREFIX, LogText, flat, make_log, number, some_of, stepped, unprefixed
-from aepo.doctor.types import Log, LogRow
+from aepo.doctor.readers.rows import Rows
+from aepo.doctor.readers.runs import Found, Place, logs_or_refusal
 from aepo.errors import InvalidValue
 
-# The trainer's own step counters come first: `_step` counts the calls of W&B's log function.
-STEPS = ("global_step", "training/global_step", "_step", "Step", "step")
-OF_WANDB = {*STEPS, "_runtime", "_timestamp"}
+SCHEME = "wandb:"
+_BLOCK, _FILE_HEADER, _HEADER = 32768, 7, 7
+_FULL, _FIRST, _LAST = 1, 2, 4
+# Record: history, run. HistoryRecord: item, step. RunRecord: run_id, display_name.
+_HISTORY, _RUN = 2, 17
+_ITEM, _STEP = 1, 2
+_ID, _DISPLAY_NAME = 1, 8
+# HistoryItem: key, nested_key, boolean, integer, number, value_json.
+_KEY, _NESTED, _INTEGER, _NUMBER, _VALUE_JSON = 1, 2, 5, 6, 16
 
 
-def read(text: LogText) -> list[Log]:
-    """Return one log for each run in the export, or an empty list if the file is no W&B export.
+def read_file(path: Path) -> list[Found]:
+    """Read the history of a run from the file of W&B's client.
 
     Raises:
-        InvalidValue: The export has no step, or no metric of a known trainer.
+        InvalidValue: The file cannot be read.
     """
-    if text.rows:
-        return [_log(text, "", [flat(row) for row in text.rows])] if any("_step" in row for row in text.rows) else []
-    if text.path.suffix != ".csv":
-        return []
-    return [_log(text, run, rows) for run, rows in _runs(_records(text)).items()]
-
-
-def _records(text: LogText) -> list[dict[str, str]]:
+    rows, name = Rows(), ""
     try:
-        return list(csv.DictReader(io.StringIO(text.text)))
-    except csv.Error as error:
-        raise InvalidValue("LOG", str(text.path), f"a CSV of numbers, without columns of text ({error})") from None
+        for record in _records(path):
+            for field, value in _fields(record):
+                if field == _HISTORY and isinstance(value, bytes):
+                    rows.add(_history(value))
+                elif field == _RUN and isinstance(value, bytes):
+                    told = dict(_fields(value))
+                    name = _text(told.get(_DISPLAY_NAME) or told.get(_ID) or b"")
+    except (OSError, IndexError, struct.error) as error:
+        raise InvalidValue("LOG", str(path), f"a history that W&B's client wrote ({error})") from None
+    return logs_or_refusal(rows, Place(str(path), name=name, form="W&B", is_chart=True))
 
 
-def _runs(records: Sequence[Mapping[str, str]]) -> dict[str, list[dict[str, float]]]:
-    """Return the rows of each run by its name; the name is "" for a history, which has the column `_step`."""
-    runs: dict[str, list[dict[str, float]]] = defaultdict(list)
-    for record in records:
-        cells = {column: value for column, cell in record.items() if (value := number(cell)) is not None}
-        steps = {column: value for column, value in cells.items() if column.removeprefix(PREFIX) in STEPS}
-        rows: dict[str, dict[str, float]] = defaultdict(dict)
-        for column, value in cells.items():
-            run, _, key = ("", "", column) if "_step" in record else column.rpartition(" - ")
-            if column not in steps:
-                rows[run][key] = value
-        for run, row in rows.items():
-            runs[run].append({**steps, **row})
-    return runs
+def _records(path: Path) -> Iterator[bytes]:
+    """Yield the records; one that the end of the file cuts off is left out."""
+    with path.open("rb") as file:
+        parts: list[bytes] = []
+        offset = len(file.read(_FILE_HEADER))
+        while block := file.read(_BLOCK - offset):
+            at, offset = 0, 0
+            while at + _HEADER <= len(block):
+                _, length, kind = struct.unpack_from("<IHB", block, at)
+                part = block[at + _HEADER : at + _HEADER + length]
+                at += _HEADER + length
+                if len(part) < length or kind == 0:
+                    break
+                parts = [part] if kind in (_FULL, _FIRST) else [*parts, part]
+                if kind in (_FULL, _LAST):
+                    yield b"".join(parts)
 
 
-def _log(text: LogText, run: str, rows: Sequence[LogRow]) -> Log:
-    plain = unprefixed(rows)
-    keys = {key for row in plain for key in row}
-    dialect = recognise(keys)
-    steps = _by_one_clock(_measured(plain, dialect, is_history=not run and "_step" in keys)) if dialect else []
-    if dialect is None or not steps:
-        wanted = f"an export with a step and a known trainer's metrics (it has {some_of(keys)})"
-        raise InvalidValue("LOG", str(text.path), wanted)
-    log = make_log(dialect, text.path, steps, framework=f"{dialect.name} (W&B)")
-    return dataclasses.replace(log, source=f"{log.source} ({run})") if run else log
+def _fields(message: bytes) -> Iterator[tuple[int, int | float | bytes]]:
+    """Yield the number and the value of each field of a protocol buffer."""
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        kind = tag & 7
+        if kind == 0:
+            value, at = _varint(message, at)
+            yield tag >> 3, value
+        elif kind == 2:
+            length, at = _varint(message, at)
+            yield tag >> 3, message[at : at + length]
+            at += length
+        elif kind in (1, 5):
+            size, form = (8, "<d") if kind == 1 else (4, "<f")
+            yield tag >> 3, struct.unpack_from(form, message, at)[0]
+            at += size
+        else:
+            return
 
 
-def _measured(rows: Sequence[LogRow], dialect: Dialect, is_history: bool) -> list[LogRow]:
-    """Return the rows that have one of the trainer's metrics.
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = message[at]
+        value |= (byte & 127) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 128:
+            return value, at
 
-    A history that was exported as a table has NaN in its gaps: in a row that logs something else, all metrics of the
-    trainer are NaN. Such rows are left out. A chart leaves its gaps empty.
+
+def _text(value: int | float | bytes) -> str:
+    return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else ""
+
+
+def _history(message: bytes) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for field, value in _fields(message):
+        if field == _STEP and isinstance(value, bytes):
+            row.setdefault("_step", dict(_fields(value)).get(1, 0))
+        elif field == _ITEM and isinstance(value, bytes):
+            key, number = _item(value)
+            if number is not None:
+                row[key] = number
+    return row
+
+
+def _item(message: bytes) -> tuple[str, Any]:
+    names, number = [], None
+    for field, value in _fields(message):
+        if field in (_KEY, _NESTED):
+            names.append(_text(value))
+        elif field in (_INTEGER, _NUMBER):
+            number = value
+        elif field == _VALUE_JSON and isinstance(value, bytes) and len(value) < 100:
+            try:
+                number = json.loads(value)
+            except ValueError:
+                number = None
+    return "/".join(names), number
+
+
+def remote(place: str) -> str | None:
+    """Return what stands behind `wandb://`; None for a file. A path joins several slashes to one."""
+    return place.removeprefix(SCHEME).strip("/") if place.startswith(f"{SCHEME}/") else None
+
+
+def read_remote(run: str) -> list[Found]:
+    """Read a run, or all runs of a project, from W&B's server with the client's own settings.
+
+    Args:
+        run: `entity/project/run`, or `entity/project`.
+
+    Raises:
+        InvalidValue: It is neither, the client is not installed, or the server does not give the run.
     """
-    wanted = {key for names in dialect.keys.values() for key in names}
-    keys = {key for row in rows for key in row}
-    has_gaps = is_history and bool(keys - wanted - OF_WANDB)
-    found = [[value for key, value in row.items() if key in wanted] for row in rows]
-    return [
-        row
-        for row, values in zip(rows, found, strict=True)
-        if values and not (has_gaps and all(map(math.isnan, values)))
-    ]
+    place = f"{SCHEME}//{run}"
+    parts = run.split("/")
+    if len(parts) not in (2, 3) or not all(parts):
+        raise InvalidValue("LOG", place, "wandb://entity/project/run, or wandb://entity/project for all its runs")
+    try:
+        client = importlib.import_module("wandb")
+    except ModuleNotFoundError:
+        raise InvalidValue("LOG", place, "read with W&B's client: pip install 'aepo[wandb]'") from None
+    try:
+        server = client.Api()
+        runs = [server.run(run)] if len(parts) == 3 else [*server.runs(run)]
+        found = [each for history in runs for each in _remote_run(place, history)]
+    except Exception as error:  # the client raises its own, those of HTTP and those of its settings
+        said = " ".join(str(error).split())[:200]
+        raise InvalidValue("LOG", place, f"a run that W&B's server gives ({type(error).__name__}: {said})") from None
+    return found or [InvalidValue("LOG", place, "a project with at least one run in it")]
 
 
-def _by_one_clock(rows: Sequence[LogRow]) -> list[tuple[int, LogRow]]:
-    """Number the rows by one step name: the first that half of the rows have, else the commonest.
-
-    Different names count steps differently, so they are never mixed.
-    """
-    clock = max(STEPS, key=lambda name: min(len(stepped(rows, name)), len(rows) / 2))
-    return stepped(rows, clock)
+def _remote_run(place: str, run: Any) -> list[Found]:
+    rows = Rows()
+    for row in run.scan_history():
+        rows.add(row)
+    return logs_or_refusal(rows, Place(place, name=str(run.name), form="W&B", is_chart=True))

@@ -6,7 +6,8 @@ args = EntropyControlConfig(output_dir="run", method="aepo", target="0.6x")
 AEPOTrainer(model="Qwen/Qwen3-0.6B", reward_funcs=reward, args=args, train_dataset=dataset).train()
 """
 
+from aepo.integrations.doctor import DoctorCallback
 from aepo.integrations.trl.config import EntropyControlConfig
 from aepo.integrations.trl.trainer import AEPOTrainer, EntropyControlTrainer
 
-__all__ = ["AEPOTrainer", "EntropyControlConfig", "EntropyControlTrainer"]
+__all__ = ["AEPOTrainer", "DoctorCallback", "EntropyControlConfig", "EntropyControlTrainer"]

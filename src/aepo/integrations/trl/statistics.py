@@ -6,15 +6,20 @@ These are log pi^T, the entropy over a part of the vocabulary, and an entropy wi
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
 from aepo.control.base import Needs
 from aepo.engines.collate import scatter
-from aepo.engines.linear_head import check_linear_head
+from aepo.engines.linear_head import logit_transform
 from aepo.entropy.statistics import token_statistics
+from aepo.entropy.transform import LogitTransform
 from aepo.errors import InvalidValue
 from aepo.types import BatchStatistics
+
+# The factor and the soft cap of each model that was checked.
+_transforms: WeakKeyDictionary[nn.Module, LogitTransform] = WeakKeyDictionary()
 
 
 def beyond_trl(needs: Needs) -> bool:
@@ -49,15 +54,21 @@ def statistics(
         head.weight.to(hidden.dtype),
         ids[:, -width:][places],
         bias=None if head.bias is None else head.bias.to(hidden.dtype),
+        transform=_transforms.get(inner) or check_model(inner),
         temperatures=needs.temperatures,
         kept=needs.kept,
     )
     return scatter(stats, places, needs.temperatures)
 
 
-def check_model(inner: Any) -> None:
-    """Refuse a model whose output layer is not a plain `nn.Linear` on its last hidden states."""
+def check_model(inner: Any) -> LogitTransform:
+    """Return the factor and the soft cap of the model's logits, which `statistics` uses from then on.
+
+    Raises:
+        InvalidValue: The output layer is not a plain `nn.Linear` on the last hidden states.
+    """
     head, kind = inner.get_output_embeddings(), type(inner).__name__
     if type(head) is not nn.Linear:
         raise InvalidValue("model", kind, "one whose output layer is plain and without an adapter, for this method")
-    check_linear_head(inner, head)
+    transform = _transforms[inner] = logit_transform(inner, head)
+    return transform

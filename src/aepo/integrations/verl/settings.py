@@ -6,13 +6,14 @@ It refuses a setting that does not work with the algorithm in one line, before R
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from aepo.algorithm import Algorithm
 from aepo.control.base import Control, hooks
 from aepo.convert import make_algorithm
+from aepo.doctor.live import DoctorConfig
 from aepo.engines.capabilities import VERL
 from aepo.engines.preflight import Setup, preflight
 from aepo.errors import InvalidValue, require
@@ -70,6 +71,8 @@ class Chosen:
     """The weight of k3(pi, pi_ref) on every trained token, from verl's `use_kl_loss` and `kl_loss_coef`."""
     new_state: bool = False
     """Whether a run that resumes begins with a new control state, so the checkpoint needs none."""
+    doctor: DoctorConfig = DoctorConfig()
+    """How the doctor watches the run."""
 
 
 def read(config: Any) -> Chosen:
@@ -86,13 +89,23 @@ def read(config: Any) -> Chosen:
     new_state = given.pop("new_state", False)
     require(type(seed) is int and seed >= 0, "aepo.seed", seed, "an integer, 0 or more")
     require(type(new_state) is bool, "aepo.new_state", new_state, "true or false")
+    doctor = _doctor(given.pop("doctor", None) or {})
     algorithm = make_algorithm(method, _named(given))
     for sentence in VERL.lacks(algorithm):
         raise InvalidValue("aepo.method", method, f"one that verl can run: {sentence}")
     _check(config, algorithm)
     kl = get(config, f"{_ACTOR}.use_kl_loss")
     coefficient = float(get(config, f"{_ACTOR}.kl_loss_coef")) if kl else 0.0
-    return Chosen(method, algorithm, seed, coefficient, new_state)
+    return Chosen(method, algorithm, seed, coefficient, new_state, doctor)
+
+
+def _doctor(given: Any) -> DoctorConfig:
+    names = [field.name for field in fields(DoctorConfig)]
+    wanted = f"a table of {', '.join(names)}"
+    require(isinstance(given, Mapping) and set(given) <= set(names), "aepo.doctor", given, wanted)
+    every = given.get("every", DoctorConfig.every)
+    require(type(every) is int, "aepo.doctor.every", every, "a number of logged steps")
+    return DoctorConfig(**given)
 
 
 def check_version(found: str | None = None) -> None:

@@ -37,6 +37,7 @@ from aepo.integrations.verl import metrics as log
 from aepo.integrations.verl import rows as table
 from aepo.integrations.verl import state as saved
 from aepo.integrations.verl.agent import TEMPERATURE
+from aepo.integrations.verl.doctor import attach
 from aepo.integrations.verl.groups import Groups
 from aepo.integrations.verl.loss import policy_loss
 from aepo.integrations.verl.rows import RolloutRow
@@ -82,6 +83,11 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
         loss = partial(policy_loss, algorithm=self._algorithm, kl_coefficient=self._chosen.kl_coefficient)
         self.actor_rollout_wg.set_loss_fn(loss)
         super().on_init_end()
+
+    def on_train_begin(self) -> None:
+        """Let the doctor watch the run."""
+        super().on_train_begin()
+        attach(self, self._chosen.doctor)
 
     # --- sampling ---------------------------------------------------------------------------------------------------
 
@@ -192,8 +198,8 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
         state, step = self.control_state, self._step
         ordinary, self._extra = stages.with_advantages(self._algorithm, finite, self._groups.extra, state, step)
         samples = self._control.mix(ordinary, self._extra, state, step)
-        origin = {id(rollout): row for rollout, row in zip(made, read_rows, strict=True)}
-        chosen = [origin[id(sample.rollout)] for sample in samples]
+        origin = {id(rollout.completion): row for rollout, row in zip(made, read_rows, strict=True)}
+        chosen = [origin[id(sample.rollout.completion)] for sample in samples]
         self._samples: dict[str, Sample] = {row.key: sample for row, sample in zip(chosen, samples, strict=True)}
         self._masks = {row.key: row.mask for row in chosen}
         self._failures = self._groups.completions - len(finite)

@@ -1,0 +1,47 @@
+"""`header` says what a run trains, on what and how, in lines of at most 80 columns where names allow it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from aepo.config import Config
+from aepo.sampling.prompts import ends_line
+from aepo.tasks import Data
+from aepo.training.progress import data_line
+from aepo.training.step import Run
+
+
+def header(run: Run, out: Path) -> Iterator[str]:
+    """Yield the lines: method, model, task, reward, optimizer, folder."""
+    config, policy = run.config, run.policy
+    sampling = config.sampling
+    target = getattr(config.control, "target", None)
+    held = "" if target is None else f", target {target} nats"
+    yield f"method: {config.method}{held}; {config.steps} steps of {sampling.prompts} prompts x {sampling.group_size}"
+    total = sum(parameter.numel() for parameter in policy.model.parameters())
+    trained = sum(parameter.numel() for parameter in policy.model.parameters() if parameter.requires_grad)
+    yield f"model: {config.model}"
+    yield f"  {_millions(total)} parameters, {_millions(trained)} trained, {config.policy.dtype} on {policy.device}"
+    yield f"  {ends_line(policy.ends, sampling.stops)}, or after {run.task.max_tokens} tokens"
+    yield f"task: {type(run.task).__name__.lower()}, {_reward(config)}; right: {run.task.right_rule.describe()}"
+    if run.task.facts():
+        yield f"  {data_line(run.task.facts())}"
+    optimizer = config.optimizer
+    updates = optimizer.minibatches * optimizer.epochs
+    yield f"optimizer: AdamW, lr {optimizer.lr:g}, {updates} updates in a step"
+    yield f"folder: {out}"
+
+
+def _reward(config: Config) -> str:
+    task = config.task
+    if not isinstance(task, Data):
+        return "the task's own reward"
+    if task.rewards:
+        weights = task.reward_weights or (1.0,) * len(task.rewards)
+        return "reward " + " + ".join(f"{w:g} {path}" for w, path in zip(weights, task.rewards, strict=True))
+    return f"reward {getattr(task.verifier, 'path', '') or task.verifier.name}"
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.3g} M" if count < 1e9 else f"{count / 1e9:.3g} B"
