@@ -163,7 +163,7 @@ def test_methods_times_targets_times_seeds(tmp_path):
         (("[3, 4]", "[3, 3]"), "seeds: got"),
         (('"grpo", ', '"grpo", "grpo", '), "methods: got 'grpo'; must be labels that differ"),
         (('"grpo", ', '"grp", '), "did you mean|method: got 'grp'"),
-        (("control.law", "optimizr.lr"), "optimizr: got"),
+        (("control.law", "optimizr.lr"), "setting: got 'optimizr', which is unknown"),
         (("control.law", "task.numbers"), "methods.set.task.numbers"),
         (("checkpoint.every = 1", "seed = 1"), "base.seed: got 1; must be left out"),
         (("checkpoint.every = 1", "control.target = 1"), "base.control"),
@@ -268,7 +268,7 @@ def test_a_budget_of_tokens(quick_model, tmp_path):
 def test_each_evaluation_is_kept_problem_by_problem(quick_model, tmp_path):
     runner.start(small(quick_model, "grpo", 2), tmp_path / "run", quiet=True)
     last = metrics(tmp_path / "run")[-1]
-    (found,) = [json.loads(line) for line in (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()]
+    _, found = [json.loads(line) for line in (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()]
     assert found["step"] == 2 and len(found["problems"]) == len(found["correct"]) == 4
     assert sum(found["correct"]) / 16 == last["evaluation"]["pass@1"]
     assert measured(tmp_path / "run").pass_at(1).mean() == last["evaluation"]["pass@1"]

@@ -11,6 +11,7 @@ from aepo.entropy.partial import FLOOR, MinP
 from aepo.entropy.statistics import logits_statistics
 from aepo.errors import InvalidValue
 from aepo.loss.surrogates import Clip, Ratio
+from aepo.loss.tokens import Tokens
 from aepo.types import BatchStatistics
 from tests import builders as b
 from tests import originals
@@ -102,7 +103,8 @@ def test_golden_on_one_softmax_the_update_raises_an_unlikely_token_and_not_the_n
         new = BatchStatistics(stats.logprobs[None])
         (gradient,) = torch.autograd.grad(control.penalty(part, new, {}).sum(), leaf)
         moves[token] = -gradient[token].item()
-        plain = Ratio()((new.logprobs - old.logprobs).exp(), torch.tensor([[-1.0]])).item()
+        tokens = Tokens.of(new.logprobs, old.logprobs, torch.ones_like(new.logprobs, dtype=torch.bool))
+        plain = Ratio()(tokens, torch.tensor([[-1.0]])).item()
         assert plain == -1.0
     assert moves[2] > 0 and moves[4] == 0
 

@@ -12,6 +12,7 @@ import pytest
 
 from aepo import cli
 from aepo.config import make_config
+from aepo.engines.right import RightRule
 from aepo.errors import InvalidValue
 from aepo.evaluation.benchmarks import BENCHMARKS, find
 from aepo.evaluation.evaluated_model import EvaluatedModel, weights_digest
@@ -91,10 +92,15 @@ def test_what_is_behind_the_last_whole_unit_is_cut_off(content, done, kept, tmp_
 
 
 def test_a_failed_verdict_is_wrong_and_counted():
-    assert _judged(Verdict(float("nan"), failed=True, reason="hung")) == {
+    assert _judged(Verdict(float("nan"), failed=True, reason="hung"), RightRule()) == {
         "correct": False, "reward": None, "reason": "hung", "failed": True,
     }  # fmt: skip
-    assert [_judged(Verdict(reward))["correct"] for reward in (0.0, 0.5, 0.6, 1.0)] == [False, False, True, True]
+    assert [_judged(Verdict(reward), RightRule())["correct"] for reward in (0.0, 0.5, 0.6, 1.0)] == [
+        False,
+        False,
+        True,
+        True,
+    ]
 
 
 # --- killed, and gone on with -------------------------------------------------------------------------------
@@ -149,7 +155,7 @@ def test_other_settings_in_the_same_folder_are_refused(quick_model, tmp_path, ca
     command(*given, "--n", 2, "--temperature", 1)
     before = (tmp_path / "samples.jsonl").stat().st_mtime_ns
     command(*given, "--n", 2, "--temperature", 1, "--k", 2)
-    assert set(result(tmp_path)["results"][0]["scores"]) == {"avg@2", "pass@2", "maj@2"}
+    assert set(result(tmp_path)["results"][0]["scores"]) == {"avg@2", "reward", "pass@2", "maj@2"}
     assert (tmp_path / "samples.jsonl").stat().st_mtime_ns == before
     refused(capsys, "passes[0].n = 2, this one 3", *given, "--n", 3, "--temperature", 1, "--k", 1, 2)
     refused(capsys, "seed = 0, this one 1", *given, "--n", 2, "--temperature", 1, "--seed", 1)

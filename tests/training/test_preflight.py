@@ -134,4 +134,4 @@ def test_strict_refuses_before_anything_is_written(quick_model, tmp_path):
 def test_without_strict_it_is_said_and_the_run_goes_on(quick_model, tmp_path, capsys):
     runner.start(small(quick_model, "aepo", 1, "sampling.top_p=0.9", "control.target=99"), tmp_path / "run")
     printed = capsys.readouterr().out
-    assert printed.count("preflight: ") == 4  # the group of four, the sensor, the temperature, the target
+    assert printed.count("preflight: ") == 6  # + equal rewards, no positives

@@ -66,9 +66,9 @@ def test_tensorboard_for_real(quick_model, tmp_path):
     found.Reload()
     rows = metrics(tmp_path / "run")
     events = found.Scalars("entropy")
-    assert [event.step for event in events] == [0, 1, 2]
+    assert [event.step for event in events] == [1, 2, 3]
     assert [event.value for event in events] == pytest.approx([row["entropy"] for row in rows])
-    assert [event.step for event in found.Scalars("evaluation/pass@1")] == [1, 2]
+    assert [event.step for event in found.Scalars("evaluation/pass@1")] == [2, 3]
 
 
 class Failing:

@@ -258,7 +258,7 @@ def _made_up(group: int, count: int, accuracy: float) -> list[Sample]:
     right = round((group + 1) * count * accuracy) - round(group * count * accuracy)
     rewards = [1.0] * right + [0.0] * (count - right)
     answer = Completion(prompt, group, 1.0, tokens=(0,), logprobs=(0.0,), truncated=False)
-    return [Sample(Rollout(answer, reward), 2 * reward - 1) for reward in rewards]
+    return [Sample(Rollout(answer, reward, right=reward > 0.5), 2 * reward - 1) for reward in rewards]
 
 
 def on_paper(config: Config, model: Model, assumed: Assumed = Assumed()) -> Paper:
