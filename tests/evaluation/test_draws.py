@@ -23,6 +23,7 @@ def test_every_unit_of_every_pass_and_benchmark_draws_with_its_own_seed(quick_mo
         return sample(self, requests, max_tokens=max_tokens, generator=generator)
 
     monkeypatch.setattr(HFSampler, "sample", spy)
+    monkeypatch.setattr("aepo.training.runner.check_sampler", lambda *_: None)  # it draws, too
     monkeypatch.setattr(samples, "UNIT_ROWS", 4)
     row = json.dumps({"problem": "17 42 :", "answer": "none"}) + "\n"
     made = {}

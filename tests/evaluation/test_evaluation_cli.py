@@ -95,12 +95,8 @@ def test_a_failed_verdict_is_wrong_and_counted():
     assert _judged(Verdict(float("nan"), failed=True, reason="hung"), RightRule()) == {
         "correct": False, "reward": None, "reason": "hung", "failed": True,
     }  # fmt: skip
-    assert [_judged(Verdict(reward), RightRule())["correct"] for reward in (0.0, 0.5, 0.6, 1.0)] == [
-        False,
-        False,
-        True,
-        True,
-    ]
+    found = [_judged(Verdict(reward), RightRule())["correct"] for reward in (0.0, 0.5, 0.6, 1.0)]
+    assert found == [False, False, True, True]
 
 
 # --- killed, and gone on with -------------------------------------------------------------------------------
