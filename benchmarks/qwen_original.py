@@ -48,9 +48,10 @@ def kept(found: list[Case]) -> list[bool | None]:
 def ours(found: list[Case], processes: int = 2) -> list[bool | None]:
     """The grader's verdicts; None where it failed."""
     verdicts: dict[int, bool | None] = {}
-    for units in (False, True):
-        mine = [i for i, case in enumerate(found) if (case.name == "minerva_math") == units]
-        with GradingPool(QwenGrader(units=units), processes, seconds=10) as pool:
+    for name in sorted({case.name for case in found}):
+        grader = QwenGrader(units=name == "minerva_math", from_solution=name == "math")
+        mine = [i for i, case in enumerate(found) if case.name == name]
+        with GradingPool(grader, processes, seconds=10) as pool:
             grades = pool.grade([(found[i].completion, found[i].answer) for i in mine])
         verdicts |= {i: None if grade.failed else grade.correct for i, grade in zip(mine, grades, strict=True)}
     return [verdicts[i] for i in range(len(found))]

@@ -15,7 +15,7 @@ CORE = (
     *("methods", "convert", "engines.stages", "engines.collate", "conformance", "analysis.tracking", "planning.cost"),
 )
 # The public names that the loop, the models and the plots stand behind.
-NEED_MORE = {"train"}
+NEED_MORE = {"train", "TrainedRun", "Callback"}
 HEAVY = ("transformers", "tokenizers", "safetensors", "numpy", "rich", "tyro", "tomli_w", "matplotlib", "datasets")
 
 

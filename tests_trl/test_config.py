@@ -10,7 +10,8 @@ from transformers import HfArgumentParser
 from aepo.control.laws import Switch
 from aepo.errors import InvalidValue
 from aepo.integrations.trl import AEPOTrainer, EntropyControlConfig
-from aepo.integrations.trl import config as under_test
+from aepo.integrations.trl import losses as under_test
+from aepo.integrations.trl.losses import own_loss
 from aepo.loss.surrogates import Clip
 from aepo.methods import METHODS
 
@@ -37,7 +38,7 @@ REFUSED = {
     "control.per_prompt": [({"settings": {"control.per_prompt": 4}}, "none")],
     "control.weigth": [({"settings": {"control.weigth": 2.0}}, "did you mean weight")],
     "settings": [({"settings": "control.weight=2"}, "a table")],
-    "aggregate": [({"settings": {"aggregate": "sequence-mean-token-sum"}}, "token-mean")],
+    "aggregate": [({"settings": {"surrogate": "gspo"}}, "sequence-mean-token-mean")],
     "temperature": [({"temperature": 0.9}, "1.0")],
     "generation_kwargs": [
         ({"generation_kwargs": {"temperature": 0.9}}, "without a temperature"),
@@ -99,6 +100,38 @@ def test_methods_set_what_they_choose_of_the_loss(tmp_path):
     assert config(tmp_path, method="dr-grpo", target=None).loss_type == "dr_grpo"
     assert config(tmp_path, method="aepo+clip-higher").epsilon_high == 0.28
     assert config(tmp_path, loss_type="cispo", epsilon_high=5.0).loss_type == "cispo"
+
+
+CHOSEN = {
+    "gspo": {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 3e-4, "epsilon_high": 4e-4},
+    "luspo": {"loss_type": "luspo", "importance_sampling_level": "sequence", "epsilon": 2e-3, "epsilon_high": 2.5e-3},
+    "cispo": {"loss_type": "cispo", "epsilon_high": 5.0},
+    "sapo": {"loss_type": "sapo", "sapo_temperature_pos": 1.0, "sapo_temperature_neg": 1.05},
+    "vespo": {"loss_type": "vespo", "vespo_k_pos": 2.0, "vespo_lambda_neg": 2.0},
+    "gmpo": {"loss_type": "grpo", "importance_sampling_level": "token"},
+    "dppo": {"loss_type": "dapo"},
+    "aepo+gspo": {"loss_type": "grpo", "importance_sampling_level": "token"},
+    "aepo+cispo": {"loss_type": "cispo", "epsilon_high": 5.0},
+}
+
+
+@pytest.mark.parametrize("method", CHOSEN)
+def test_other_surrogates_are_trls_where_it_has_them(tmp_path, method):
+    made = config(tmp_path, method=method, target="0.5" if "aepo" in method else None)
+    assert {name: getattr(made, name) for name in CHOSEN[method]} == CHOSEN[method]
+    assert own_loss(made.algorithm) == (method in ("gmpo", "dppo", "aepo+gspo"))
+
+
+def test_a_cap_below_is_not_trls_cispo(tmp_path):
+    made = config(tmp_path, method="cispo", target=None, settings={"surrogate.low": 0.2})
+    assert own_loss(made.algorithm) and made.loss_type == "dapo"
+
+
+def test_luspo_before_it_summed(tmp_path, monkeypatch):
+    monkeypatch.setattr(under_test, "version", lambda name: "1.9.0")
+    assert own_loss(config(tmp_path, method="luspo", target=None).algorithm)
+    with pytest.raises(InvalidValue, match="^loss_type: got 'luspo'; must be another one with TRL below 1.10"):
+        config(tmp_path, loss_type="luspo")
 
 
 def test_own_loss_clips_where_trl_would(tmp_path):

@@ -26,6 +26,15 @@ TRL_LOSS = {
     "w-reinforce": {},
     "nsr": {},
     "entrocraft": {"control.low": "8", "control.high": "9"},
+    "gspo": {},
+    "luspo": {},
+    "cispo": {},
+    "sapo": {},
+    "vespo": {},
+    "aepo+cispo": {},
+    "aepo+sapo": {},
+    "entropy-adv+vespo": {},
+    "maxrl": {},
 }
 OWN_LOSS = {
     "aepo-reference": {},
@@ -40,6 +49,12 @@ OWN_LOSS = {
     "erc": {},
     "lp-reg": {"control.share": 0.3},
     "repo": {},
+    "gmpo": {},
+    "dppo": {"surrogate.high": 0.02},
+    "aepo+gspo": {},
+    "aepo+luspo": {},
+    "entropy-adv+gspo": {},
+    "entropy-reg+cispo": {"control.coefficient": 0.1},
 }
 
 
@@ -90,7 +105,7 @@ def test_the_second_iteration_clips(tmp_path):
     assert max(clipped[1::2]) > 0.05
 
 
-@pytest.mark.parametrize("loss_type", ["dapo", "grpo", "bnpo", "dr_grpo"])
+@pytest.mark.parametrize("loss_type", ["dapo", "grpo", "bnpo", "dr_grpo", "luspo"])
 def test_own_loss_weighs_tokens_as_trl_does(tmp_path, loss_type):
     """A coefficient of zero leaves the loss of GRPO, with TRL's weights."""
     same = {"loss_type": loss_type, "target": None, "max_steps": 4, "per_device_train_batch_size": 32}

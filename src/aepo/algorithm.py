@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aepo.control.base import Control, NoControl
-from aepo.errors import UnknownName
+from aepo.control.base import Control, NoControl, hooks
+from aepo.errors import UnknownName, require
 from aepo.loss.advantages import Advantage, GroupMeanStd
 from aepo.loss.aggregates import AGGREGATES
-from aepo.loss.surrogates import Clip, Surrogate
+from aepo.loss.surrogates import SURROGATES, Clip, Surrogate
+
+_BOUNDED = [name for name, cls in SURROGATES.items() if cls.takes_bounds]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,3 +32,12 @@ class Algorithm:
     def __post_init__(self) -> None:
         if self.aggregate not in AGGREGATES:
             raise UnknownName("aggregate", self.aggregate, AGGREGATES)
+        kind, fitting = self.surrogate.name, self.surrogate.aggregates
+        wanted = f"{' or '.join(fitting)} with the surrogate {kind}, which counts by rows"
+        require(not fitting or self.aggregate in fitting, "aggregate", self.aggregate, wanted)
+        for part in self.control.parts:
+            wanted = f"a surrogate whose bounds {part.name} can set: {', '.join(_BOUNDED)}"
+            require(self.surrogate.takes_bounds or "bounds" not in hooks(part), "surrogate.name", kind, wanted)
+            wanted = f"one that takes the negative rewards of {part.name}"
+            allowed = self.advantage.negative_rewards or not part.lowers_rewards
+            require(allowed, "advantage.name", self.advantage.name, wanted)

@@ -46,8 +46,8 @@ from aepo.control.siren import SIREN
 from aepo.control.steer import STEER
 from aepo.control.trajectory_entropy import TrajectoryEntropy
 from aepo.errors import InvalidValue, UnknownName
-from aepo.loss.advantages import GroupMean, LeaveOneOut, PassAtK, QuantileBaseline
-from aepo.loss.surrogates import Clip, GradientPreservingClip, Ratio
+from aepo.loss.advantages import GroupMean, LeaveOneOut, MaximumLikelihood, PassAtK, QuantileBaseline
+from aepo.loss.surrogates import CISPO, DPPO, GMPO, GSPO, SAPO, VESPO, Clip, GradientPreservingClip, Ratio
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,15 @@ _REFERENCE = replace(
     shuffle=False,
     start="hot",
     sensor="mixed-sampled",
+)
+_DCPO = AEPO(
+    target=Target("0.5"),
+    positives="reweighted",
+    join="replace",
+    weighting="odds",
+    weight=0.1,
+    law=Proportional(gain=10.0),
+    distribution=Temperature(high=1.2, low=0.8),
 )
 
 
@@ -166,22 +175,66 @@ METHODS: dict[str, Method] = {
         actuator="importance-weighted positives",
         cost="log-probabilities at T",
     ),
-    "dcpo": _aepo(
-        AEPO(
-            target=Target("0.5"),
-            positives="reweighted",
-            join="replace",
-            weighting="odds",
-            weight=0.1,
-            law=Proportional(gain=10.0),
-            distribution=Temperature(high=1.2, low=0.8),
+    "dcpo": replace(
+        _aepo(
+            _DCPO,
+            "Distribution-centric policy optimization",
+            "2601.12730",
+            law="proportional, over the share of right answers",
+            actuator="importance-weighted positives",
+            cost="log-probabilities at T",
+            page="dcpo",
         ),
-        "Distribution-centric policy optimization",
-        "2601.12730",
-        law="proportional, over the share of right answers",
-        actuator="importance-weighted positives",
-        cost="log-probabilities at T",
-        page="dcpo",
+        algorithm=Algorithm(surrogate=Clip(dual=3.0), control=_DCPO),
+    ),
+    # --- other surrogates, and an advantage: base algorithms that every control can be joined to ---
+    "gspo": _method(
+        Algorithm(surrogate=GSPO(), aggregate="sequence-mean-token-mean"),
+        "The ratio and the clip are those of the whole completion",
+        "2507.18071",
+        page="gspo",
+    ),
+    "luspo": _method(
+        Algorithm(surrogate=GSPO(low=2e-3, high=2.5e-3), aggregate="sequence-mean-token-sum"),
+        "GSPO with completions weighted by their length",
+        "2602.05261",
+        page="gspo",
+    ),
+    "cispo": _method(
+        Algorithm(surrogate=CISPO()),
+        "Importance weights are limited, no token is dropped",
+        "2506.13585",
+        page="cispo",
+    ),
+    "gmpo": _method(
+        Algorithm(surrogate=GMPO(), aggregate="sequence-mean-token-mean"),
+        "The geometric mean of the tokens' clipped ratios",
+        "2507.20673",
+        page="gmpo",
+    ),
+    "sapo": _method(
+        Algorithm(surrogate=SAPO(), aggregate="sequence-mean-token-mean"),
+        "A soft gate in place of the clip",
+        "2511.20347",
+        page="sapo",
+    ),
+    "dppo": _method(
+        Algorithm(surrogate=DPPO()),
+        "Tokens stop by their change of probability, not by their ratio",
+        "2602.04879",
+        page="dppo",
+    ),
+    "vespo": _method(
+        Algorithm(surrogate=VESPO()),
+        "A smooth weight of the whole completion's ratio",
+        "2602.10693",
+        page="vespo",
+    ),
+    "maxrl": _method(
+        Algorithm(advantage=MaximumLikelihood()),
+        "Hard prompts weigh 1 / accuracy: towards maximum likelihood",
+        "2602.02710",
+        page="maxrl",
     ),
     # --- methods with an entropy bonus in the loss ---
     "entropy-reg": _method(
@@ -206,7 +259,7 @@ METHODS: dict[str, Method] = {
         cost="entropy gradient",
     ),
     "skywork-or1": _method(
-        AdaptiveCoefficient(sensor="sampled", comparison="strict", delta=0.0001, high=0.005),
+        AdaptiveCoefficient(sensor="sampled", comparison="strict", gate="open", delta=0.0001, high=0.005),
         "Skywork-OR1's adaptive coefficient",
         "2505.22312",
         sensor="sampled entropy",
@@ -242,7 +295,7 @@ METHODS: dict[str, Method] = {
         cost="entropy gradient",
     ),
     "siren": _method(
-        SIREN(peaks="completion"),
+        Algorithm(surrogate=Clip(dual=3.0), control=SIREN(peaks="completion")),
         "Nucleus entropy of the uncertain tokens, anchored",
         "2509.25133",
         sensor="nucleus entropy",
@@ -306,7 +359,7 @@ METHODS: dict[str, Method] = {
         cost="a sum over the vocabulary",
     ),
     "steer": _method(
-        STEER(),
+        Algorithm(surrogate=Clip(low=0.2, high=0.28, dual=10.0), control=STEER()),
         "Tokens weighted by the entropy change they would cause",
         "2510.10150",
         sensor="token entropy",
@@ -412,7 +465,7 @@ METHODS: dict[str, Method] = {
         actuator="clip bound",
     ),
     "archer": _method(
-        Archer(),
+        Algorithm(surrogate=Clip(dual=10.0), control=Archer()),
         "Loose bounds for uncertain tokens, tight ones and KL for the rest",
         "2507.15778",
         sensor="token entropy",
@@ -468,7 +521,7 @@ METHODS: dict[str, Method] = {
         cost="further prompts",
     ),
     "eframe": _method(
-        EFRame(),
+        Algorithm(surrogate=Clip(dual=3.0), control=EFRame()),
         "Explore hard prompts, filter, replay",
         "2506.22200",
         sensor="group accuracy",

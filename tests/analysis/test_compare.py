@@ -269,7 +269,7 @@ def test_each_evaluation_is_kept_problem_by_problem(quick_model, tmp_path):
     runner.start(small(quick_model, "grpo", 2), tmp_path / "run", quiet=True)
     last = metrics(tmp_path / "run")[-1]
     (found,) = [json.loads(line) for line in (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()]
-    assert found["step"] == 1 and len(found["problems"]) == len(found["correct"]) == 4
+    assert found["step"] == 2 and len(found["problems"]) == len(found["correct"]) == 4
     assert sum(found["correct"]) / 16 == last["evaluation"]["pass@1"]
     assert measured(tmp_path / "run").pass_at(1).mean() == last["evaluation"]["pass@1"]
 

@@ -8,7 +8,7 @@ from aepo.control.schedules import Target
 from aepo.errors import InvalidValue
 from tests import builders as b
 
-SKYWORK = AdaptiveCoefficient(sensor="sampled", comparison="strict", delta=1e-4, high=0.005)
+SKYWORK = AdaptiveCoefficient(sensor="sampled", comparison="strict", gate="open", delta=1e-4, high=0.005)
 
 
 def after(control, *entropies, state=None):
@@ -29,6 +29,15 @@ def test_golden_sequence_of_coefficients_and_gates(comparison, sensor):
     acted = [control.initial_state(), *states]
     assert [s["coefficient"] for s in acted] == pytest.approx([0.0, 0.0, 0.010, 0.015, 0.0])
     assert [s["error"] for s in states] == pytest.approx([-0.1, 0.1, 0.1, -0.05])
+
+
+def test_golden_an_open_gate_gives_the_first_step_its_bonus():
+    """The gates of Skywork's code after 0.3, 0.1 at a target of 0.2 are 1, 0, 1; TRL's are 0, 0, 1."""
+    for gate, first in (("open", 0.01), ("closed", 0.0)):
+        control = AdaptiveCoefficient(start=0.01, comparison="strict", gate=gate)
+        states = [control.initial_state(), *after(control, 0.3, 0.1)]
+        assert [s["coefficient"] for s in states] == pytest.approx([first, 0.0, 0.010])
+        assert [s["value"] for s in states] == pytest.approx([0.01, 0.005, 0.010])
 
 
 def test_golden_at_the_target_itself_inclusive_is_below_and_strict_is_above():

@@ -7,11 +7,13 @@ from aepo.control.aepo import AEPO
 from aepo.control.distributions import Shorter, Temperature
 from aepo.control.laws import Constant, Switch
 from aepo.control.schedules import Target
+from aepo.engines.stages import loss
 from aepo.errors import InvalidValue
 from aepo.loss.aggregates import token_mean
 from aepo.loss.policy_loss import policy_loss
 from aepo.loss.surrogates import Ratio
-from aepo.methods import METHODS
+from aepo.methods import METHODS, preset
+from aepo.types import BatchStatistics
 from tests import builders as b
 
 PAPER = METHODS["aepo-v6"].algorithm.control
@@ -308,3 +310,80 @@ def test_reweighted_shorter_prefers_short_correct_completions():
 def test_bad_values_are_refused_by_name(field, make):
     with pytest.raises(InvalidValue, match=f"^{field}: got"):
         make()
+
+
+def test_reweighted_positives_cannot_be_trained_by_reinforce():
+    with pytest.raises(InvalidValue, match=r"^control\.positive_loss: got 'reinforce'"):
+        AEPO(positives="reweighted", weight=1.0, positive_loss="reinforce")
+
+
+# --- on other surrogates ------------------------------------------------------------------------------------
+
+SURROGATES = ("grpo", "gspo", "cispo", "gmpo", "sapo", "dppo", "vespo", "kl-cov")
+LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0], dtype=torch.float64)
+
+
+def positives(method: str, logits, old_logprobs, weights=0.25, **settings):
+    """The loss of four positives of one token each, one for every action, as stages.loss makes it."""
+    samples = [b.sample(1.0, 2.0, tokens=(action,), extra=True) for action in range(4)]
+    part = b.scored(samples)
+    part = replace(part, old=BatchStatistics(old_logprobs[:, None]))
+    algorithm = replace(preset(method), control=AEPO(**settings))
+    new = BatchStatistics(logits.log_softmax(0)[:, None])
+    weighted = torch.as_tensor(weights, dtype=torch.float64).expand(4)[:, None]
+    return loss(algorithm, part, new, weighted, algorithm.control.initial_state())
+
+
+@pytest.mark.parametrize("temperature", [0.67, 1.2])
+@pytest.mark.parametrize("method", SURROGATES)
+def test_on_every_surrogate_the_term_is_the_papers_until_the_weights_move(method, temperature):
+    """E_{y ~ pi^T}[R A d log pi(y) / d theta_a] = A (R(a) p_T(a) - p(a) Z_T) with all actions right: A (p_T - p)."""
+    logits = LOGITS.clone().requires_grad_()
+    tempered = (LOGITS / temperature).softmax(0)
+    positives(method, logits, LOGITS.log_softmax(0), tempered).loss.backward()
+    torch.testing.assert_close(-logits.grad, 2.0 * (tempered - LOGITS.softmax(0)))
+
+
+@pytest.mark.parametrize(
+    ("method", "left"),
+    [("gspo", 0), ("luspo", 0), ("cispo", 1.098234), ("vespo", 0.898261), ("gmpo", 1.098234), ("sapo", 1.095589)],
+)
+def test_golden_why_the_ratio_is_not_taken_against_the_tempered_policy(method, left):
+    """At T = 1.2 the top action has log pi - log pi^T = -.440190 + .533893 = .093703, a ratio of 1.098234. With it the
+    first minibatch would already drop the row (GSPO), or weigh it by T: VESPO 1.098234^2 exp(-3 * .098234) = .898261,
+    SAPO 4 p (1 - p) 1.098234 with p = sigmoid(.098234).
+    """
+    tempered = (LOGITS / 1.2).log_softmax(0)
+    logprobs = LOGITS.log_softmax(0)
+    assert (logprobs - tempered)[0].item() == pytest.approx(0.093703, abs=1e-6)
+    leaf = logprobs[:1, None].clone().requires_grad_()
+    policy_loss(leaf, tempered[:1, None], torch.ones(1, 1), torch.ones(1, 1), preset(method).surrogate).loss.backward()
+    assert -leaf.grad.item() == pytest.approx(left, abs=1e-6)
+
+
+def test_the_samplers_tempered_logprobs_never_enter_the_loss():
+    old = LOGITS.log_softmax(0)
+    for method in SURROGATES:
+        found = positives(method, LOGITS + torch.tensor([0.05, 0.0, 0.0, 0.0]), old)
+        assert found.ratio.mean == pytest.approx(1.0, abs=0.06)
+
+
+@pytest.mark.parametrize(
+    ("method", "share"),
+    [("gspo", 0.25), ("luspo", 0.25), ("grpo", 0.0), ("cispo", 0.0), ("gmpo", 0.0), ("sapo", 0.0), ("dppo", 0.0)],
+)
+def test_golden_what_a_small_move_leaves_of_the_positives(method, share):
+    """The top action's log pi rises by .05 - log(1 + p (e^.05 - 1)) = .0177; the others fall, which clips no positive.
+    GSPO's bound is .0004 (LUSPO .0025), so that row is gone; no other surrogate has dropped it.
+    """
+    new = LOGITS + torch.tensor([0.05, 0.0, 0.0, 0.0])
+    assert positives(method, new, LOGITS.log_softmax(0)).clipped.mean == share
+    assert positives(method, new, LOGITS.log_softmax(0), positive_loss="reinforce").clipped.mean == 0
+
+
+@pytest.mark.parametrize("method", SURROGATES)
+def test_by_reinforce_all_surrogates_are_one_also_after_the_move(method):
+    logits = (LOGITS + torch.tensor([1.0, 0.0, 0.0, 0.0])).requires_grad_()
+    tempered = (LOGITS / 1.2).softmax(0)
+    positives(method, logits, LOGITS.log_softmax(0), tempered, positive_loss="reinforce").loss.backward()
+    torch.testing.assert_close(-logits.grad, 2.0 * (tempered - logits.detach().softmax(0)))

@@ -27,7 +27,7 @@ def rows(**kwargs):
 
 def one(entropy_is_high: bool, advantage: float = 1.0, **kwargs):
     batch = b.scored([b.sample(1.0, advantage, tokens=(1,))], **kwargs)
-    return replace(batch, marks={"reasoning": torch.tensor([[float(entropy_is_high)]])})
+    return replace(batch, marks={"reasoning": torch.tensor([[float(entropy_is_high)]]), "kinds": torch.ones(1, 1)})
 
 
 def test_golden_each_completion_is_split_at_its_own_quantile():
@@ -44,12 +44,30 @@ def test_golden_equal_entropies_are_all_knowledge():
 
 
 def test_golden_k3_on_knowledge_tokens_alone():
-    # log pi_ref - log pi = log 2: 2 - 1 - 0.693147 = 0.306853, times 0.001
+    # log pi_ref - log pi = log 2: 2 - 1 - 0.693147 = 0.306853, times 0.001. Of 8 tokens 6 are knowledge tokens.
     batch = rows(logprobs=-1.0, reference=-1.0 + math.log(2))
     penalty = Archer().penalty(batch, batch.old, {})
-    k = 0.001 * 0.306853
+    k = 0.001 * 0.306853 * 8 / 6
     expected = torch.tensor([[k, 0, k, k, k], [k, 0, k, 0, 0]])
     torch.testing.assert_close(penalty, expected, atol=1e-8, rtol=0)
+
+
+def test_golden_each_kl_is_the_mean_over_its_own_tokens():
+    """By token-mean: beta_k times the mean k3 of the knowledge tokens plus beta_r times that of the others."""
+    reference = torch.tensor([[-1.0, -0.5, -1.5, -1.0, -2.0], [-1.2, -0.2, -1.0, 0.0, 0.0]])
+    batch, control = rows(logprobs=-1.0, reference=reference), Archer(beta_k=0.3, beta_r=0.7)
+    mean = (control.penalty(batch, batch.old, {}) * batch.batch.mask).sum().item() / 8
+    # k3(d) = e^d - 1 - d of the differences: knowledge 0, -.5, 0, -1, -.2, 0; reasoning .5, .8
+    knowledge = (0.106531 + 0.367879 + 0.018731) / 6
+    reasoning = (0.148721 + 0.425541) / 2
+    assert mean == pytest.approx(0.3 * knowledge + 0.7 * reasoning, abs=1e-5)
+
+
+def test_the_kl_counts_trained_tokens_alone():
+    batch = rows(logprobs=-1.0, reference=0.0)
+    untrained = replace(batch, batch=replace(batch.batch, trained=torch.tensor([True, False])))
+    marks = Archer().mark(untrained, {})
+    assert marks["kinds"][0].tolist() == pytest.approx([5 / 4, 5.0, 5 / 4, 5 / 4, 5 / 4])
 
 
 def gradient(batch, ratio: float, control=None) -> float:
@@ -90,8 +108,8 @@ def test_without_kl_it_needs_no_reference():
     assert Archer(beta_k=0.0).penalty(batch, batch.old, {}) is None
 
 
-def test_the_same_limits_for_both_kinds_are_grpo_with_kl():
-    batch, control = rows(logprobs=-1.0, reference=-0.5), Archer(eps_r=0.2, beta_r=0.001)
+def test_the_same_limits_and_betas_by_share_are_grpo_with_kl():
+    batch, control = rows(logprobs=-1.0, reference=-0.5), Archer(eps_r=0.2, beta_k=0.001 * 6 / 8, beta_r=0.001 * 2 / 8)
     assert (control.bounds(batch, batch.old, {}).high == 0.2).all()
     penalty = control.penalty(batch, batch.old, {})
     torch.testing.assert_close(penalty, 0.001 * (math.exp(0.5) - 1.5) * batch.batch.mask)

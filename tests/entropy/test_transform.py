@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from aepo.entropy.partial import Clamped, Nucleus
+from aepo.entropy.partial import Clamped, MinP, Nucleus
 from aepo.entropy.statistics import TokenStatistics, logits_statistics, token_statistics
 from aepo.entropy.transform import LogitTransform
 from aepo.errors import InvalidValue
@@ -158,3 +158,18 @@ BAD = [{"scale": 0.0}, {"scale": -1.0}, {"scale": math.inf}, {"softcap": 0.0}, {
 def test_impossible_values_are_refused(bad):
     with pytest.raises(InvalidValue, match=f"^{next(iter(bad))}: got"):
         LogitTransform(**bad)
+
+
+@pytest.mark.parametrize("transform", [LogitTransform(), LogitTransform(0.25), LogitTransform(2.0, 5.0)], ids=str)
+def test_min_p_keeps_the_tokens_that_are_likely_enough_after_the_transform(transform):
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(7, 16), 2 * torch.randn(40, 16)
+    labels = torch.randint(40, (7,))
+    probs = transform(hidden @ weight.T).double().softmax(-1)
+    kept = probs >= 0.1 * probs.amax(-1, keepdim=True)
+    inside = torch.where(kept, probs, 0.0)
+    inside = inside / inside.sum(-1, keepdim=True)
+    found = token_statistics(hidden, weight, labels, transform=transform, kept=MinP(0.1))
+    torch.testing.assert_close(found.kept_entropy, -torch.special.xlogy(inside, inside).sum(-1).float())
+    chosen = inside.gather(1, labels[:, None])[:, 0]
+    torch.testing.assert_close(found.kept_logprobs.exp(), chosen.float(), atol=1e-6, rtol=1e-5)

@@ -131,8 +131,8 @@ def test_the_result_says_all_that_made_it_and_the_table_too(quick_model, tmp_pat
     assert [(p["temperature"], p["top_p"], p["n"]) for p in found["settings"]["passes"]] == [(0.1, 0.95, 4), (1, 1, 4)]
     assert found["settings"]["model"] == str(quick_model) and found["settings"]["seed"] == 5
     cold, warm = found["results"]
-    assert set(cold["scores"]) == {"avg@4", "pass@1"}
-    assert set(warm["scores"]) == {"avg@4", "pass@1", "pass@2", "pass@4", "maj@2", "maj@4"}
+    assert set(cold["scores"]) == {"avg@4", "reward", "pass@1"}
+    assert set(warm["scores"]) == {"avg@4", "reward", "pass@1", "pass@2", "pass@4", "maj@2", "maj@4"}
     rows = lines(tmp_path / "e")
     for part, label in ((cold, "T=0.1, top-p=0.95"), (warm, "T=1, top-p=1")):
         own = [row for row in rows if row["pass"] == label]

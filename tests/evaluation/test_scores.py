@@ -49,11 +49,12 @@ def test_impossible_counts_are_refused(bad):
 
 
 def test_the_mean_is_over_problems():
-    evaluation = Evaluation(("a", "b"), (0, 4), samples=4, temperature=1.0)
+    evaluation = Evaluation(("a", "b"), (0, 4), samples=4, temperature=1.0, reward=0.625)
     assert evaluation.row() == {
         "pass@1": 0.5,
         "pass@2": 0.5,
         "pass@4": 0.5,
+        "reward": 0.625,
         "problems": 2,
         "samples": 4,
         "reward_failures": 0,
@@ -119,7 +120,8 @@ def test_what_votes_alike():
 
 
 def row(answer, correct, **others):
-    return {"answer": answer, "correct": correct, "tokens": 3, "truncated": False, "failed": False, **others}
+    plain = {"reward": float(correct), "tokens": 3, "truncated": False, "failed": False}
+    return {"answer": answer, "correct": correct, **plain, **others}
 
 
 def test_golden_the_sums_of_two_problems():
@@ -130,11 +132,11 @@ def test_golden_the_sums_of_two_problems():
         tallies[1].add(row("x", False))
     assert vars(tallies[0]) == {
         "id": "a", "samples": 4, "correct": 2, "silent": 1, "tokens": 12, "truncated": 1, "failed": 1,
-        "votes": {"1": (2, 2), "2": (1, 0)},
+        "votes": {"1": (2, 2), "2": (1, 0)}, "reward": 2.0, "rewarded": 4,
     }  # fmt: skip
     found = scores(tallies, Pass(1.0, 1.0, 4, (1, 2, 4)), seed=0)
     assert {name: score.mean for name, score in found.items() if name != "maj@2"} == pytest.approx(
-        {"avg@4": 1 / 4, "pass@1": 1 / 4, "pass@2": (5 / 6) / 2, "pass@4": 1 / 2, "maj@4": 1 / 2}
+        {"avg@4": 1 / 4, "reward": 1 / 4, "pass@1": 1 / 4, "pass@2": (5 / 6) / 2, "pass@4": 1 / 2, "maj@4": 1 / 2}
     )
     assert found["maj@2"].mean == pytest.approx(by_enumeration([(2, 2), (1, 0)], 1, 2) / 2, abs=0.03)
     assert found == scores(tallies, Pass(1.0, 1.0, 4, (1, 2, 4)), seed=0)

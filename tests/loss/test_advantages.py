@@ -1,16 +1,24 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aepo.algorithm import Algorithm
+from aepo.control.both import Both
+from aepo.control.dynamic_sampling import DynamicSampling
+from aepo.control.overlong import OverlongShaping
 from aepo.errors import InvalidValue
 from aepo.loss.advantages import (
     ADVANTAGES,
+    MaximumLikelihood,
     PassAtK,
     QuantileBaseline,
     group_mean,
     group_mean_std,
     leave_one_out,
+    maximum_likelihood,
     pass_at_k,
     quantile_baseline,
 )
@@ -73,6 +81,41 @@ def test_pass_at_k_is_zero_where_every_choice_of_k_has_a_right_one_or_none(right
 def test_pass_at_k_of_a_group_smaller_than_k():
     rewards, groups = torch.tensor([1.0, 0.0, 0.0]), torch.zeros(3, dtype=torch.long)
     assert torch.equal(pass_at_k(rewards > 0.5, groups, 4), pass_at_k(rewards > 0.5, groups, 3))
+
+
+def test_golden_maxrl():
+    """Right (1 - p) / p and wrong -1: 3 and -1 at p = 1/4, each by the 1e-6 beside the mean smaller."""
+    groups = torch.zeros(4, dtype=torch.long)
+    one = maximum_likelihood(torch.tensor([1.0, 0, 0, 0]), groups)
+    torch.testing.assert_close(one, torch.tensor([2.999988, -0.999996, -0.999996, -0.999996]))
+    two = maximum_likelihood(torch.tensor([1.0, 1, 0, 0]), groups)
+    torch.testing.assert_close(two, torch.tensor([1.0, 1, -1, -1]), atol=3e-6, rtol=0)
+    partial = maximum_likelihood(torch.tensor([0.5, 0.0, 0.25, 0.25]), groups)  # mean 1/4
+    torch.testing.assert_close(partial, torch.tensor([1.0, -1, 0, 0]), atol=5e-6, rtol=0)
+
+
+def test_maxrl_estimates_the_gradient_of_the_truncated_logarithm():
+    """One action that is right with probability p: the mean over groups of G, by enumeration, of
+    sum_i A_i dlog pi(y_i)/dp / G is d/dp of -sum_{k < G} (1 - p)^k / k, which tends to 1/p, that of log p.
+    """
+    p, size = 0.3, 4
+    total = 0.0
+    for right in range(size + 1):
+        rewards = torch.tensor([1.0] * right + [0.0] * (size - right))
+        advantages = maximum_likelihood(rewards, torch.zeros(size, dtype=torch.long)).double()
+        scores = torch.where(rewards > 0, 1 / p, -1 / (1 - p)).double()
+        chance = math.comb(size, right) * p**right * (1 - p) ** (size - right)
+        total += chance * (advantages * scores).sum().item() / size
+    expected = sum((1 - p) ** (k - 1) for k in range(1, size))
+    assert total == pytest.approx(expected, rel=1e-4)
+
+
+def test_maxrl_refuses_negative_rewards():
+    with pytest.raises(InvalidValue, match=r"^reward: got -1.0; must be 0 or more with the advantage maxrl"):
+        maximum_likelihood(torch.tensor([1.0, -1.0]), torch.zeros(2, dtype=torch.long))
+    for control in (OverlongShaping(), Both(first=OverlongShaping(), second=DynamicSampling())):
+        with pytest.raises(InvalidValue, match=r"^advantage.name: got 'maxrl'; must be one that takes the negative"):
+            Algorithm(advantage=MaximumLikelihood(), control=control)
 
 
 def test_golden_quantile_baseline_is_a_gate():

@@ -8,13 +8,20 @@ import torch
 from aepo.algorithm import Algorithm
 from aepo.errors import InvalidValue
 from aepo.loss.surrogates import Bounds, Clip, GradientPreservingClip
+from aepo.loss.tokens import Tokens
 from tests import originals
+
+
+def from_log(log_ratio):
+    """Return tokens of this log ratio, [B, T]."""
+    old = torch.full_like(log_ratio.detach(), math.log(0.01))
+    return Tokens.of(log_ratio + old, old, torch.ones_like(log_ratio, dtype=torch.bool))
 
 
 def slope(surrogate, ratio, advantage, bounds=None):
     """The objective of one token and its gradient by log pi."""
     log = torch.tensor([[math.log(ratio)]], dtype=torch.float64, requires_grad=True)
-    value = surrogate(log.exp(), torch.tensor([[advantage]], dtype=torch.float64), bounds)
+    value = surrogate(from_log(log), torch.tensor([[advantage]], dtype=torch.float64), bounds)
     value.sum().backward()
     return value.item(), log.grad.item()
 
@@ -63,12 +70,14 @@ def test_bounds_of_a_control_stand_in_for_its_own():
 
 def test_clipped_says_which_tokens_are_beyond_a_bound():
     ratio, advantages = torch.tensor([[0.5, 0.5, 1.5, 1.5, 11.0]]), torch.tensor([[1.0, -1.0, 1.0, -1.0, -1.0]])
-    assert GradientPreservingClip().clipped(ratio, advantages).tolist() == [[False, True, True, False, True]]
+    assert GradientPreservingClip().clipped(from_log(ratio.log()), advantages).tolist() == [
+        [False, True, True, False, True]
+    ]
 
 
 def test_a_ratio_that_underflows_gives_no_nan():
     log = torch.tensor([[-200.0]], requires_grad=True)
-    GradientPreservingClip()(log.exp(), torch.tensor([[-1.0]])).sum().backward()
+    GradientPreservingClip()(from_log(log), torch.tensor([[-1.0]])).sum().backward()
     assert log.grad.isfinite().all()
 
 

@@ -1,14 +1,23 @@
+import math
+
 import pytest
 import torch
 
 from aepo.errors import InvalidValue
 from aepo.loss.aggregates import AGGREGATES, fixed_length, sequence_mean_token_mean, token_mean
-from aepo.loss.policy_loss import policy_loss
-from aepo.loss.surrogates import Bounds, Clip, Ratio
+from aepo.loss.policy_loss import k3, policy_loss
+from aepo.loss.surrogates import CISPO, DPPO, GSPO, SURROGATES, Bounds, Clip, GradientPreservingClip, Ratio
+from aepo.loss.tokens import Tokens
+
+
+def moved(ratio: torch.Tensor) -> Tokens:
+    """Tokens of this ratio, [B, T], whose probability was 0.01."""
+    old = torch.full_like(ratio, math.log(0.01))
+    return Tokens.of(ratio.log() + old, old, torch.ones_like(ratio, dtype=torch.bool))
 
 
 def at(surrogate, ratio, advantage):
-    return surrogate(torch.tensor([[ratio]]), torch.tensor([[advantage]])).item()
+    return surrogate(moved(torch.tensor([[ratio]])), torch.tensor([[advantage]])).item()
 
 
 @pytest.mark.parametrize(
@@ -35,20 +44,32 @@ def test_dual_clip_bounds_the_loss_of_negative_advantages_only():
 def test_bounds_per_token_stand_in_for_the_clips_own():
     ratio, advantages = torch.tensor([[1.5, 1.5, 0.4]]), torch.tensor([[1.0, 1.0, -1.0]])
     bounds = Bounds(low=torch.tensor([[0.2, 0.2, 0.7]]), high=torch.tensor([[0.6, 0.3, 0.2]]))
-    torch.testing.assert_close(Clip()(ratio, advantages, bounds), torch.tensor([[1.5, 1.3, -0.4]]))
-    assert Clip().clipped(ratio, advantages, bounds).tolist() == [[False, True, False]]
+    torch.testing.assert_close(Clip()(moved(ratio), advantages, bounds), torch.tensor([[1.5, 1.3, -0.4]]))
+    assert Clip().clipped(moved(ratio), advantages, bounds).tolist() == [[False, True, False]]
 
 
 def test_plain_ratio():
     assert at(Ratio(), 5.0, -1.5) == pytest.approx(-7.5)
 
 
-@pytest.mark.parametrize("surrogate", [Clip(), Clip(low=0.1, high=0.3, dual=2.0), Ratio()])
+# GradientPreservingClip keeps a gradient beyond its bounds, and test_gradient_preserving_clip.py tests what it says.
+OTHERS = [cls() for cls in SURROGATES.values() if cls not in (Clip, GradientPreservingClip)]
+ALL = [Clip(), Clip(low=0.1, high=0.3, dual=2.0), *OTHERS]
+ALL += [GSPO(low=0.2, high=0.28), CISPO(low=0.2, high=0.2), DPPO(divergence="kl", low=0.02, high=0.02)]
+
+
+@pytest.mark.parametrize("surrogate", ALL, ids=str)
 def test_clipped_says_exactly_which_tokens_get_no_gradient(surrogate):
-    ratio = torch.linspace(0.05, 4.0, 80)[None].repeat(2, 1).requires_grad_()
-    advantages = torch.tensor([[1.0], [-1.0]]).expand(2, 80)
-    surrogate(ratio, advantages).sum().backward()
-    assert torch.equal(ratio.grad == 0, surrogate.clipped(ratio.detach(), advantages))
+    torch.manual_seed(0)
+    ratio = torch.linspace(0.05, 4.0, 80)[None].repeat(2, 1)
+    scattered = torch.rand(2, 80) * 0.6 + 0.7  # rows in which some row ratios are within their bounds
+    alone = torch.rand(40, 2) * 0.002 + 0.999
+    for values, signs in ((ratio, 2), (scattered, 2), (alone, 40)):
+        logprobs = (values.log() + math.log(0.2)).requires_grad_()
+        tokens = Tokens.of(logprobs, torch.full_like(values, math.log(0.2)), torch.ones_like(values, dtype=torch.bool))
+        advantages = torch.tensor([1.0, -1.0]).repeat(signs // 2)[:, None].expand_as(values)
+        surrogate(tokens, advantages).sum().backward()
+        assert torch.equal(logprobs.grad == 0, surrogate.clipped(tokens, advantages))
 
 
 MASK = torch.tensor([[1.0, 0, 0, 0], [1, 1, 1, 1], [1, 1, 0, 0]])
@@ -104,6 +125,43 @@ def test_padding_never_reaches_the_gradient_even_as_nan():
     old = torch.tensor([[-1.0, float("inf")]])
     policy_loss(logprobs, old, torch.ones(1, 2), token_mean(mask), Clip()).loss.backward()
     assert logprobs.grad.tolist() == [[-1.0, 0.0]]
+
+
+@pytest.mark.parametrize("surrogate", ALL, ids=str)
+@pytest.mark.parametrize("distance", [-1000.0, -89.0, 89.0, 1000.0])
+@pytest.mark.parametrize("advantage", [-1.0, 0.0, 1.0])
+def test_no_distance_from_the_sampling_policy_gives_nan(surrogate, distance, advantage):
+    """exp(89) is inf in float32, and inf * 0 is NaN, at an advantage of 0 too."""
+    old = torch.tensor([[min(-1.0, -1.0 - distance)], [-1.0]])
+    logprobs = (old + torch.tensor([[distance], [0.0]])).requires_grad_()
+    output = policy_loss(logprobs, old, torch.tensor([[advantage], [1.0]]), torch.full((2, 1), 0.5), surrogate)
+    output.loss.backward()
+    assert output.loss.isfinite() and all(math.isfinite(m.mean) for m in (output.ratio, output.approximate_kl))
+    assert logprobs.grad.isfinite().all() and logprobs.grad[1].item() == pytest.approx(-0.5)
+    if isinstance(surrogate, Clip | Ratio):
+        assert output.clipped.mean == 0.5 and logprobs.grad[0].item() == 0
+
+
+def test_golden_the_log_ratio_is_cut_at_20_nats():
+    """exp(20) = 485165195.4; a ratio within the limit is as it was."""
+    for distance, expected in ((25.0, 485165195.4), (19.0, 178482301.0), (-25.0, 2.0611536e-9)):
+        logprobs = torch.tensor([[distance]])
+        output = policy_loss(logprobs, torch.zeros(1, 1), torch.ones(1, 1), torch.ones(1, 1), Ratio())
+        assert -output.loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_nan_is_not_hidden_by_the_limit():
+    logprobs = torch.tensor([[float("nan"), -1.0]])
+    output = policy_loss(logprobs, torch.zeros(1, 2), torch.ones(1, 2), torch.full((1, 2), 0.5), Clip())
+    assert output.loss.isnan()
+
+
+@pytest.mark.parametrize("difference", [89.0, 1000.0])
+def test_the_penalty_towards_a_reference_is_finite_however_far_it_is(difference):
+    logprobs = torch.tensor([-difference], requires_grad=True)
+    value = k3(logprobs, torch.zeros(1))
+    value.backward()
+    assert value.item() == pytest.approx(485165195.4 - 21, rel=1e-5) and logprobs.grad.item() == 0
 
 
 def test_penalty_is_added_with_the_same_weights():

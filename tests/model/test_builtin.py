@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from aepo.model.builtin import PAD, QUICK, _collate, _loss, base_model, make_tokenizer, pretrain
 from aepo.tasks import TASKS, Paths
 
-BUILT_IN = ("countdown", "paths")
+BUILT_IN = ("countdown", "paths", "programs")
 
 PATHS = Paths()
 TINY = replace(QUICK, hidden=16, steps=3, batch=8)

@@ -17,7 +17,9 @@ def data(tmp_path, rows, **settings) -> Data:
 
 
 def problems(task: Data) -> dict:
-    return {p.id: p for p in [*(task.train_problem(0, i) for i in range(len(task._rows.train))), *task.eval_problems(1)]}
+    return {
+        p.id: p for p in [*(task.train_problem(0, i) for i in range(len(task._rows.train))), *task.eval_problems(1)]
+    }
 
 
 def test_the_system_prompt_goes_before_turns_that_have_none(tmp_path):

@@ -10,13 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aepo.tasks import TASKS, Countdown, Paths
+from aepo.tasks import TASKS, Countdown, Paths, Programs
 from aepo.tasks.countdown import expression_value
 from aepo.tasks.paths import ceiling
 
-BUILT_IN = ("countdown", "paths")
+BUILT_IN = ("countdown", "paths", "programs")
 PATHS = Paths()
 TINY = Paths(numbers=6, max_moves=3, move_weights=(1.0,) * 7, eval_pairs=5, train_pairs=None, train_distance=3)
+PROGRAMS = Programs()
 COUNTDOWN = Countdown()
 GARBAGE = st.one_of(
     st.text(),
@@ -309,17 +310,18 @@ def test_vocabulary_and_limit_cover_every_prompt_and_answer(name):
 @settings(max_examples=200)
 @given(text=GARBAGE, truncated=st.booleans())
 def test_no_text_makes_a_verifier_raise(name, text, truncated):
-    task = {"paths": PATHS, "countdown": COUNTDOWN}[name]
+    task = {"paths": PATHS, "countdown": COUNTDOWN, "programs": PROGRAMS}[name]
     assert task.reward(task.eval_problems(1)[0].data, text, truncated) in (0.0, 1.0)
 
 
-@pytest.mark.parametrize("task", [PATHS, COUNTDOWN], ids=["paths", "countdown"])
+@pytest.mark.parametrize("task", [PATHS, COUNTDOWN, PROGRAMS], ids=["paths", "countdown", "programs"])
 def test_pretraining_depends_on_the_fields_in_its_key_alone(task):
     """Whoever adds a field that shapes the data must add it to the key, or a stale model is served."""
     other = {
         "numbers": 50, "moves": ((1, 1), (1, -1)), "move_weights": (9.0, 1.0), "walk_moves": (3, 4), "count": 4,
         "largest": 9, "largest_target": 30, "max_moves": 7, "eval_pairs": 9, "train_pairs": 64,
-        "train_distance": 3, "split_seed": 1, "eval_problems_kept": 9,
+        "train_distance": 3, "split_seed": 1, "eval_problems_kept": 9, "max_statements": 5, "kinds": ("int",),
+        "eval_functions": 9, "train_functions": 64, "train_statements": 2,
     }  # fmt: skip
     two_moves = {"moves": ((1, 1), (1, -2)), "move_weights": (1.0, 1.0), "numbers": 10, "eval_pairs": 9}
 

@@ -34,6 +34,22 @@ def test_a_ratio_that_is_always_one():
     assert said("grpo", *ONE_UPDATE) == ""  # the plain clip does nothing there either, and is not missed
 
 
+@pytest.mark.parametrize("method", ["gspo", "cispo", "gmpo", "sapo", "dppo", "vespo"])
+def test_a_surrogate_that_acts_off_policy_alone(method):
+    words = f"the surrogate {method} acts as a plain policy gradient"
+    assert words in said(method, *ONE_UPDATE)
+    assert said(method) == ""
+
+
+def test_positives_that_a_clip_of_rows_leaves_out():
+    words = "control.positive_loss = reinforce"
+    assert words in said("aepo+gspo") and words in said("aepo+luspo")
+    assert words not in said("aepo+gspo", "control.positive_loss=reinforce")
+    assert words not in said("aepo+gspo", *ONE_UPDATE)
+    assert words not in said("aepo-reweighted+gspo")
+    assert said("aepo+cispo") == ""
+
+
 def test_a_temperature_together_with_top_p():
     assert "temperature other than 1" in said("aepo", "sampling.top_p=0.99")
     assert "temperature other than 1" not in said("grpo", "sampling.top_p=0.99")

@@ -20,8 +20,16 @@ from torch import Tensor
 from aepo.algorithm import Algorithm
 from aepo.control.base import NoControl
 from aepo.engines import stages
-from aepo.loss.advantages import group_mean, group_mean_std, leave_one_out, pass_at_k, quantile_baseline
-from aepo.loss.surrogates import Bounds
+from aepo.loss.advantages import (
+    group_mean,
+    group_mean_std,
+    leave_one_out,
+    maximum_likelihood,
+    pass_at_k,
+    quantile_baseline,
+)
+from aepo.loss.surrogates import Bounds, Surrogate
+from aepo.loss.tokens import Tokens
 from aepo.methods import METHODS
 from aepo.model.policy import Policy
 from aepo.tasks import Paths
@@ -56,7 +64,8 @@ def verdict(self, problem, text, truncated) -> float:
 class Pass:
     """What one call of `policy_loss` got, at the trained tokens. penalty: 0 where there is none.
 
-    rows: the place of each token's completion in the pass. entropy, logprobs: of the policy that sampled.
+    rows: the place of each token's completion in the pass. entropy, logprobs: of the policy that sampled. clipped:
+    which tokens got no gradient.
     """
 
     rows: Tensor
@@ -66,6 +75,8 @@ class Pass:
     penalty: Tensor
     weights: Tensor
     bounds: Bounds | None
+    surrogate: Surrogate
+    clipped: Tensor
 
 
 @dataclass(frozen=True)
@@ -122,7 +133,9 @@ def recorded(run: Run, steps: int) -> list[Recorded]:
         penalty = nothing if given["penalty"] is None else given["penalty"].detach().clone()
         entropy = nothing if old.entropy is None else old.entropy
         tokens = [values[mask] for values in (entropy, old.logprobs, given["advantages"], penalty, given["weights"])]
-        passes.append(Pass(mask.nonzero()[:, 0], *tokens, bounds=given["bounds"]))
+        surrogate, policies = given["surrogate"], Tokens.of(given["logprobs"].detach(), given["old_logprobs"], mask)
+        clipped = surrogate.clipped(policies, given["advantages"], given["bounds"])[mask]
+        passes.append(Pass(mask.nonzero()[:, 0], *tokens, given["bounds"], surrogate, clipped))
         return policy_loss(*args, **more)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -160,7 +173,8 @@ def runs(model: Path, method: str, settings: tuple[str, ...], steps: int) -> tup
 
 WITHOUT_CONTROL = {
     "grpo": "dr-grpo",
-    **dict.fromkeys(("dr-grpo", "rloo", "pass-at-k", "qae", "clip-higher", "ce-gppo"), "grpo"),
+    **dict.fromkeys(("dr-grpo", "rloo", "pass-at-k", "qae", "maxrl", "clip-higher", "ce-gppo"), "grpo"),
+    **dict.fromkeys(("gspo", "luspo", "cispo", "gmpo", "sapo", "dppo", "vespo"), "grpo"),
 }
 
 # --- evidence: each function makes a check of (the steps of a run, those of the run without the control) --------
@@ -413,6 +427,30 @@ def keeps_gradient(run, other) -> None:
     assert 0 < other[0].row["clip_fraction"] < run[0].row["clip_fraction"]
 
 
+def objective(method: str, clips: Callable[[Pass], bool]) -> Evidence:
+    """The loss has the surrogate of the method, and `clips` holds of a pass in which the policy has moved."""
+
+    def check(run, other):
+        *_, last = run[0].passes
+        assert last.surrogate == METHODS[method].algorithm.surrogate and clips(last)
+
+    return check
+
+
+def whole_rows(mine: Pass) -> bool:
+    """Some rows are left out, and every row either as a whole or not at all."""
+    shares = [mine.clipped[mine.rows == row].float().mean().item() for row in mine.rows.unique()]
+    return set(shares) == {0.0, 1.0}
+
+
+def no_token(mine: Pass) -> bool:
+    return not mine.clipped.any()
+
+
+def few_tokens(mine: Pass) -> bool:
+    return 0 < mine.clipped.float().mean() < 0.5
+
+
 def kl_cov(run, other) -> None:
     """A fifth of the tokens at most has a penalty, and none has one before the policy moves."""
     first, *later = run[0].passes
@@ -582,6 +620,14 @@ CASES = (
     Case("pass-at-k", 0, [compares(lambda r, g: pass_at_k(r > 0.5, g, 4))]),
     Case("qae", 0, [compares(lambda r, g: quantile_baseline(r, g, 0.4))]),
     Case("clip-higher", 0, [clips_less], OFF_POLICY, on_policy=False),
+    Case("maxrl", 0, [compares(maximum_likelihood)]),
+    Case("gspo", 0, [objective("gspo", whole_rows)], (*OFF_POLICY, "optimizer.lr=1e-5")),
+    Case("luspo", 0, [objective("luspo", whole_rows)], (*OFF_POLICY, "optimizer.lr=1e-4")),
+    Case("cispo", 0, [objective("cispo", no_token)], OFF_POLICY),
+    Case("gmpo", 0, [objective("gmpo", few_tokens)], OFF_POLICY),
+    Case("sapo", 0, [objective("sapo", no_token)], OFF_POLICY),
+    Case("dppo", 0, [objective("dppo", few_tokens)], OFF_POLICY),
+    Case("vespo", 0, [objective("vespo", no_token)], OFF_POLICY),
     # AEPO.
     Case("aepo", 1, [draws(None, 0.67, used=8, advantage=2.0)]),
     Case("aepo", 1, [draws(None, 1.5, used=8, advantage=2.0)], BELOW),

@@ -94,7 +94,10 @@ def test_a_dry_run_shows_the_prompt_and_the_ends_without_the_weights(job, tmp_pa
         ("task.chat_template_kwargs={moodd='!'}", r"line \d+, row \d+, chat_template_kwargs: got 'moodd'.*mean mood"),
         ("task.chat_template=none.jinja", "task.chat_template: got 'none.jinja'"),
         ("task.style=boxed", r"task.system_prompt: got 'Be brief.'.*rows.jsonl, line \d+, row \d+ is plain text"),
-        ("task.max_prompt=5", r"prompt: got '\d+ tokens in row \d+ \(task.train .*rows.jsonl, line \d+, row \d+; \d+ rows"),
+        (
+            "task.max_prompt=5",
+            r"prompt: got '\d+ tokens in row \d+ \(task.train .*rows.jsonl, line \d+, row \d+; \d+ rows",
+        ),
     ],
 )
 def test_what_cannot_be_shown_is_refused_before_the_run(job, tmp_path, setting, words):

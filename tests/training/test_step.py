@@ -65,7 +65,7 @@ def test_every_preset_trains_and_fills_its_folder(method, quick_model, tmp_path,
     monkeypatch.setattr(Paths, "reward", lambda self, problem, text, truncated: float(len(text.split()) % 2))
     runner.start(small(quick_model, method, 3), tmp_path / "run", quiet=True)
     rows = metrics(tmp_path / "run")
-    assert [row["step"] for row in rows] == [0, 1, 2]
+    assert [row["step"] for row in rows] == [1, 2, 3]
     assert all(0 < row["entropy"] < 6 and (row["mismatch"] or 0) < 1e-3 for row in rows)
     assert rows[-1]["evaluation"]["samples"] == 4
     names = {path.name for path in (tmp_path / "run").iterdir()}
@@ -113,7 +113,7 @@ def _count(path: Path) -> int:
 def test_checkpoints_are_pruned_but_the_best_stays(quick_model, tmp_path):
     config = small(quick_model, "grpo", 9, "checkpoint.every=1", "checkpoint.keep=2", "evaluation.every=3")
     runner.start(config, tmp_path / "run", quiet=True)
-    scores = {row["step"] + 1: row["evaluation"]["pass@1"] for row in metrics(tmp_path / "run") if "evaluation" in row}
+    scores = {row["step"]: row["evaluation"]["pass@1"] for row in metrics(tmp_path / "run") if "evaluation" in row}
     best = max(scores, key=lambda step: (scores[step], -step))
     assert steps_saved(tmp_path / "run") == sorted({8, 9, best})
 
@@ -214,10 +214,13 @@ def test_a_refused_start_leaves_no_folder_behind(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_reward_that_always_fails_ends_the_run_with_a_reason(quick_model):
+def test_a_step_whose_rewards_all_fail_trains_nothing_and_says_why(quick_model):
     run = make_run(small(quick_model, "grpo"))
-    with pytest.raises(InvalidValue, match="^reward: got"):
-        train_step(replace(run, task=Flaky(run.task, always=True)), TrainState())
+    before = torch.cat([p.detach().flatten().clone() for p in run.policy.model.parameters()])
+    state, row, samples = train_step(replace(run, task=Flaky(run.task, always=True)), TrainState())
+    assert (state.step, state.position, samples) == (1, 6, []) and row["reward"] is None and row["trained"] == 0
+    assert row["reward_failures"] == 24
+    assert torch.equal(before, torch.cat([p.detach().flatten() for p in run.policy.model.parameters()]))
 
 
 # --- bad input ----------------------------------------------------------------------------------------------
@@ -267,7 +270,7 @@ def test_a_disk_that_takes_no_more_ends_in_one_line_and_loses_nothing(limit, qui
     arguments = [sys.executable, "-c", script, "train", "--steps", "12", "--out", str(run), *settings]
     refused(subprocess.run(arguments, capture_output=True, text=True, timeout=120), "cannot be written")
     subprocess.run([sys.executable, "-m", "aepo", "train", "--resume", str(run)], check=True, capture_output=True)
-    assert [row["step"] for row in metrics(run)] == list(range(12))
+    assert [row["step"] for row in metrics(run)] == list(range(1, 13))
 
 
 def test_an_alarm_is_said(tmp_path, capsys):
@@ -278,5 +281,5 @@ def test_an_alarm_is_said(tmp_path, capsys):
                 "step": number, "entropy": 0.2, "target_entropy": 0.9, "error": 0.7, "reward": 0.5, "command": 1.0,
                 "saturated": 1.0, "alarm": number == 30, "extra_completions": 0, "seconds": 0.1,
             }  # fmt: skip
-            log.step(row, [], [])
+            log.step(row, [])
     assert capsys.readouterr().out.count("alarm: the control has been at its limit for 20 steps") == 1

@@ -12,6 +12,7 @@ from aepo.config import make_config, read_toml
 from aepo.errors import InvalidValue, RunDiedError
 from aepo.training import runner
 from aepo.training.checkpoint import steps_saved
+from aepo.training.preflight import implausible_rate
 
 SMALL = ["threads=1", "sampling.prompts=3", "sampling.group_size=4", "evaluation.every=0", "checkpoint.every=1"]
 
@@ -197,3 +198,33 @@ def test_a_task_that_is_none_is_refused(tmp_path, task, words):
     (tmp_path / "own.py").write_text(OWN)
     with pytest.raises(InvalidValue, match=rf"^task\.name: got .*{words}"):
         make_config(settings=[f"task={tmp_path / task}"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("device=cuda", "device: got 'cuda'; must be auto or cpu: torch sees no GPU here"),
+        ("sampling.engine=vllm", "sampling.engine: got 'vllm'; must be hf, or vllm with `pip install"),
+    ],
+)
+def test_what_this_machine_lacks_is_refused_before_any_work(quick_model, tmp_path, monkeypatch, setting, words):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InvalidValue, match=words):
+        runner.start(config(quick_model, tmp_path, GRADED, setting), tmp_path / "run", quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("lr", "parameters", "lora", "words"),
+    [
+        (1e-5, 7e9, False, None),
+        (1e-4, 7e9, True, None),
+        (3e-4, 1e5, False, None),
+        (1000.0, 1e5, False, "above what trains a model of this size"),
+        (3e-4, 7e9, False, "above what trains full fine-tuning"),
+        (1e-12, 7e9, True, "below what trains LoRA"),
+    ],
+)
+def test_a_learning_rate_that_cannot_be_meant_gets_a_sentence(lr, parameters, lora, words):
+    found = implausible_rate(lr, int(parameters), lora)
+    assert (not found) if words is None else words in found[0]

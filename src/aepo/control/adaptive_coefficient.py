@@ -18,7 +18,7 @@ from aepo.types import Metric
 class AdaptiveCoefficient(Adapted):
     """`AdaptiveCoefficient` is L - c 1[H below target] H_t; after each step c + delta where H is below, else c - delta.
 
-    H is the previous step's entropy, so the first step has no bonus.
+    H is the previous step's entropy; `gate` says whether the first step has a bonus.
 
     State: `value` is c; `coefficient` is what the next step acts on, c or 0.
     """
@@ -34,6 +34,10 @@ class AdaptiveCoefficient(Adapted):
     """`exact` entropy (TRL), or `sampled`, the mean of -log pi(y_t) (Skywork-OR1's code)."""
     comparison: Literal["strict", "inclusive"] = "inclusive"
     """Whether H = target counts as below: with `strict` (Skywork-OR1) it does not, with `inclusive` (TRL) it does."""
+    gate: Literal["open", "closed"] = "closed"
+    """Whether the first step, before anything is measured, has the bonus `start`: `open` (Skywork-OR1's code) it has,
+    `closed` (TRL) it has not. With `start` 0 the two are the same.
+    """
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -41,8 +45,9 @@ class AdaptiveCoefficient(Adapted):
         require(self.delta > 0, "control.delta", self.delta, "a positive number")
 
     def initial_state(self) -> State:
-        """Return a state with the first c and no bonus."""
-        return {**super().initial_state(), "value": self.start, "coefficient": 0.0}
+        """Return a state with the first c, which is the first step's bonus if the gate starts open."""
+        first = self.start if self.gate == "open" else 0.0
+        return {**super().initial_state(), "value": self.start, "coefficient": first}
 
     def reading(self, measured: Measured) -> float:
         """Return the exact or the sampled entropy of the ordinary rows, under the policy that sampled them."""

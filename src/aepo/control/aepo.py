@@ -88,6 +88,11 @@ class AEPO(ClosedLoop):
     """Spread ordinary and extra rows each over all minibatches. False keeps the rows in the order of `mix` (the code);
     extra rows lie in front with join=replace, and behind the ordinary rows with join=append.
     """
+    positive_loss: Literal["surrogate", "reinforce"] = "surrogate"
+    """What sampled positives are trained on. `surrogate`: the algorithm's surrogate with the ratio at temperature 1, so
+    positives can be clipped from the second minibatch on (the code). `reinforce`: A * grad log pi in every minibatch,
+    without a ratio and without a clip (the papers' formula).
+    """
     start: Literal["measure", "hot"] = "measure"
     """`measure`: the first step adds nothing. `hot`: it acts as if entropy were 0 (the code)."""
     sensor: Literal["exact", "mixed-sampled"] = "exact"
@@ -116,6 +121,8 @@ class AEPO(ClosedLoop):
     def _check_combinations(self) -> None:
         reweighted = self.positives == "reweighted"
         require(reweighted or self.weighting == "command", "control.weighting", self.weighting, "command when sampled")
+        wanted = "surrogate with reweighted positives, which are ordinary rows"
+        require(not (reweighted and self.reinforces_extra), "control.positive_loss", self.positive_loss, wanted)
         if reweighted and self.join == "replace" and self.weighting == "command":
             # (1 - a) A with a above 1 would train on -A.
             require(self.weight <= 1, "control.weight", self.weight, "at most 1 for reweighted with join=replace")
@@ -135,6 +142,11 @@ class AEPO(ClosedLoop):
         """Return a state at this command, with the pass rates that the command would meet."""
         rates = {"1": extra_accuracy, "-1": extra_accuracy}
         return {**super().state_at(command), "pass_rate": rates}
+
+    @property
+    def reinforces_extra(self) -> bool:  # type: ignore[override]
+        """Whether the loss of extra rows is REINFORCE's."""
+        return self.positive_loss == "reinforce"
 
     @property
     def adds_rows(self) -> bool:

@@ -25,7 +25,9 @@ class Archer(Control):
         above it ("reasoning"):        clip eps_r, and beta_r * KL(pi || pi_ref)
 
     The KL is the k3 estimate on the sampled token, x - 1 - log x with x = pi_ref / pi, nats, of the current policy
-    against the frozen base model, with gradient. The bounds are symmetric: [1 - eps, 1 + eps].
+    against the frozen base model, with gradient. The bounds are symmetric: [1 - eps, 1 + eps]. Each KL is averaged over
+    the tokens of its own kind, as in the authors' code: a token's coefficient is beta times all tokens over the tokens
+    of its kind, counted over the step's trained tokens.
     """
 
     name: ClassVar[str] = "archer"
@@ -37,9 +39,9 @@ class Archer(Control):
     eps_r: float = 0.5
     """Clip bound of reasoning tokens, a distance from 1."""
     beta_k: float = 0.001
-    """Coefficient of the KL term on knowledge tokens."""
+    """Coefficient of the KL term on knowledge tokens, averaged over them."""
     beta_r: float = 0.0
-    """Coefficient of the KL term on reasoning tokens."""
+    """Coefficient of the KL term on reasoning tokens, averaged over them."""
 
     def __post_init__(self) -> None:
         require(0 <= self.rho <= 1, "control.rho", self.rho, "a number in [0, 1]")
@@ -55,10 +57,12 @@ class Archer(Control):
         return Needs(reference=self.beta_k > 0 or self.beta_r > 0)
 
     def mark(self, scored: Scored, state: State) -> Mapping[str, Tensor]:
-        """Return 1.0 on the tokens above their completion's quantile."""
+        """Return 1.0 on the tokens above their completion's quantile, and all tokens over those of a token's kind."""
         entropy, mask = scored.entropy, scored.batch.mask
-        above = entropy > row_quantile(entropy, mask, self.rho)[:, None]
-        return {"reasoning": above * mask}
+        reasoning = (entropy > row_quantile(entropy, mask, self.rho)[:, None]) * mask
+        trained, chosen = scored.trained.sum(), (reasoning * scored.trained).sum()
+        of_kind = torch.where(reasoning.bool(), chosen, trained - chosen).clamp(min=1)
+        return {"reasoning": reasoning, "kinds": trained / of_kind * mask}
 
     def bounds(self, scored: Scored, new: BatchStatistics, state: State) -> Bounds:
         """Return eps_r or eps_k for each token, in both directions."""
@@ -66,10 +70,11 @@ class Archer(Control):
         return Bounds(low=eps, high=eps)
 
     def penalty(self, scored: Scored, new: BatchStatistics, state: State) -> Tensor | None:
-        """Return beta * k3."""
+        """Return beta * k3 * (all tokens / the tokens of the kind)."""
         if scored.ref_logprobs is None:
             return None
-        return self._chosen(scored, self.beta_k, self.beta_r) * k3(new.logprobs, scored.ref_logprobs)
+        coefficient = self._chosen(scored, self.beta_k, self.beta_r) * scored.marks["kinds"]
+        return coefficient * k3(new.logprobs, scored.ref_logprobs)
 
     def _chosen(self, scored: Scored, knowledge: float, reasoning: float) -> Tensor:
         """Return one number for each token, by its kind."""

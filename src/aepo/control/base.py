@@ -275,6 +275,10 @@ class Control(ABC):
     """Whether ordinary and extra rows are each spread at random over all minibatches. False keeps the rows in the order
     that `mix` returns.
     """
+    lowers_rewards: bool = False
+    """Whether the hook `reward` can return less than 0 for a reward of 0."""
+    reinforces_extra: bool = False
+    """Whether extra rows are trained on by REINFORCE, A * grad log pi, without the surrogate's ratio and clip."""
     per_prompt: int | None = None
     """Completions of each extra group; None for the step's group size."""
     prompts_per_round: int | None = None

@@ -89,6 +89,11 @@ class Both(Control):
         return self.first.needs_right or self.second.needs_right
 
     @property
+    def reinforces_extra(self) -> bool:  # type: ignore[override]
+        """Return whether one of the two trains on extra rows by REINFORCE. It then holds for the extra rows of both."""
+        return self.first.reinforces_extra or self.second.reinforces_extra
+
+    @property
     def adds_rows(self) -> bool:
         """Return whether one of the two adds rows."""
         return self.first.adds_rows or self.second.adds_rows

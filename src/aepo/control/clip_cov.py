@@ -13,6 +13,7 @@ from aepo.control.base import Control, Scored, State
 from aepo.control.tokens import covariance, largest, share_of
 from aepo.errors import require
 from aepo.loss.surrogates import Clip
+from aepo.loss.tokens import Tokens
 from aepo.types import BatchStatistics
 
 _DRAWS = "clip-cov"
@@ -64,8 +65,8 @@ class ClipCov(Control):
         if self.selection == "batch":
             return advantages
         logprobs = new.logprobs.detach()
-        ratio = (logprobs - scored.old.logprobs).exp()
-        clipped = Clip(low=self.clip_low, high=self.clip_high).clipped(ratio, advantages)
+        tokens = Tokens.of(logprobs, scored.old.logprobs, scored.batch.mask.bool())
+        clipped = Clip(low=self.clip_low, high=self.clip_high).clipped(tokens, advantages)
         return advantages * ~self._chosen(advantages, logprobs, scored.trained, scored.marks[_DRAWS], clipped)
 
     def _chosen(

@@ -20,6 +20,7 @@ class OverlongShaping(Control):
     """
 
     name: ClassVar[str] = "overlong"
+    lowers_rewards = True
     longest: int | None = None
     """L_max, in tokens; none for the longest completion that is sampled."""
     buffer: int | float = 0.2

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from aepo.algorithm import Algorithm
-from aepo.control.base import Control, hooks
+from aepo.control.base import Control, Step, hooks
 from aepo.control.schedules import Target
 from aepo.engines.capabilities import Engine
 from aepo.errors import InvalidValue
 from aepo.loss.advantages import PassAtK
+from aepo.loss.surrogates import GSPO, Clip
 
 # `preflight` warns if, at an accuracy of one half, a larger share of the groups gives no gradient.
 DEAD_SHARE = 0.1
@@ -54,6 +55,7 @@ def preflight(setup: Setup) -> list[str]:
     return [
         *setup.engine.lacks(setup.algorithm),
         *_ratio_is_one(setup),
+        *_clipped_positives(setup),
         *_cut_distributions(setup),
         *_small_groups(setup),
         *_replaced_advantages(setup),
@@ -156,12 +158,27 @@ def _ratio_is_one(setup: Setup) -> list[str]:
         return []
     surrogate, control = setup.algorithm.surrogate, setup.algorithm.control
     idle = []
-    if surrogate.idle_at_ratio_one:
-        idle.append("the clip bounds never act")
+    if surrogate.acts_off_policy:
+        plain = f"the surrogate {surrogate.name} acts as a plain policy gradient"
+        idle.append("the clip bounds never act" if isinstance(surrogate, Clip) else plain)
     if control.idle_at_ratio_one:
         idle.append(f"the control {control.name} never acts")
     cause = f"there is one update per rollout ({setup.updates_name} = 1), so the ratio is always 1"
     return [f"{cause} and {what}" for what in idle]
+
+
+def _clipped_positives(setup: Setup) -> list[str]:
+    """Return a sentence if a clip of whole rows would leave out most tempered rows after the first update."""
+    control = setup.algorithm.control
+    if setup.updates_per_rollout == 1 or control.reinforces_extra or not isinstance(setup.algorithm.surrogate, GSPO):
+        return []
+    step = Step(number=1, steps=2, prompts=8, group_size=setup.group_size, max_tokens=1, seed=0)
+    if not any(control.plan(control.state_at(command), step) for command in (1.0, -1.0)):
+        return []
+    return [
+        f"the surrogate {GSPO.name} clips whole rows, so from the second update of a rollout on most positives of "
+        f"{control.name} are left out and the target may be missed: control.positive_loss = reinforce trains on all"
+    ]
 
 
 def _cut_distributions(setup: Setup) -> list[str]:

@@ -93,6 +93,7 @@ def loss(
         algorithm.surrogate,
         sum(terms[1:], terms[0]) if terms else None,
         control.bounds(part, new, state),
+        reinforced=part.batch.extra[:, None] & part.batch.mask.bool() if control.reinforces_extra else None,
     )
 
 

@@ -123,6 +123,9 @@ class MinP(Kept):
     def __post_init__(self) -> None:
         require(0 < self.share <= 1, "share", self.share, "a share of the largest probability in (0, 1]")
 
-    def threshold(self, z: Tensor) -> Tensor:
-        """Return the largest logit + log share of each row, [n, 1]."""
-        return z.amax(-1, keepdim=True) + math.log(self.share)
+    def threshold(self, z: Tensor, transform: LogitTransform | None = None) -> Tensor:
+        """Return the largest logit + log share of each row, [n, 1], as an output of the LM head."""
+        most = z.amax(-1, keepdim=True)
+        if transform is None:
+            return most + math.log(self.share)
+        return transform.inverse(transform(most) + math.log(self.share))

@@ -48,6 +48,12 @@ class LogitTransform:
             return torch.mul(y, self.scale, out=out)
         return self.bounded(y, out).mul(self.softcap) if out is None else self.bounded(y, out).mul_(self.softcap)
 
+    def inverse(self, z: Tensor) -> Tensor:
+        """Return the LM head's output y of the logits z; -inf for a logit below the reach of the soft cap."""
+        if self.softcap is None:
+            return z / self.scale
+        return (z / self.softcap).clamp(-1, 1).atanh() * (self.softcap / self.scale)
+
     def bounded(self, y: Tensor, out: Tensor | None = None) -> Tensor:
         """Return t = tanh(scale y / softcap), from which z = softcap t and dz/dy = scale (1 - t^2).
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from aepo.grading.code.answer import last_fence
 from aepo.grading.qwen_text import extracted, normalised
 from aepo.grading.text import clean, exact_number, last_boxed, squeeze
 
@@ -48,11 +49,17 @@ def whole(text: str) -> str | None:
     return " ".join((text if box is None else box).split()) or None
 
 
+def program(text: str) -> str | None:
+    """Return the program of a completion, its last closed fence, as it is spelled."""
+    code = last_fence(text)
+    return code.strip() or None if code is not None else None
+
+
 def _by_value(box: str) -> str | None:
     answer = clean(box[:_ANSWER])
     number = exact_number(answer)
     return (squeeze(answer) or None) if number is None else str(number)
 
 
-EXTRACTORS: Mapping[str, Extractor] = {"math": boxed, "qwen": qwen, "exact": spelled}
+EXTRACTORS: Mapping[str, Extractor] = {"math": boxed, "qwen": qwen, "exact": spelled, "code": program}
 """The extractor of each grader, by the grader's name."""

@@ -25,11 +25,12 @@ class Options:
     model: str
     """A folder in Hugging Face format, a name on the hub, a run folder or one of its checkpoints, or `builtin`."""
     benchmark: tuple[str, ...] = ()
-    """Benchmarks by name (aime24, aime25, amc23, math500, gsm8k, minerva, olympiadbench, college_math), or files."""
+    """Benchmarks by name (aime24, aime25, amc23, math500, gsm8k, minerva, olympiadbench, college_math,
+    humaneval, mbpp), or files."""
     data: Path | None = None
     """A folder that holds the benchmarks' files (aime24.jsonl, ...), or one file of problems and answers."""
     task: str | None = None
-    """The evaluation problems of a task instead: paths, countdown, gym or data (default: the run's own task)."""
+    """The evaluation problems of a task instead: paths, countdown, programs, gym or data (default: the run's task)."""
     set: tuple[str, ...] = field(default=())
     """Settings of --task, such as task.dataset=chain_sum."""
     n: int = 32
@@ -53,11 +54,13 @@ class Options:
     chat_template_kwargs: str | None = None
     """Arguments of the chat template, with --benchmark and --data: a JSON object such as {"enable_thinking": false}."""
     prompt: str | None = None
-    """Prompt style of benchmarks and files: qwen25-math-cot (default), qwen-boxed, think, boxed, chat, ..."""
+    """Prompt style of benchmarks and files: qwen25-math-cot (default; qwen-code for programs), qwen-boxed, code, ..."""
     max_tokens: int | None = None
     """Longest completion, in tokens (default: 8192; for a task its own limit)."""
     grader: str | None = None
-    """Grader of benchmarks and files: math (default), qwen or exact. A task has its own verifier."""
+    """Grader of benchmarks and files: math (default; code for humaneval and mbpp), qwen, exact or code. A task has its
+    own verifier.
+    """
     out: Path | None = None
     """The folder for samples.jsonl and evaluation.json; an evaluation that was stopped continues there."""
     seed: int = 0

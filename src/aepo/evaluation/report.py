@@ -71,6 +71,7 @@ def _about(part: Mapping[str, Any]) -> list[str]:
     """Return the lines of the first column."""
     return [
         f"{part['benchmark']}, {part['problems']} problems",
+        f"mean reward {part['scores']['reward']['mean']:.3f}",
         f"T {part['temperature']:g}, top-p {part['top_p']:g}, n {part['n']}",
         f"{part['mean_tokens']:.0f} tokens, {part['truncated']:.1%} cut",
         f"{part['failures']} failed",
@@ -91,7 +92,8 @@ def _settings_lines(result: Mapping[str, Any]) -> list[str]:
     ]
     for benchmark in settings["benchmarks"]:
         source = benchmark["source"] if len(benchmark["source"]) <= 100 else f"{benchmark['source'][:97]}..."
-        parts = (source, f"prompt {benchmark['prompt']}", f"grader {benchmark['grader']}")
+        judged = (f"grader {benchmark['grader']}", f"right: {benchmark['right']}")
+        parts = (source, f"prompt {benchmark['prompt']}", *judged)
         lines.append(f"{benchmark['name']}: {', '.join(parts)}, at most {benchmark['max_tokens']} tokens")
     lines.append(
         "pass@k unbiased; maj@k: ties shared; 95 % by bootstrap over problems; tokens: mean length; cut: share that "

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from aepo.errors import InvalidValue, require
 from aepo.evaluation.benchmarks import find
 from aepo.evaluation.evaluated_model import EvaluatedModel, weights_digest
 from aepo.evaluation.options import Options, Pass
-from aepo.evaluation.questions import Questions, from_rows, from_task
+from aepo.evaluation.questions import CODE, Questions, from_rows, from_task
 from aepo.evaluation.report import ProgressPrinter, show
 from aepo.evaluation.samples import RESULT, SAMPLES, Unit, append, cut_to_whole_units, open_folder, read, units
 from aepo.evaluation.scores import Tally, scores
@@ -30,6 +31,7 @@ from aepo.sampling.prompts import ends_line, fitted
 from aepo.tasks.chat import ChatSettings
 from aepo.tasks.rewards import Verdict
 from aepo.training.folder import environment, write_atomically
+from aepo.training.progress import plain
 from aepo.training.runner import make_sampler
 from aepo.types import Prompt, Request
 
@@ -101,7 +103,7 @@ def run(options: Options) -> dict[str, Any]:
 def _prepare(options: Options, model: EvaluatedModel) -> tuple[list[Questions], Config, Policy]:
     """Read the data and load the model. The data comes first, because reading it is quicker."""
     if options.benchmark or options.data is not None:
-        sources = find(options.benchmark, options.data)
+        sources = find(options.benchmark, options.data, options.grader == CODE)
         own = (options.prompt, options.grader, options.max_tokens, options.limit)
         with _named_as_options():
             chat = _chat(options)
@@ -201,13 +203,28 @@ def _sample(parts: Sequence[Part], policy: Policy, config: Config, seed: int, fi
         if not left:
             continue
         sampler = drawn_by.with_cuts(Cuts(part.way.top_p, part.way.top_k, part.way.min_p))
+        # Programs are judged while the next unit is drawn; all else is judged at once.
+        waiting: list[tuple[Unit, Callable[[], list[dict[str, Any]]]]] = []
         for unit in left:
-            append(file, list(_rows(part, unit, policy, sampler, seed)))
-            progress.add(len(unit), f"{part.questions.name}, {part.way.label}")
+            waiting.append((unit, _rows(part, unit, policy, sampler, seed)))
+            if part.questions.start is None or len(waiting) > 1:
+                _write(part, *waiting.pop(0), file, progress)
+        for begun in waiting:
+            _write(part, *begun, file, progress)
 
 
-def _rows(part: Part, unit: Unit, policy: Policy, sampler: Sampler, seed: int) -> Iterator[dict[str, Any]]:
-    """Draw and judge one unit, and yield its rows. They depend only on the settings and the unit."""
+def _write(
+    part: Part, unit: Unit, rows: Callable[[], list[dict[str, Any]]], file: Path, progress: ProgressPrinter
+) -> None:
+    append(file, rows())
+    progress.add(len(unit), f"{part.questions.name}, {part.way.label}")
+
+
+def _rows(part: Part, unit: Unit, policy: Policy, sampler: Sampler, seed: int) -> Callable[[], list[dict[str, Any]]]:
+    """Draw one unit, begin to judge it, and return a function that waits for its rows.
+
+    The rows depend only on the settings and the unit.
+    """
     asked, way = part.questions, part.way
     prompts = [part.prompts[number] for number in unit.problems]
     purpose = f"evaluation/{asked.name}/{way.label}/{unit.samples.start}"
@@ -219,9 +236,10 @@ def _rows(part: Part, unit: Unit, policy: Policy, sampler: Sampler, seed: int) -
     texts = policy.decode([completion.tokens for completion in completions], special_tokens=asked.special_tokens)
     truncated = [completion.truncated for completion in completions]
     tokens = [completion.tokens for completion in completions]
-    verdicts = asked.judge([completion.prompt.problem for completion in completions], texts, truncated, tokens)
-    for place, (completion, text, verdict) in enumerate(zip(completions, texts, verdicts, strict=True)):
-        yield {
+    given = ([completion.prompt.problem for completion in completions], texts, truncated, tokens)
+    verdicts = partial(asked.judge, *given) if asked.start is None else asked.start(*given)
+    return lambda: [
+        {
             "benchmark": asked.name,
             "pass": way.label,
             "problem": completion.prompt.id,
@@ -229,17 +247,21 @@ def _rows(part: Part, unit: Unit, policy: Policy, sampler: Sampler, seed: int) -
             "sample": unit.samples[place % len(unit.samples)],
             "text": text,
             "answer": asked.answer(text),
-            "known": completion.prompt.problem.get("answer"),
+            # The tests of a program may be large, and the rows of a problem are many.
+            "known": None if asked.grader == CODE else completion.prompt.problem.get("answer"),
             **_judged(verdict, asked.right),
             "tokens": len(completion.tokens),
             "truncated": completion.truncated,
         }
+        for place, (completion, text, verdict) in enumerate(zip(completions, texts, verdicts(), strict=True))
+    ]
 
 
 def _judged(verdict: Verdict, rule: RightRule) -> dict[str, Any]:
     reward = verdict.reward if math.isfinite(verdict.reward) else None
     right = reward is not None and rule.alone(reward, verdict.right)
-    return {"correct": right, "reward": reward, "reason": verdict.reason, "failed": verdict.failed}
+    known = {"correct": right, "reward": reward, "reason": verdict.reason, "failed": verdict.failed}
+    return {**known, **({"logged": plain(verdict.logged)} if verdict.logged else {})}
 
 
 # --- scores -------------------------------------------------------------------------------------------------

@@ -100,7 +100,7 @@ def grade_file(
                 said, left = now, (now - started) / len(grades) * (len(pairs) - len(grades))
                 progress(f"{len(grades)} of {len(pairs)} graded, {left:.0f} s left")
     took = time.perf_counter() - started
-    _write(out, [_with_grade(row, grade) for row, grade in zip(rows, grades, strict=True)])
+    write_rows(out, [_with_grade(row, grade) for row, grade in zip(rows, grades, strict=True)])
     return _summary(pairs, grades, pool.failures, took)
 
 
@@ -145,22 +145,38 @@ def _is_evaluation(row: dict[str, Any]) -> bool:
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     path = path / "samples.jsonl" if path.is_dir() else path
+    for row, where in objects(path):
+        _check(row, where)
+        yield row
+
+
+def objects(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield the objects of a JSONL file, each with the name of its line for messages.
+
+    Raises:
+        InvalidValue: The file cannot be read, or a line is no JSON object.
+    """
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
         raise InvalidValue("file", str(path), f"a readable JSONL file ({error.strerror})") from None
     for number, line in enumerate(lines, 1):
         if line.strip():
-            yield _row(line, f"{path}, line {number}")
+            where = f"{path}, line {number}"
+            yield _object(line, where), where
 
 
-def _row(line: bytes, where: str) -> dict[str, Any]:
+def _object(line: bytes, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line.decode())
     except (ValueError, RecursionError) as error:
         raise InvalidValue(where, _shown(line), f"one JSON object in UTF-8 ({error})") from None
     if not isinstance(row, dict):
         raise InvalidValue(where, _shown(line), "one JSON object")
+    return row
+
+
+def _check(row: dict[str, Any], where: str) -> None:
     if _is_evaluation(row) and row.get("known") is None:
         wanted = "a row with `known`, the known answer (evaluations before 0.2 and tasks without answers have none)"
         raise InvalidValue(where, list(row), wanted)
@@ -174,7 +190,6 @@ def _row(line: bytes, where: str) -> dict[str, Any]:
         benchmark_answer(row[answer])
     except InvalidValue as error:
         raise InvalidValue(f"{where}: {answer}", error.got, error.wanted) from None
-    return row
 
 
 def _shown(line: bytes) -> str:
@@ -190,7 +205,8 @@ def _with_grade(row: dict[str, Any], grade: Grade) -> dict[str, Any]:
     return {**row, "correct": grade.correct, "reason": grade.reason, "failed": grade.failed}
 
 
-def _write(out: Path, rows: list[dict[str, Any]]) -> None:
+def write_rows(out: Path, rows: list[dict[str, Any]]) -> None:
+    """Write a JSONL file, whole or not at all."""
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(out.name + ".partial")
     try:

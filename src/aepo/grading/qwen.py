@@ -32,6 +32,8 @@ class QwenGrader(Grader):
     """The questions are multiple choice, and the answer is a letter from A to E."""
     units: bool = False
     """Keep units in answers, as that program does for Minerva Math."""
+    from_solution: bool = False
+    """Even out the known answer twice, as that program does for MATH, where it takes it from the worked solution."""
 
     def prepare(self) -> None:
         """Import sympy and its parsers.
@@ -45,6 +47,7 @@ class QwenGrader(Grader):
         """Extract the answer, bring it to one spelling, and compare it with each accepted answer."""
         completion = printable(completion)
         golds = [known_answer(printable(text), self.units) for text in accepted(answer)]
+        golds = [normalised(gold, self.units) for gold in golds] if self.from_solution else golds
         given = normalised(normalised(extracted(completion, self.choices), self.units), self.units)
         if too_large(given, golds):
             return Grade(any(given == gold for gold in golds), "the text alone compared: too long or deeply nested")

@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 from aepo.doctor.live import DoctorConfig, Watcher
 
 
-class DoctorCallback(TrainerCallback):  # type: ignore[misc]
+class DoctorCallback(TrainerCallback):
     """`DoctorCallback` examines the trainer's log while the run goes on (docs/doctor.md).
 
     Every new fault is printed and appended to doctor.jsonl in the output folder. Only the first process does that.

@@ -87,12 +87,30 @@ def quantile_baseline(rewards: Tensor, groups: Tensor, quantile: float) -> Tenso
     return torch.where(std[index] > 0, result, 0.0).float()
 
 
+def maximum_likelihood(rewards: Tensor, groups: Tensor) -> Tensor:
+    """Return MaxRL's (R - mean) / (mean + 1e-6) (2602.02710), which weighs hard prompts by 1 / accuracy.
+
+    With rewards 0 and 1 and the group's accuracy p, a right answer has (1 - p) / p and a wrong one -1. In the mean over
+    groups of G this is the gradient of log p = -sum_k (1 - p)^k / k, cut after its term G - 1: that of the accuracy for
+    G = 2, and that of the likelihood for a large G.
+
+    Raises:
+        InvalidValue: A reward is negative: a negative mean would turn all signs around.
+    """
+    require(bool((rewards >= 0).all()), "reward", rewards.min().item(), "0 or more with the advantage maxrl")
+    centred, index, size = _centred(rewards, groups)
+    mean = torch.zeros_like(size).index_add_(0, index, rewards.double()) / size
+    return (centred / (mean[index] + STD_EPSILON)).float()
+
+
 class Advantage(ABC):
     """`Advantage` is a way to compare the reward of a completion with its group's, as a choice with settings."""
 
     name: ClassVar[str]
     # Groups smaller than this make no sense with it.
     least_group: int = 2
+    negative_rewards: ClassVar[bool] = True
+    """Whether rewards below 0 have a meaning for it."""
 
     @abstractmethod
     def __call__(self, rewards: Tensor, groups: Tensor, right: Tensor | None = None) -> Tensor:
@@ -175,8 +193,20 @@ class QuantileBaseline(Advantage):
         return quantile_baseline(rewards, groups, self.quantile)
 
 
+@dataclass(frozen=True)
+class MaximumLikelihood(Advantage):
+    """`MaximumLikelihood` is MaxRL's advantage, see `maximum_likelihood`."""
+
+    name: ClassVar[str] = "maxrl"
+    negative_rewards: ClassVar[bool] = False
+
+    def __call__(self, rewards: Tensor, groups: Tensor, right: Tensor | None = None) -> Tensor:
+        """Return (R - mean) / (mean + 1e-6)."""
+        return maximum_likelihood(rewards, groups)
+
+
 ADVANTAGES: dict[str, type[Advantage]] = {
-    cls.name: cls for cls in (GroupMeanStd, GroupMean, LeaveOneOut, PassAtK, QuantileBaseline)
+    cls.name: cls for cls in (GroupMeanStd, GroupMean, LeaveOneOut, PassAtK, QuantileBaseline, MaximumLikelihood)
 }
 
 

@@ -1,4 +1,4 @@
-"""The policy loss: the sum over tokens of weight * (-surrogate(ratio, advantage) + penalty).
+"""The policy loss: the sum over tokens of weight * (-surrogate(tokens, advantage) + penalty).
 
 `weight` is the aggregate of the whole minibatch (`aepo.loss.aggregates`).
 """
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from aepo.loss.surrogates import Bounds, Surrogate
+from aepo.loss.tokens import Tokens, limited
 from aepo.types import Metric
 
 
@@ -21,7 +22,7 @@ class LossOutput:
     loss: Tensor
     """The loss, a scalar with gradient."""
     ratio: Metric
-    """pi / pi_old."""
+    """pi / pi_old, at most exp(20)."""
     clipped: Metric
     """Share of the tokens to which a clip leaves no gradient, or a limited one (`Surrogate.clipped`)."""
     approximate_kl: Metric
@@ -36,10 +37,11 @@ def policy_loss(
     surrogate: Surrogate,
     penalty: Tensor | None = None,
     bounds: Bounds | None = None,
+    reinforced: Tensor | None = None,
 ) -> LossOutput:
     """Return the sum of weights * (-surrogate + penalty), and what is logged about it.
 
-    Gradient flows through `logprobs` and `penalty` only.
+    Gradient flows through `logprobs` and `penalty` only. The log ratio is cut to +-20 nats.
 
     Args:
         logprobs: log pi of each token under the current policy, nats, [B, T].
@@ -49,22 +51,29 @@ def policy_loss(
             counts as padding, also in what is logged.
         surrogate: The objective of a token, to be maximised.
         penalty: A term [B, T] that is added to the loss of each token.
-        bounds: Limits that replace the surrogate's own clip bounds. A surrogate without a clip ignores them.
+        bounds: Limits that replace the surrogate's own clip bounds (`Algorithm` refuses them where they mean nothing).
+        reinforced: The tokens, bool [B, T], whose objective is REINFORCE's in place of the surrogate: the gradient is
+            A * grad log pi, without a ratio and without a clip, and the value is A.
     """
     mask = weights > 0
-    # Padding holds zeros in both; where keeps a NaN outside the mask from reaching the gradient.
-    log_ratio = torch.where(mask, logprobs - old_logprobs.detach(), 0.0)
-    ratio = log_ratio.exp()
-    per_token = -surrogate(ratio, advantages.detach(), bounds)
+    advantages = advantages.detach()
+    tokens = Tokens.of(logprobs, old_logprobs, mask)
+    objective = surrogate(tokens, advantages, bounds)
+    if reinforced is not None:
+        objective = torch.where(reinforced, advantages * (tokens.logprobs - tokens.logprobs.detach()).exp(), objective)
+    per_token = -objective
     if penalty is not None:
         per_token = per_token + penalty
     loss = (weights * torch.where(mask, per_token, 0.0)).sum()
     with torch.no_grad():
+        clipped = surrogate.clipped(tokens, advantages, bounds)
+        if reinforced is not None:
+            clipped = clipped & ~reinforced
         return LossOutput(
             loss=loss,
-            ratio=Metric.of(ratio, mask),
-            clipped=Metric.of(surrogate.clipped(ratio, advantages, bounds).float(), mask),
-            approximate_kl=Metric.of(ratio - 1 - log_ratio, mask),
+            ratio=Metric.of(tokens.ratio, mask),
+            clipped=Metric.of(clipped.float(), mask),
+            approximate_kl=Metric.of(tokens.ratio - 1 - tokens.log_ratio, mask),
         )
 
 
@@ -72,11 +81,12 @@ def k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     """Return exp(d) - 1 - d with d = log pi_ref(y) - log pi(y), nats.
 
     For y drawn from pi it is an unbiased estimate of KL(pi || pi_ref), and never negative (Schulman, "Approximating KL
-    divergence", 2020; GRPO, 2402.03300, eq. 4). Its gradient by log pi(y) is 1 - exp(d).
+    divergence", 2020; GRPO, 2402.03300, eq. 4). Its gradient by log pi(y) is 1 - exp(d). d is cut to +-20 nats,
+    as in verl, and has no gradient beyond.
 
     Args:
         logprobs: log pi(y), of any shape; the gradient flows through it.
         ref_logprobs: log pi_ref(y), of the same shape; without gradient.
     """
-    difference = ref_logprobs.detach() - logprobs
+    difference = limited(ref_logprobs.detach() - logprobs)
     return difference.exp() - 1 - difference

@@ -1,16 +1,21 @@
-"""Surrogates: the objective that is maximised at each token."""
+"""Surrogates: the objective that is maximised at each token.
+
+All of them have the gradient A * grad log pi while the policy is the one that sampled; they differ in what they do with
+tokens, or with whole rows, whose probability has moved since.
+"""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from aepo.errors import require
+from aepo.loss.tokens import LOG_RATIO_LIMIT, Tokens
 
 
 @dataclass(frozen=True)
@@ -27,30 +32,32 @@ class Surrogate(ABC):
     """`Surrogate` is the objective of a token, which is maximised."""
 
     name: ClassVar[str]
-
-    @property
-    def idle_at_ratio_one(self) -> bool:
-        """Return whether its settings, or it as a whole, do nothing while the ratio is 1, as with one update per
-        rollout.
-        """
-        return False
+    takes_bounds: ClassVar[bool] = False
+    """Whether a control's bounds of the token ratio have a meaning for it."""
+    aggregates: ClassVar[tuple[str, ...]] = ()
+    """The aggregates with which it is what its name says; empty for all."""
 
     @abstractmethod
-    def __call__(self, ratio: Tensor, advantages: Tensor, bounds: Bounds | None = None) -> Tensor:
+    def __call__(self, tokens: Tokens, advantages: Tensor, bounds: Bounds | None = None) -> Tensor:
         """Return the objective of each token, [B, T].
 
         Args:
-            ratio: pi / pi_old, [B, T].
+            tokens: The tokens, with their ratio pi / pi_old.
             advantages: [B, T].
             bounds: Limits that replace the surrogate's own clip bounds.
         """
 
-    def clipped(self, ratio: Tensor, advantages: Tensor, bounds: Bounds | None = None) -> Tensor:
+    def clipped(self, tokens: Tokens, advantages: Tensor, bounds: Bounds | None = None) -> Tensor:
         """Return which tokens a clip leaves no gradient, or a limited one, bool [B, T].
 
         The arguments are those of a call.
         """
-        return torch.zeros_like(ratio, dtype=torch.bool)
+        return tokens.log_ratio.abs() >= LOG_RATIO_LIMIT
+
+    @property
+    def acts_off_policy(self) -> bool:
+        """Return whether it differs from the default clip, and only where the ratio is not 1."""
+        return True
 
 
 @dataclass(frozen=True)
@@ -58,10 +65,11 @@ class Ratio(Surrogate):
     """`Ratio` maximises r * A with r = pi / pi_old: an importance ratio without a clip, as in KL-Cov."""
 
     name: ClassVar[str] = "ratio"
+    acts_off_policy: ClassVar[bool] = False
 
-    def __call__(self, ratio: Tensor, advantages: Tensor, bounds: Bounds | None = None) -> Tensor:
+    def __call__(self, tokens: Tokens, advantages: Tensor, bounds: Bounds | None = None) -> Tensor:
         """Return r * A."""
-        return ratio * advantages
+        return tokens.ratio * advantages
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,7 @@ class Clip(Surrogate):
     """
 
     name: ClassVar[str] = "clip"
+    takes_bounds: ClassVar[bool] = True
     low: float = 0.2
     """Distance of the lower clip bound from 1: the ratio is clipped below 1 - low."""
     high: float = 0.2
@@ -84,26 +93,30 @@ class Clip(Surrogate):
     def __post_init__(self) -> None:
         require(0 < self.low <= 1, "surrogate.low", self.low, "a number in (0, 1]")
         require(self.high > 0, "surrogate.high", self.high, "a positive number")
-        _require_dual(self.dual)
+        require(self.dual is None or self.dual > 1, "surrogate.dual", self.dual, "a number above 1, or none")
 
-    @property
-    def idle_at_ratio_one(self) -> bool:
-        """Return whether there is a setting beyond PPO's one bound: these act only where the ratio has moved."""
-        return self.high != self.low or self.dual is not None
-
-    def __call__(self, ratio: Tensor, advantages: Tensor, bounds: Bounds | None = None) -> Tensor:
+    def __call__(self, tokens: Tokens, advantages: Tensor, bounds: Bounds | None = None) -> Tensor:
         """Return min(r A, clip(r) A), and where A < 0 at least dual * A."""
-        low, high = _range(ratio, bounds or Bounds(self.low, self.high))
+        ratio = tokens.ratio
+        low, high = _range(bounds or Bounds(self.low, self.high), ratio)
         objective = torch.minimum(ratio * advantages, ratio.clamp(low, high) * advantages)
         if self.dual is None:
             return objective
         return torch.where(advantages < 0, torch.maximum(objective, self.dual * advantages), objective)
 
-    def clipped(self, ratio: Tensor, advantages: Tensor, bounds: Bounds | None = None) -> Tensor:
+    def clipped(self, tokens: Tokens, advantages: Tensor, bounds: Bounds | None = None) -> Tensor:
         """Return which tokens are beyond the bound in the direction that the advantage favours, or are dual-clipped."""
-        low, high = _range(ratio, bounds or Bounds(self.low, self.high))
-        beyond = ((advantages > 0) & (ratio > high)) | ((advantages < 0) & (ratio < low))
-        return beyond | _dual_clipped(ratio, advantages, self.dual)
+        ratio = tokens.ratio
+        low, high = _range(bounds or Bounds(self.low, self.high), ratio)
+        beyond = super().clipped(tokens, advantages) | _beyond(ratio, advantages, low, high)
+        if self.dual is None:
+            return beyond
+        return beyond | ((advantages < 0) & (ratio > self.dual))
+
+    @property
+    def acts_off_policy(self) -> bool:
+        """Return whether its bounds are not the symmetric ones of PPO."""
+        return self.high != self.low or self.dual is not None
 
 
 @dataclass(frozen=True)
@@ -118,6 +131,7 @@ class GradientPreservingClip(Surrogate):
     """
 
     name: ClassVar[str] = "gradient-preserving-clip"
+    takes_bounds: ClassVar[bool] = True
     low: float = 0.2
     """Distance of the lower bound from 1."""
     high: float = 0.2
@@ -130,50 +144,253 @@ class GradientPreservingClip(Surrogate):
     """Bound of the dual clip: a token with A < 0 and a ratio above it gets no gradient. None means no dual clip."""
 
     def __post_init__(self) -> None:
-        require(0 < self.low <= 1, "surrogate.low", self.low, "a number in (0, 1]")
-        require(0 < self.high < math.inf, "surrogate.high", self.high, "a positive number")
+        _require_clip(self.low, self.high)
         for field in ("beta1", "beta2"):
             value = getattr(self, field)
             require(0 <= value < math.inf, f"surrogate.{field}", value, "a finite number, 0 or more")
-        _require_dual(self.dual)
+        require(self.dual is None or self.dual > 1, "surrogate.dual", self.dual, "a number above 1, or none")
 
-    @property
-    def idle_at_ratio_one(self) -> bool:
-        """Return True: at a ratio of 1 no token is beyond a bound."""
-        return True
-
-    def __call__(self, ratio: Tensor, advantages: Tensor, bounds: Bounds | None = None) -> Tensor:
+    def __call__(self, tokens: Tokens, advantages: Tensor, bounds: Bounds | None = None) -> Tensor:
         """Return r A, with the limited forms beyond the bounds, and where A < 0 at least dual * A."""
-        low, high = _range(ratio, bounds or Bounds(self.low, self.high))
-        # 1, with the gradient of log pi. The smallest float keeps a ratio of 0 from giving NaN.
-        same = ratio / ratio.detach().clamp_min(torch.finfo(ratio.dtype).tiny)
+        ratio, same = tokens.ratio, _one(tokens.log_ratio)
+        low, high = _range(bounds or Bounds(self.low, self.high), ratio)
         objective = torch.where((advantages < 0) & (ratio < low), self.beta1 * low * same, ratio)
         objective = torch.where((advantages > 0) & (ratio > high), self.beta2 * high * same, objective) * advantages
         if self.dual is None:
             return objective
         return torch.where(advantages < 0, torch.maximum(objective, self.dual * advantages), objective)
 
-    def clipped(self, ratio: Tensor, advantages: Tensor, bounds: Bounds | None = None) -> Tensor:
+    def clipped(self, tokens: Tokens, advantages: Tensor, bounds: Bounds | None = None) -> Tensor:
         """Return which tokens are beyond the bound in the direction that the advantage favours, or are dual-clipped."""
-        low, high = _range(ratio, bounds or Bounds(self.low, self.high))
-        beyond = ((advantages > 0) & (ratio > high)) | ((advantages < 0) & (ratio < low))
-        return beyond | _dual_clipped(ratio, advantages, self.dual)
+        ratio = tokens.ratio
+        low, high = _range(bounds or Bounds(self.low, self.high), ratio)
+        beyond = super().clipped(tokens, advantages) | _beyond(ratio, advantages, low, high)
+        if self.dual is None:
+            return beyond
+        return beyond | ((advantages < 0) & (ratio > self.dual))
 
 
-def _range(ratio: Tensor, bounds: Bounds) -> tuple[Tensor, Tensor]:
-    """Return the smallest and the largest ratio that the bounds allow."""
-    low, high = (torch.as_tensor(value, dtype=ratio.dtype) for value in (bounds.low, bounds.high))
-    return 1 - low.to(ratio.device), 1 + high.to(ratio.device)
+@dataclass(frozen=True)
+class GSPO(Surrogate):
+    """`GSPO` clips the ratio of the whole completion, min(s A, clip(s, 1 - low, 1 + high) A) (2507.18071).
+
+    s = exp(mean over the tokens of log r). A token's objective has the value of s and the gradient s * grad log pi_t,
+    as in the paper's GSPO-token, so advantages may differ between the tokens of a row.
+    """
+
+    name: ClassVar[str] = "gspo"
+    aggregates: ClassVar[tuple[str, ...]] = ("sequence-mean-token-mean", "sequence-mean-token-sum")
+    low: float = 3e-4
+    """Distance of the lower clip bound of s from 1."""
+    high: float = 4e-4
+    """Distance of the upper clip bound of s from 1."""
+
+    def __post_init__(self) -> None:
+        _require_clip(self.low, self.high)
+
+    def __call__(self, tokens: Tokens, advantages: Tensor, bounds: Bounds | None = None) -> Tensor:
+        """Return min(s A, clip(s) A)."""
+        ratio = self._ratio(tokens)
+        return torch.minimum(ratio * advantages, ratio.clamp(1 - self.low, 1 + self.high) * advantages)
+
+    def clipped(self, tokens: Tokens, advantages: Tensor, bounds: Bounds | None = None) -> Tensor:
+        """Return the tokens of the rows whose s is beyond the bound that the advantage favours."""
+        beyond = _beyond(self._ratio(tokens).detach(), advantages, 1 - self.low, 1 + self.high)
+        return super().clipped(tokens, advantages) | beyond
+
+    def _ratio(self, tokens: Tokens) -> Tensor:
+        """Return s at each token; the gradient by log pi_t is s."""
+        return tokens.row_mean(tokens.log_ratio).detach().exp() * _one(tokens.log_ratio)
 
 
-def _dual_clipped(ratio: Tensor, advantages: Tensor, dual: float | None) -> Tensor:
-    if dual is None:
-        return torch.zeros_like(ratio, dtype=torch.bool)
-    return (advantages < 0) & (ratio > dual)
+@dataclass(frozen=True)
+class CISPO(Surrogate):
+    """`CISPO` maximises w A log pi with the weight w = clip(r, 1 - low, 1 + high), a constant (2506.13585).
+
+    No token loses its gradient; only its weight is limited.
+    """
+
+    name: ClassVar[str] = "cispo"
+    takes_bounds: ClassVar[bool] = True
+    low: float = 1.0
+    """Distance of the smallest weight from 1; with 1 the weight is open below, as in the paper."""
+    high: float = 4.0
+    """Distance of the largest weight from 1: weights are at most 1 + high."""
+
+    def __post_init__(self) -> None:
+        _require_clip(self.low, self.high)
+
+    def __call__(self, tokens: Tokens, advantages: Tensor, bounds: Bounds | None = None) -> Tensor:
+        """Return w A log pi."""
+        ratio = tokens.ratio.detach()
+        return ratio.clamp(*_range(bounds or Bounds(self.low, self.high), ratio)) * advantages * tokens.logprobs
+
+    def clipped(self, tokens: Tokens, advantages: Tensor, bounds: Bounds | None = None) -> Tensor:
+        """Return False everywhere."""
+        return torch.zeros_like(tokens.mask)
 
 
-def _require_dual(dual: float | None) -> None:
-    require(dual is None or dual > 1, "surrogate.dual", dual, "a number above 1, or none")
+@dataclass(frozen=True)
+class GMPO(Surrogate):
+    """`GMPO` maximises A times the geometric mean of the token ratios, each clipped on one side (2507.20673).
+
+    g_t = min(log r_t, high) where A > 0, max(log r_t, -low) where A < 0; the objective is A exp(mean of g over the
+    row). A token's objective has that value and the gradient A exp(mean g) * grad log pi_t, or 0 where g_t is clipped,
+    so advantages may differ between the tokens of a row.
+    """
+
+    name: ClassVar[str] = "gmpo"
+    aggregates: ClassVar[tuple[str, ...]] = ("sequence-mean-token-mean",)
+    low: float = 0.4
+    """Distance of the lower clip bound of log r from 0, nats."""
+    high: float = 0.4
+    """Distance of the upper clip bound of log r from 0, nats."""
+
+    def __post_init__(self) -> None:
+        require(self.low > 0, "surrogate.low", self.low, "a positive number (nats)")
+        require(self.high > 0, "surrogate.high", self.high, "a positive number (nats)")
+
+    def __call__(self, tokens: Tokens, advantages: Tensor, bounds: Bounds | None = None) -> Tensor:
+        """Return A exp(mean g)."""
+        upper = torch.where(advantages > 0, self.high, math.inf)
+        lower = torch.where(advantages < 0, -self.low, -math.inf)
+        log_ratio = torch.minimum(torch.maximum(tokens.log_ratio, lower), upper)
+        return advantages * tokens.row_mean(log_ratio).detach().exp() * _one(log_ratio)
+
+    def clipped(self, tokens: Tokens, advantages: Tensor, bounds: Bounds | None = None) -> Tensor:
+        """Return the tokens whose log r is beyond the bound that the advantage favours."""
+        beyond = _beyond(tokens.log_ratio, advantages, -self.low, self.high)
+        return super().clipped(tokens, advantages) | beyond
 
 
-SURROGATES: dict[str, type[Surrogate]] = {cls.name: cls for cls in (Clip, Ratio, GradientPreservingClip)}
+@dataclass(frozen=True)
+class SAPO(Surrogate):
+    """`SAPO` maximises (4 / tau) sigmoid(tau (r - 1)) A, a soft gate in place of the clip (2511.20347).
+
+    The gradient is A at r = 1 and fades on both sides. The value at r = 1 is 2 A / tau.
+    """
+
+    name: ClassVar[str] = "sapo"
+    tau_positive: float = 1.0
+    """tau where A > 0: how fast the gradient fades."""
+    tau_negative: float = 1.05
+    """tau elsewhere."""
+
+    def __post_init__(self) -> None:
+        for field in ("tau_positive", "tau_negative"):
+            value = getattr(self, field)
+            require(0 < value < math.inf, f"surrogate.{field}", value, "a positive, finite number")
+
+    def __call__(self, tokens: Tokens, advantages: Tensor, bounds: Bounds | None = None) -> Tensor:
+        """Return the gate times A."""
+        tau = torch.where(advantages > 0, self.tau_positive, self.tau_negative)
+        return 4 / tau * torch.sigmoid(tau * (tokens.ratio - 1)) * advantages
+
+
+@dataclass(frozen=True)
+class DPPO(Surrogate):
+    """`DPPO` maximises w A log pi, w = min(r, cap), and stops tokens whose divergence is too large (2602.04879).
+
+    With p = pi(y) and q = pi_old(y), `tv` keeps a token of A > 0 while p - q <= high, and any other while p - q >=
+    -low. `kl` keeps it while q log(q / p) + (1 - q) log((1 - q) / (1 - p)) is at most high or low, or p has moved
+    against the advantage. Unlike a ratio, this lets unlikely tokens move by large factors and likely ones hardly.
+    """
+
+    name: ClassVar[str] = "dppo"
+    divergence: Literal["tv", "kl"] = "tv"
+    """The divergence of the token against all others: `tv`, a difference of probabilities, or `kl`, nats."""
+    low: float = 0.15
+    """Largest divergence of a token whose advantage is not positive."""
+    high: float = 0.15
+    """Largest divergence of a token whose advantage is positive."""
+    cap: float = 20.0
+    """Largest weight."""
+
+    def __post_init__(self) -> None:
+        require(self.low > 0, "surrogate.low", self.low, "a positive number")
+        require(self.high > 0, "surrogate.high", self.high, "a positive number")
+        require(self.cap >= 1, "surrogate.cap", self.cap, "a number, 1 or more")
+
+    def __call__(self, tokens: Tokens, advantages: Tensor, bounds: Bounds | None = None) -> Tensor:
+        """Return min(r, cap) A log pi, or 0."""
+        weight = torch.where(self.clipped(tokens, advantages), 0.0, tokens.ratio.detach().clamp(max=self.cap))
+        return weight * advantages * tokens.logprobs
+
+    def clipped(self, tokens: Tokens, advantages: Tensor, bounds: Bounds | None = None) -> Tensor:
+        """Return which tokens have moved too far in the direction that the advantage favours."""
+        new, old = tokens.logprobs.detach(), tokens.old_logprobs
+        moved = new.exp() - old.exp()
+        distance = moved.abs() if self.divergence == "tv" else _binary_kl(old, new)
+        positive = advantages > 0
+        favoured = torch.where(positive, moved > 0, moved < 0)
+        return favoured & (distance > torch.where(positive, self.high, self.low))
+
+
+@dataclass(frozen=True)
+class VESPO(Surrogate):
+    """`VESPO` maximises phi(W) A log pi, where W is the product of a row's ratios (2602.10693).
+
+    phi(W) = W^k exp(lambda (1 - W)), a constant; phi(1) = 1. log W is cut to [log 1e-8, 20]. W is not normalised by
+    length, so long rows weigh little as soon as the policy has moved.
+    """
+
+    name: ClassVar[str] = "vespo"
+    k_positive: float = 2.0
+    """k where A >= 0."""
+    lambda_positive: float = 3.0
+    """lambda where A >= 0."""
+    k_negative: float = 3.0
+    """k where A < 0."""
+    lambda_negative: float = 2.0
+    """lambda where A < 0."""
+
+    def __post_init__(self) -> None:
+        for field in ("k_positive", "lambda_positive", "k_negative", "lambda_negative"):
+            value = getattr(self, field)
+            require(0 < value < math.inf, f"surrogate.{field}", value, "a positive, finite number")
+
+    def __call__(self, tokens: Tokens, advantages: Tensor, bounds: Bounds | None = None) -> Tensor:
+        """Return phi(W) A log pi."""
+        return self._weight(tokens, advantages) * advantages * tokens.logprobs
+
+    def clipped(self, tokens: Tokens, advantages: Tensor, bounds: Bounds | None = None) -> Tensor:
+        """Return the tokens whose weight is 0 in the precision of the log-probabilities."""
+        return self._weight(tokens, advantages) == 0
+
+    def _weight(self, tokens: Tokens, advantages: Tensor) -> Tensor:
+        log_weight = tokens.row_sum(tokens.log_ratio).detach().clamp(math.log(1e-8), LOG_RATIO_LIMIT)
+        power = torch.where(advantages >= 0, self.k_positive, self.k_negative)
+        rate = torch.where(advantages >= 0, self.lambda_positive, self.lambda_negative)
+        return (power * log_weight + rate * (1 - log_weight.exp())).exp()
+
+
+SURROGATES: dict[str, type[Surrogate]] = {
+    cls.name: cls for cls in (Clip, Ratio, GradientPreservingClip, GSPO, CISPO, GMPO, SAPO, DPPO, VESPO)
+}
+
+
+def _range(bounds: Bounds, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the bounds as limits of the ratio, in the type and on the device of `like`."""
+    low, high = (torch.as_tensor(value, dtype=like.dtype) for value in (bounds.low, bounds.high))
+    return 1 - low.to(like.device), 1 + high.to(like.device)
+
+
+def _beyond(ratio: Tensor, advantages: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
+    """Return where the ratio is beyond the limit in the direction that the advantage favours."""
+    return ((advantages > 0) & (ratio > high)) | ((advantages < 0) & (ratio < low))
+
+
+def _one(log_ratio: Tensor) -> Tensor:
+    """Return ones whose gradient is that of the log ratio."""
+    return (log_ratio - log_ratio.detach()).exp()
+
+
+def _binary_kl(old: Tensor, new: Tensor) -> Tensor:
+    """Return the KL divergence of (q, 1 - q) and (p, 1 - p), nats, from log q and log p."""
+    rest = [(-torch.expm1(logprobs)).clamp(min=1e-8) for logprobs in (old, new)]
+    return old.exp() * (old - new) + rest[0] * (rest[0] / rest[1]).log()
+
+
+def _require_clip(low: float, high: float) -> None:
+    require(0 < low <= 1, "surrogate.low", low, "a number in (0, 1]")
+    require(0 < high < math.inf, "surrogate.high", high, "a positive, finite number")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -96,6 +96,8 @@ class Measurement:
     """Largest length of a completion, tokens."""
     failures: int
     """Number of completions whose verifier failed."""
+    rule: str = ""
+    """What counts as right, in words."""
 
     def lines(self) -> list[str]:
         """Return the measurement as lines of text for the terminal."""
@@ -106,7 +108,7 @@ class Measurement:
         return [
             f"{self.prompts} prompts x {self.samples} completions at T = 1; +- standard error over prompts",
             f"entropy: {self.entropy:.4f} +- {self.entropy_error:.4f} nats per token, exact",
-            f"accuracy: {self.accuracy:.3f} +- {self.accuracy_error:.3f}",
+            f"accuracy: {self.accuracy:.3f} +- {self.accuracy_error:.3f} ({self.rule})",
             f"dead groups: {dead}",
             f"length: {length} tokens; {self.truncated:.1%} cut at {self.limit}",
             *([f"verifier failures: {self.failures}"] if self.failures else []),
@@ -188,7 +190,7 @@ def measure(config: Config, prompts: int, samples: int) -> Measurement:
         some, failed = _answer(base, asked[first : first + at_once], samples, first)
         answered += some
         failures += failed
-    return summed_up(answered, task.max_tokens, failures)
+    return replace(summed_up(answered, task.max_tokens, failures), rule=task.right_rule.describe())
 
 
 def _answer(base: Base, prompts: Sequence[Prompt], samples: int, first: int) -> tuple[list[PromptMeasurement], int]:

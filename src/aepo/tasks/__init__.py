@@ -5,7 +5,14 @@ from aepo.tasks.countdown import Countdown
 from aepo.tasks.data import Data
 from aepo.tasks.gym import Gym
 from aepo.tasks.paths import Paths
+from aepo.tasks.programs import Programs
 
-TASKS: dict[str, type[Task]] = {"paths": Paths, "countdown": Countdown, "data": Data, "gym": Gym}
+TASKS: dict[str, type[Task]] = {
+    "paths": Paths,
+    "countdown": Countdown,
+    "programs": Programs,
+    "data": Data,
+    "gym": Gym,
+}
 
-__all__ = ["TASKS", "Countdown", "Data", "Gym", "Paths", "Problem", "Task"]
+__all__ = ["TASKS", "Countdown", "Data", "Gym", "Paths", "Problem", "Programs", "Task"]

@@ -7,7 +7,7 @@ import hashlib
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any, Literal
 
 from aepo.engines.right import RightRule
@@ -15,10 +15,11 @@ from aepo.errors import InvalidValue, require
 from aepo.plugins import absolute, path_of_object
 from aepo.tasks.base import Problem, Task
 from aepo.tasks.chat import ChatSettings
+from aepo.tasks.code import Code, code_record
 from aepo.tasks.functions import Function
 from aepo.tasks.rewards import Answered, Graded, Verdict, Verifier
 from aepo.tasks.rows import Columns, Row, load_rows
-from aepo.tasks.styles import Rendered, render
+from aepo.tasks.styles import CODE_STYLES, Rendered, render
 from aepo.tasks.weighted import Weighted
 
 
@@ -49,7 +50,7 @@ class Data(ChatSettings, Task):
     solution_column: str | None = None
     """Column of a worked solution; none takes `solution` if it is there."""
     style: str = "boxed"
-    """How a problem becomes a prompt (docs/data.md)."""
+    """How a problem becomes a prompt (docs/data.md). With `verifier=code` the default is `code`."""
     verifier: Verifier = Graded()
     """What judges a completion. With `rewards` its settings hold for each of them."""
     rewards: tuple[str, ...] = ()
@@ -71,6 +72,9 @@ class Data(ChatSettings, Task):
 
     def __post_init__(self) -> None:
         render(self.style, "")
+        if isinstance(self.verifier, Code) and self.style != "boxed":
+            wanted = f"one of {', '.join(CODE_STYLES)} with verifier=code"
+            require(self.style in CODE_STYLES, "task.style", self.style, wanted)
         require(self.held_out >= 0, "task.held_out", self.held_out, "a number of rows, 0 or more")
         wanted = f"a list of {len(self.rewards)}, one for each of task.rewards" if self.rewards else "left out"
         ok = len(self.reward_weights) in (0, len(self.rewards))
@@ -202,9 +206,10 @@ class Data(ChatSettings, Task):
         if not self.train:
             raise InvalidValue("task.train", self.train, "a file or a data set: --set task.train=problems.parquet")
         columns = Columns(self.prompt, self.answer, self.solution_column)
-        train = load_rows(self.train, columns, "task.train")
+        load = partial(load_rows, adapt=code_record) if isinstance(self.verifier, Code) else load_rows
+        train = load(self.train, columns, "task.train")
         if self.eval:
-            held = load_rows(self.eval, columns, "task.eval")
+            held = load(self.eval, columns, "task.eval")
         else:
             order = _order(len(train), 0, "held out")
             held = [train[i] for i in order[len(train) - min(self.held_out, len(train) // 2) :]]
@@ -222,8 +227,13 @@ class Data(ChatSettings, Task):
         }
         return _Rows(kept, held, facts, _digest([*train, *(held if self.eval else ())]))
 
+    @property
+    def _style(self) -> str:
+        """Return the style; a box holds no program, so the default for code is another one."""
+        return "code" if isinstance(self.verifier, Code) and self.style == "boxed" else self.style
+
     def _problem(self, row: Row) -> Problem:
-        shown = Rendered(row.text, row.messages) if row.messages else render(self.style, row.text)
+        shown = Rendered(row.text, row.messages) if row.messages else render(self._style, row.text)
         data: dict[str, Any] = {
             "prompt": row.text,
             "answer": row.answer,

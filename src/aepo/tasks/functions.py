@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Literal
 
 from aepo.errors import InvalidValue, require
 from aepo.plugins import load_object
+from aepo.tasks.code import Code
 from aepo.tasks.isolated import Workers
 from aepo.tasks.limits import LimitReachedError, limited
 from aepo.tasks.rewards import Answered, Graded, Verdict, Verifier
@@ -352,4 +353,4 @@ def _is_library(filename: str) -> bool:
     return filename.startswith(libraries)
 
 
-VERIFIERS: dict[str, type[Verifier]] = {cls.name: cls for cls in (Graded, Function)}
+VERIFIERS: dict[str, type[Verifier]] = {cls.name: cls for cls in (Graded, Function, Code)}

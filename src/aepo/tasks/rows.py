@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,13 +71,20 @@ class Row:
     """Everything that the source says of the problem, for reward functions."""
 
 
-def load_rows(source: str, columns: Columns = Columns(), where: str = "data") -> list[Row]:
+Adapt = Callable[[Mapping[str, Any], str], Mapping[str, Any]]
+"""A function that gives a record the usual columns; it gets the record and the record's name for messages."""
+
+
+def load_rows(
+    source: str, columns: Columns = Columns(), where: str = "data", adapt: Adapt = lambda record, where: record
+) -> list[Row]:
     """Return all rows of a file or of a data set.
 
     Args:
         source: A file, or a data set written `name`, `name:split` or `name@config:split`.
         columns: The names of the columns.
         where: The setting that named the source, for messages.
+        adapt: What is done to each record before its columns are read.
 
     Raises:
         InvalidValue: A row cannot be used; the message names `where` and the row.
@@ -85,10 +92,10 @@ def load_rows(source: str, columns: Columns = Columns(), where: str = "data") ->
     path = Path(source)
     is_file = path.suffix in FILE_TYPES or path.exists()
     records = _records(path, where) if is_file else _hub(source, where)
-    rows = [
-        _row(record, number, columns, ", ".join(filter(None, (f"{where} {source}", place, f"row {number}"))))
-        for number, (place, record) in enumerate(records, 1)
-    ]
+    rows = []
+    for number, (place, record) in enumerate(records, 1):
+        name = ", ".join(filter(None, (f"{where} {source}", place, f"row {number}")))
+        rows.append(_row(adapt(record, name), number, columns, name))
     if not rows:
         raise InvalidValue(where, source, "a source with at least one row")
     return rows

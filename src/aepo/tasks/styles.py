@@ -9,6 +9,8 @@ from aepo.errors import UnknownName
 
 BOX = r"put your final answer within \boxed{}."
 
+FENCE = "Write the whole program in Python, in one block that begins with ```python and ends with ```."
+
 Message = tuple[str, str]
 
 
@@ -58,6 +60,22 @@ def _think(problem: str) -> Rendered:
     return Rendered(content, (("user", content),))
 
 
+def _code(problem: str) -> Rendered:
+    return Rendered(f"{problem}\n\n{FENCE}\n\n")
+
+
+def _code_chat(problem: str) -> Rendered:
+    content = f"{problem}\n\n{FENCE}"
+    return Rendered(content, (("user", content),))
+
+
+def _qwen_code(problem: str) -> Rendered:
+    return Rendered(_chatml("You are a helpful assistant.", f"{problem}\n\n{FENCE}"))
+
+
+CODE_STYLES = ("code", "code-chat", "qwen-code", "plain")
+"""The styles that do not ask for a box."""
+
 # qwen25-math-cot, qwen-boxed and cot are those of Qwen2.5-Math's evaluation, to the byte: figures are comparable.
 # think is the form that AEPO is trained with: reasoning in think tags, the answer in a box.
 STYLES: Mapping[str, Callable[[str], Rendered]] = {
@@ -68,6 +86,9 @@ STYLES: Mapping[str, Callable[[str], Rendered]] = {
     "qwen25-math-cot": _qwen_math_cot,
     "qwen-boxed": _qwen_boxed,
     "cot": _cot,
+    "code": _code,
+    "code-chat": _code_chat,
+    "qwen-code": _qwen_code,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -100,7 +101,7 @@ class TrainedRun:
             InvalidValue: pandas is not installed.
         """
         try:
-            import pandas
+            pandas: Any = importlib.import_module("pandas")
         except ImportError:
             raise InvalidValue("table", "pandas is not installed", "called with it: pip install pandas") from None
         return pandas.DataFrame(self.metrics).set_index("step")

@@ -52,7 +52,7 @@ class Shown:
             "reward": rollout.reward,
             **({"rewards": parts} if parts else {}),
             "right": rollout.right,
-            **({"logged": _plain(rollout.logged)} if rollout.logged else {}),
+            **({"logged": plain(rollout.logged)} if rollout.logged else {}),
             "advantage": self.sample.advantage if math.isfinite(self.sample.advantage) else None,
             "temperature": completion.temperature,
             "extra": self.sample.extra,
@@ -61,9 +61,15 @@ class Shown:
         }
 
 
-def _plain(logged: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a reward function logged as values that JSON has; anything else as text."""
-    return {str(k): v if isinstance(v, str | int | float | bool | None) else str(v) for k, v in logged.items()}
+def plain(logged: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a reward function logged as values that JSON has, or lists of these; anything else as text."""
+    return {str(name): value if _is_plain(value) else str(value) for name, value in logged.items()}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(isinstance(item, str | int | float | bool | None) for item in value)
+    return isinstance(value, str | int | float | bool | None)
 
 
 def sample_line(sample: Mapping[str, Any], longest: int = 200) -> str:
@@ -200,7 +206,8 @@ def status_line(row: Mapping[str, Any], steps: int) -> str:
     if row["extra_completions"]:
         parts.append(f"extra {row['extra_used']} of {row['extra_completions']} at T {row['extra_temperature']:g}")
     if row.get("evaluation"):
-        parts.append(f"pass@1 {row['evaluation']['pass@1']:.3f}")
+        found = row["evaluation"]
+        parts.append(f"pass@1 {found['pass@1']:.3f}, reward {found['reward']:.3f}")
     return "  ".join([*parts, f"{row['seconds']:.2f} s"])
 
 

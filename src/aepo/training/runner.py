@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import signal
 import sys
@@ -210,9 +211,24 @@ def make_sampler(policy: Policy, config: Config) -> Sampler:
     return VLLMSampler(backend, eos_token_ids=policy.eos_token_ids, **drawn)
 
 
+def check_machine(config: Config) -> None:
+    """Check that this machine has the device and the sampling engine.
+
+    Raises:
+        InvalidValue: There is no GPU for `cuda`, or vLLM is not installed.
+    """
+    wanted = "auto or cpu: torch sees no GPU here"
+    require(config.device != "cuda" or torch.cuda.is_available(), "device", config.device, wanted)
+    sampling = config.sampling
+    there = sampling.engine != "vllm" or sampling.server is not None or importlib.util.find_spec("vllm") is not None
+    wanted = "hf, or vllm with `pip install 'aepo[vllm]'` or with sampling.server"
+    require(there, "sampling.engine", sampling.engine, wanted)
+
+
 def _prepare(config: Config, checkpoint: Path | None, quiet: bool) -> tuple[Run, TrainState]:
     """Load everything that the run needs, from the checkpoint if there is one. Nothing is written to the run folder."""
     check_installed(config.tracker)
+    check_machine(config)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device = config.device
@@ -352,7 +368,7 @@ def evaluate_policy(policy: Policy, config: Config, problems: int, samples: int)
     task = fitted(config.task, policy, config.seed)
     with closing(make_sampler(policy, config)) as sampler:
         sampler.refresh(policy)
-        return evaluate(policy, sampler.at_top_p(1.0), task, problems=problems, samples=samples)
+        return evaluate(policy, sampler.with_cuts(WHOLE), task, problems=problems, samples=samples)
 
 
 def evaluate_base(config: Config) -> Evaluation:

@@ -10,18 +10,17 @@ import dataclasses
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from typing import Any, ClassVar
 
 from packaging.version import Version
 from trl import GRPOConfig
 
 from aepo.algorithm import Algorithm
-from aepo.control.base import hooks
 from aepo.convert import make_algorithm
 from aepo.engines.capabilities import TRL
 from aepo.engines.preflight import Setup, preflight
 from aepo.errors import InvalidValue, require
+from aepo.integrations.trl.losses import LOSS_TYPES, LUSPO_SUMS, installed, own_loss, trl_loss
 from aepo.loss.surrogates import Clip
 from aepo.methods import GRPO
 
@@ -29,11 +28,10 @@ OLDEST, NEWEST = Version("1.5"), Version("1.17.dev0")
 # From this version of TRL on, Liger gives log-probabilities and entropies to TRL's own loss. Before, it replaced the
 # loss.
 LIGER_SCORES = Version("1.14")
-LOSS_TYPES = {"token-mean": "dapo", "sequence-mean-token-mean": "grpo", "fixed-length": "dr_grpo"}
 # The loss types whose token weights this package's own loss can use.
-WEIGHTED = ("dapo", "grpo", "bnpo", "dr_grpo")
+WEIGHTED = ("dapo", "grpo", "bnpo", "dr_grpo", "luspo")
 # The loss types that clip the ratio on both sides. `cispo` reads `epsilon_high` as a cap; others do not read it.
-CLIPPED = (*WEIGHTED, "luspo")
+CLIPPED = WEIGHTED
 
 # TRL's settings that no method may change: the value that each must have, and the reason.
 _UNTOUCHED: Mapping[str, tuple[Any, str]] = {
@@ -75,9 +73,9 @@ _CUTS: Mapping[str, tuple[Any, ...]] = {
 class EntropyControlConfig(GRPOConfig):  # type: ignore[misc]
     """`EntropyControlConfig` is TRL's `GRPOConfig` with the method that runs and the entropy that it holds.
 
-    A method that differs from GRPO in the surrogate or the aggregate sets `loss_type`, `epsilon` and `epsilon_high`.
-    With any other method you choose these three. AEPO's positives replace ordinary rows (`control.join`), because TRL
-    keeps the number of rows of a rank.
+    A method that differs from GRPO in the surrogate or the aggregate sets `loss_type`, `epsilon`, `epsilon_high` and
+    the other settings of TRL's loss that it has there. With any other method you choose these. AEPO's positives replace
+    ordinary rows (`control.join`), because TRL keeps the number of rows of a rank.
 
     Raises:
         InvalidValue: A field has a value that does not work; the message is one line that names the field.
@@ -142,9 +140,13 @@ class EntropyControlConfig(GRPOConfig):  # type: ignore[misc]
     def _set_loss(self, algorithm: Algorithm) -> None:
         """Set the fields of TRL that the method chooses, and refuse a field that the user gave another value."""
         surrogate, aggregate = algorithm.surrogate, algorithm.aggregate
-        if aggregate != GRPO.aggregate:
-            require(aggregate in LOSS_TYPES, "aggregate", aggregate, f"one of {', '.join(LOSS_TYPES)}")
-            self._set("loss_type", LOSS_TYPES[aggregate])
+        wanted = None if own_loss(algorithm) else trl_loss(algorithm)
+        if wanted and "loss_type" not in wanted:
+            wanted = {"loss_type": LOSS_TYPES[aggregate], **wanted}
+        elif not wanted and aggregate != GRPO.aggregate:
+            wanted = {"loss_type": LOSS_TYPES[aggregate]}
+        for name, value in (wanted or {}).items():
+            self._set(name, value)
         if isinstance(surrogate, Clip) and surrogate != GRPO.surrogate:
             clipping = f"one of {', '.join(CLIPPED)}, which clip as the method {self.method} does"
             require(self.loss_type in CLIPPED, "loss_type", self.loss_type, clipping)
@@ -171,7 +173,9 @@ class EntropyControlConfig(GRPOConfig):  # type: ignore[misc]
             require(part.per_prompt is None, "control.per_prompt", part.per_prompt, "none: TRL draws whole groups")
         if own_loss(algorithm):
             self._check_own_loss()
-        elif self.use_liger_kernel and _installed() < LIGER_SCORES:
+        elif self.loss_type == "luspo" and installed() < LUSPO_SUMS:
+            raise InvalidValue("loss_type", "luspo", f"another one with TRL below {LUSPO_SUMS}")
+        elif self.use_liger_kernel and installed() < LIGER_SCORES:
             raise InvalidValue("use_liger_kernel", True, f"False with TRL below {LIGER_SCORES}")
         self._warn(algorithm)
 
@@ -206,17 +210,6 @@ class EntropyControlConfig(GRPOConfig):  # type: ignore[misc]
             warnings.warn(sentence, stacklevel=4)
 
 
-def own_loss(algorithm: Algorithm) -> bool:
-    """Return whether the algorithm needs this package's own loss instead of TRL's.
-
-    It does if the control acts in every pass (`reshape`, `bounds` or `penalty`), or if the surrogate is not a plain
-    clip.
-    """
-    in_pass = {"reshape", "bounds", "penalty"}
-    acts = any(in_pass & set(hooks(part)) for part in algorithm.control.parts)
-    return acts or not isinstance(algorithm.surrogate, Clip) or algorithm.surrogate.dual is not None
-
-
 def _names(settings: Mapping[str, Any], name: str) -> bool:
     """Return whether `settings` sets the name, at any depth."""
     return any(
@@ -225,11 +218,7 @@ def _names(settings: Mapping[str, Any], name: str) -> bool:
     )
 
 
-def _installed() -> Version:
-    return Version(version("trl"))
-
-
 def _check_version() -> None:
-    found = _installed()
+    found = installed()
     wanted = "from 1.5 to 1.16, and not 1.15.0, which crashes where Triton is not installed"
     require(OLDEST <= found < NEWEST and found != Version("1.15.0"), "trl", str(found), wanted)

@@ -30,6 +30,9 @@ KNOWN = {*PROMPT, *COMPLETION, "advantages", "num_items_in_batch"}
 def check(rows: Mapping[str, object]) -> None:
     """Refuse fields other than those of plain text rows, such as images, tools or the masks of a custom rollout."""
     unknown = sorted(set(rows) - KNOWN)
+    if "max_left_pad" in unknown:  # Unsloth's trainer shifts the log-probabilities of each row by its own padding.
+        wanted = "of TRL's own trainer: import aepo.integrations.trl before unsloth"
+        raise InvalidValue("max_left_pad", "rows in Unsloth's layout", wanted)
     if unknown:
         raise InvalidValue("train_dataset", unknown, "text prompts without images, tools or environments")
 
@@ -203,7 +206,7 @@ def token_weights(loss_type: str, mask: Tensor, *, window_tokens: Tensor, longes
     """Return the weight that TRL gives each token in one backward pass, [B, T].
 
     Args:
-        loss_type: TRL's `loss_type`: `dapo`, `grpo`, `bnpo` or `dr_grpo`.
+        loss_type: TRL's `loss_type`: `dapo`, `grpo`, `bnpo`, `dr_grpo` or `luspo`.
         mask: The tokens of this pass, [B, T].
         window_tokens: One rank's share of the number of tokens in all passes of the update.
         longest: The length limit of a completion, tokens.
@@ -215,6 +218,8 @@ def token_weights(loss_type: str, mask: Tensor, *, window_tokens: Tensor, longes
         weights = mask / mask.sum(1, keepdim=True).clamp(min=1) / len(mask)
     elif loss_type == "bnpo":
         weights = mask / mask.sum().clamp(min=1)
+    elif loss_type == "luspo":
+        weights = mask / len(mask)
     else:  # dr_grpo
         weights = mask / len(mask) / longest
     return weights / accumulated

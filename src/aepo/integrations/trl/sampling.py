@@ -24,7 +24,7 @@ from aepo.errors import InvalidValue
 from aepo.integrations.trl import rows as table
 from aepo.integrations.trl.ranks import Ranks
 from aepo.integrations.trl.rows import Rows
-from aepo.integrations.trl.statistics import beyond_trl, statistics
+from aepo.integrations.trl.statistics import beyond_trl, check_model, statistics
 from aepo.types import BatchStatistics, Rollout
 
 
@@ -48,6 +48,9 @@ class SamplingTrainer(GRPOTrainer):  # type: ignore[misc]
         self._logs: dict[str, Any]
         self._rewarded: tuple[list[list[int]], Tensor] | None = None
         self._scores: list[tuple[Tensor, Tensor]] | None = None
+        # Whether the scoring method returns entropies. Unsloth's method returns None, and log-probabilities without
+        # gradient; both then come from this package's own pass.
+        self._scores_entropies = True
         super().__init__(*given, **named)
         self._ranks = Ranks(self.accelerator, self._tokenizer.pad_token_id)
         if hasattr(self, "eos_token_ids"):  # older versions of TRL know one end alone
@@ -167,19 +170,41 @@ class SamplingTrainer(GRPOTrainer):  # type: ignore[misc]
         if self._scores is None or model is not self.model:
             return super()._get_per_token_logps_and_entropies(model, *given, **named)
         scores = super()._get_per_token_logps_and_entropies(model, *given, **{**named, "compute_entropy": True})
-        self._scores.append(scores[:2])
+        if self._has_entropies(scores):
+            self._scores.append(scores[:2])
         return scores
+
+    def _trl_statistics(self, model: Any, rows: Rows, **named: Any) -> BatchStatistics | None:
+        """Return the statistics from TRL's scoring method; None if the method gives no entropies."""
+        if not self._scores_entropies:
+            return None
+        ids, attention = table.inputs(rows)
+        width = rows["completion_mask"].shape[1]
+        scores = self._get_per_token_logps_and_entropies(model, ids, attention, width, compute_entropy=True, **named)
+        return BatchStatistics(scores[0].float(), scores[1].float()) if self._has_entropies(scores) else None
+
+    def _has_entropies(self, scores: Sequence[Tensor | None]) -> bool:
+        """Return whether the scoring method gave entropies. If not, check that the own pass works with the model."""
+        if scores[1] is None and self._scores_entropies:
+            self._scores_entropies = False
+            self._check_own_pass()
+        return scores[1] is not None
+
+    def _check_own_pass(self) -> None:
+        """Refuse a model, or a way to distribute it, whose output layer this package's own pass cannot read."""
+        for name in ("fsdp", "deepspeed"):
+            if getattr(self, f"is_{name}_enabled", False):
+                raise InvalidValue(name, "on", f"off: the method {self.args.method} reads the output layer itself")
+        check_model(self._inner)
 
     @torch.no_grad()
     def _stats(self, rows: Rows, needs: Needs) -> BatchStatistics:
         """Return the statistics of the rows at the current weights, computed one microbatch at a time."""
         ids, attention = table.inputs(rows)
         mask, size = rows["completion_mask"], self.args.per_device_train_batch_size
-        if not beyond_trl(needs):
-            scores = self._get_per_token_logps_and_entropies(
-                self.model, ids, attention, mask.shape[1], batch_size=size, compute_entropy=True
-            )
-            return BatchStatistics(scores[0].float(), scores[1].float())
+        stats = None if beyond_trl(needs) else self._trl_statistics(self.model, rows, batch_size=size)
+        if stats is not None:
+            return stats
         chunks = zip(ids.split(size), attention.split(size), mask.split(size), strict=True)
         return table.joined([statistics(self.model, self._inner, *chunk, needs) for chunk in chunks], mask.shape[1])
 

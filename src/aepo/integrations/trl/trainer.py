@@ -3,7 +3,7 @@
 The trainer overrides `_generate_and_score_completions`. TRL first draws and scores the ordinary rows, then the
 tempered rows. The control makes a mixed batch of both, which goes back to TRL in TRL's own form and with the same
 number of rows. The loss of this package replaces TRL's loss only where TRL's loss cannot express the method
-(`aepo.integrations.trl.config.own_loss`).
+(`aepo.integrations.trl.losses.own_loss`).
 
 Rows are numbered over all ranks, rank by rank, as TRL gathers them. The data that a decision needs is gathered, so
 every rank makes the same decision.
@@ -26,10 +26,11 @@ from aepo.engines import stages
 from aepo.engines.collate import collate
 from aepo.errors import InvalidValue
 from aepo.integrations.trl import rows as table
-from aepo.integrations.trl.config import EntropyControlConfig, own_loss
+from aepo.integrations.trl.config import EntropyControlConfig
+from aepo.integrations.trl.losses import own_loss
 from aepo.integrations.trl.rows import Rows
 from aepo.integrations.trl.sampling import SamplingTrainer
-from aepo.integrations.trl.statistics import beyond_trl, check_model, statistics
+from aepo.integrations.trl.statistics import beyond_trl, statistics
 from aepo.loss.policy_loss import LossOutput
 from aepo.types import BatchStatistics, Metric, Rollout, Sample, asked_for
 
@@ -143,12 +144,8 @@ class EntropyControlTrainer(SamplingTrainer):
         if self._own_loss and getattr(self, "aux_loss_enabled", False):
             why = f"0.0: the loss of the method {self.args.method} has no load-balancing loss of experts"
             raise InvalidValue("router_aux_loss_coef", self.router_aux_loss_coef, why)
-        if not beyond_trl(most_needed(self._acts)):
-            return
-        for name in ("fsdp", "deepspeed"):
-            if getattr(self, f"is_{name}_enabled", False):
-                raise InvalidValue(name, "on", f"off: the method {self.args.method} reads the output layer itself")
-        check_model(self._inner)
+        if beyond_trl(most_needed(self._acts)):
+            self._check_own_pass()
 
     # --- back to TRL ----------------------------------------------------------------------------------------------
 
@@ -192,12 +189,11 @@ class EntropyControlTrainer(SamplingTrainer):
 
     def _present(self, model: Any, inputs: Rows, mask: Tensor, state: State) -> BatchStatistics:
         """Return the statistics of these rows under the current policy, with gradient."""
-        ids, attention = table.inputs(inputs)
         needs = self._acts.needs(state).in_update
-        if beyond_trl(needs):
-            return statistics(model, self._inner, ids, attention, mask, needs)
-        scores = self._get_per_token_logps_and_entropies(model, ids, attention, mask.shape[1], compute_entropy=True)
-        return table.inside(BatchStatistics(scores[0], scores[1].detach()), mask)
+        stats = None if beyond_trl(needs) else self._trl_statistics(model, inputs)
+        if stats is None:
+            return statistics(model, self._inner, *table.inputs(inputs), mask, needs)
+        return table.inside(replace(stats, entropy=asked_for(stats.entropy).detach()), mask)
 
     def _weights(self, mask: Tensor, inputs: Rows) -> Tensor:
         """Return TRL's weight of each token in this backward pass, [B, T].
