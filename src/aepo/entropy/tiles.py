@@ -157,14 +157,7 @@ def _statistics(chosen: Tensor, sums: _Sums, plan: Plan) -> Results:
 def _kept_logprobs(chosen: Tensor, label: Tensor, sums: _Sums) -> Tensor | None:
     """Return the label's log-probability among the kept tokens, [N]: FLOOR if it is not kept. None if none are kept.
 
-<<<<<<< HEAD
-    Args:
-        chosen: The LM head's output for the labels, [N], on the scale of the cut.
-        label: The labels' logits, [N].
-        sums: The sums of the rows.
-=======
     `chosen` is the LM head's output for the label, and `label` its logit.
->>>>>>> models
     """
     if sums.kept is None or sums.cut is None:
         return None
