@@ -91,7 +91,7 @@ def test_a_model_that_the_own_pass_cannot_read_is_refused(tmp_path, unsloth):
     capped = model()
     plain = capped.forward
     capped.forward = lambda *given, **named: _capped(plain(*given, **named))
-    with pytest.raises(InvalidValue, match="^model: got .* soft-capping"):
+    with pytest.raises(InvalidValue, match="^model: got .* soft-cap"):
         trained(tmp_path, "aepo", policy=capped)
 
 
