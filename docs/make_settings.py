@@ -217,7 +217,7 @@ def _kind(hint: Any) -> str:
         return f"[{place}](#{place.replace('.', '')})"
     if hint in (Target, Schedule):
         return f"[{'target' if hint is Target else 'schedule'}](#schedules-and-targets)"
-    if isinstance(hint, types.UnionType):
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
         return " or ".join(map(_kind, typing.get_args(hint)))
     if typing.get_origin(hint) is Literal:
         return ", ".join(f"`{value}`" for value in typing.get_args(hint))

@@ -5,6 +5,7 @@ Bad input is refused in one line. docs/settings.md lists every field, made from 
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ import tomli_w
 from aepo.algorithm import Algorithm
 from aepo.control.base import Control, hooks
 from aepo.convert import SETTINGS, Settings, parse_setting, tree
+from aepo.defaults import by_model
 from aepo.doctor.live import DoctorConfig
 from aepo.engines.positions import OverLength
 from aepo.errors import InvalidValue, require
@@ -97,7 +99,15 @@ class OptimizerConfig:
     """`OptimizerConfig` sets AdamW and how many updates a step has: `epochs` x `minibatches`."""
 
     lr: float = 3e-4
-    """Learning rate. It is constant."""
+    """Largest learning rate. Another model than `builtin` has 1e-6, or 1e-5 with LoRA (docs/models.md)."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """The learning rate after the warm-up: it stays, or falls to 0 at the end of the run, in a line or in half a cosine
+    wave. The end of the run is `steps`.
+    """
+    warmup: int = 0
+    """Steps in which the learning rate rises in a line: it is lr / warmup in the first of them. Another model than
+    `builtin` has 10.
+    """
     betas: tuple[float, float] = (0.9, 0.999)
     """AdamW's decay rates of the running means of the gradient and of its square."""
     eps: float = 1e-8
@@ -110,8 +120,10 @@ class OptimizerConfig:
     """Parts into which the batch of a step is split. Each part makes one update."""
     epochs: int = 1
     """Passes over the batch of a step."""
-    microbatch: int | None = None
-    """Rows in one forward and backward pass; fewer need less memory. None takes all rows of the minibatch at once."""
+    microbatch: int | Literal["auto"] | None = None
+    """Rows in one forward and backward pass; fewer need less memory. None takes all rows of the minibatch at once.
+    `auto` takes as many as the memory of the device holds; it is the default of another model than `builtin`.
+    """
 
     def __post_init__(self) -> None:
         require(self.lr > 0, "optimizer.lr", self.lr, "a positive number")
@@ -121,15 +133,40 @@ class OptimizerConfig:
         require(self.max_grad_norm > 0, "optimizer.max_grad_norm", self.max_grad_norm, "a positive number")
         require(self.minibatches >= 1, "optimizer.minibatches", self.minibatches, "at least 1")
         require(self.epochs >= 1, "optimizer.epochs", self.epochs, "at least 1")
-        require(self.microbatch is None or self.microbatch >= 1, "optimizer.microbatch", self.microbatch, "at least 1")
+        require(self.warmup >= 0, "optimizer.warmup", self.warmup, "a number of steps, 0 or more")
+        good = self.microbatch in (None, "auto") or (isinstance(self.microbatch, int) and self.microbatch >= 1)
+        require(good, "optimizer.microbatch", self.microbatch, "at least 1, auto, or none")
+
+    def rate(self, step: int, steps: int) -> float:
+        """Return the learning rate of a step.
+
+        Args:
+            step: The number of steps before it.
+            steps: The number of steps of the run.
+        """
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        passed = (step - self.warmup) / max(1, steps - self.warmup)
+        falls = {"constant": 1.0, "linear": 1 - passed, "cosine": (1 + math.cos(math.pi * passed)) / 2}
+        return self.lr * falls[self.schedule]
+
+
+def _require_interval(table: str, every: int | str, minutes: float, zero: str) -> None:
+    good = every == "auto" or (isinstance(every, int) and every >= 0)
+    require(good, f"{table}.every", every, f"a number of steps, auto, or 0 for {zero}")
+    require(minutes > 0, f"{table}.minutes", minutes, "a positive number of minutes")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """`EvaluationConfig` says when a run evaluates its policy, and on how many completions, drawn at temperature 1."""
 
-    every: int = 50
-    """Steps between two evaluations. The last step is evaluated too. 0 means that there is no evaluation."""
+    every: int | Literal["auto"] = 50
+    """Steps between two evaluations. The last step is evaluated too. 0 means that there is no evaluation. `auto` goes
+    by time; it is the default of another model than `builtin`.
+    """
+    minutes: float = 30.0
+    """With `every=auto`: minutes of training between two evaluations."""
     first: bool = True
     """Whether the base model is evaluated before the first step, as step 0 of evaluations.jsonl."""
     prompts: int = 100
@@ -138,7 +175,7 @@ class EvaluationConfig:
     """Completions that are drawn of each problem."""
 
     def __post_init__(self) -> None:
-        require(self.every >= 0, "evaluation.every", self.every, "a number of steps, or 0 for never")
+        _require_interval("evaluation", self.every, self.minutes, "never")
         require(self.prompts >= 1, "evaluation.prompts", self.prompts, "at least 1")
         require(self.samples >= 1, "evaluation.samples", self.samples, "at least 1")
 
@@ -147,13 +184,17 @@ class EvaluationConfig:
 class CheckpointConfig:
     """`CheckpointConfig` says when a run writes checkpoints, and how many stay."""
 
-    every: int = 50
-    """Steps between two checkpoints. The last step writes one too. 0 means only that one."""
+    every: int | Literal["auto"] = 50
+    """Steps between two checkpoints. The last step writes one too. 0 means only that one. `auto` goes by time; it is
+    the default of another model than `builtin`.
+    """
+    minutes: float = 15.0
+    """With `every=auto`: minutes between two checkpoints."""
     keep: int = 2
     """Number of newest checkpoints that stay. A checkpoint of the step with the best evaluation stays as well."""
 
     def __post_init__(self) -> None:
-        require(self.every >= 0, "checkpoint.every", self.every, "a number of steps, or 0 for the end only")
+        _require_interval("checkpoint", self.every, self.minutes, "the end only")
         require(self.keep >= 1, "checkpoint.keep", self.keep, "at least 1")
 
 
@@ -162,7 +203,9 @@ class PolicyConfig:
     """`PolicyConfig` says how the model is loaded and run (docs/models.md)."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Number format of the forward pass. The weights are float32 in both cases."""
+    """Number format of the forward pass. The weights are float32 in both cases. Another model than `builtin` has
+    bfloat16 on a GPU that computes with it.
+    """
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     """transformers' implementation of attention. `auto` takes `sdpa` where the model has it, else `eager`.
     `flash_attention_2` needs bfloat16.
@@ -171,8 +214,11 @@ class PolicyConfig:
     """What happens where a prompt and the longest completion have more tokens than the model has positions: `refuse`
     ends before the work starts, `cut` ends such a completion at the last position.
     """
-    gradient_checkpointing: bool = False
-    """Compute activations a second time in the backward pass: less memory for one more forward pass."""
+    gradient_checkpointing: bool | Literal["auto"] = False
+    """Compute activations a second time in the backward pass: less memory for one more forward pass. `auto` does so if
+    the activations of 8 rows do not fit into the memory of the device; it is the default of another model than
+    `builtin`.
+    """
     trust_remote_code: bool = False
     """Run Python code that the model's repository contains."""
     revision: str | None = None
@@ -310,8 +356,9 @@ def make_config(
     data = read_toml(file) if file else {}
     config = default_config(method or data.pop("method", "aepo"))
     data.pop("method", None)
-    given = {**(overrides or {}), **dict(map(parse_setting, settings))}
-    config = override(override(config, data), tree(given))
+    given = tree({**(overrides or {}), **dict(map(parse_setting, settings))})
+    fitted = tree(by_model(_merged(data, given)))
+    config = override(override(override(config, fitted), data), given)
     config = replace(config, task=config.task.located(), model=absolute(config.model))
     if config.evaluation.every:
         config.task.eval_problems(config.evaluation.prompts)

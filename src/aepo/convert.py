@@ -211,7 +211,8 @@ def _routed(both: Both, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _leaf(hint: Any, value: Any, path: str) -> Any:
     """Return a plain value after a check of its type. An integer may stand for a float; no other type is converted."""
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    union = typing.get_origin(hint) in (types.UnionType, typing.Union)  # the second one if a Literal is among them
+    options = typing.get_args(hint) if union else (hint,)
     if types.NoneType in options and value in (None, "none"):
         return None
     for option in options:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -48,7 +48,7 @@ class Policy:
         self.tokenizer = loaded.tokenizer
         self.adapter = loaded.adapter
         self._adapter_off = False
-        self.checkpointing = settings.gradient_checkpointing
+        self.checkpointing = False
         self.encoding = Encoding(self.tokenizer, self.model.name_or_path)
         self.end_at()
         self.room = Room(positions(self.model.config), settings.over_length)
@@ -59,8 +59,8 @@ class Policy:
             self._lower_precision()
         self._transform = logit_transform(self.model, partial(_product, self._head, self._dtype))
         check_padding(self.model, real_tokens(self.model), self.pad_token_id, self._dtype)
-        if self.checkpointing:
-            _enable_checkpointing(self.model)
+        if settings.gradient_checkpointing is True:
+            self.recompute_activations()
 
     @classmethod
     def load(
@@ -124,6 +124,16 @@ class Policy:
         base._adapter_off = True
         return base
 
+    def recompute_activations(self) -> None:
+        """Make the backward pass recompute activations.
+
+        transformers renamed the method in version 5.24, so both names are tried.
+        """
+        model: Any = self.model
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+        self.checkpointing = True
+
     @property
     def vocabulary(self) -> int:
         """Return V, the number of logits of a token."""
@@ -171,16 +181,22 @@ class Policy:
         )
         return texts
 
-    def score(self, batch: Batch, needs: Needs) -> BatchStatistics:
+    def score(self, batch: Batch, needs: Needs, report: Callable[[int], None] = lambda done: None) -> BatchStatistics:
         """Compute the statistics of all completion tokens with the present weights, without gradient.
 
         Args:
             batch: The rows to score.
             needs: The statistics that the control needs besides log-probability and entropy.
+            report: Gets the number of rows that are done, after each chunk.
         """
         order = by_length(batch)
+        parts: list[BatchStatistics] = []
+        done = 0
         with torch.no_grad(), self.adapter.disable_adapter() if self._adapter_off else nullcontext():
-            parts = [self.statistics(batch.select(rows), needs) for rows in _chunks(batch, order)]
+            for rows in _chunks(batch, order):
+                parts.append(self.statistics(batch.select(rows), needs))
+                done += len(rows)
+                report(done)
         return BatchStatistics.joined(parts).select(order.argsort())
 
     def statistics(self, batch: Batch, needs: Needs, entropy: bool = True) -> BatchStatistics:
@@ -277,12 +293,3 @@ def _product(head: Any, dtype: torch.dtype, hidden: Tensor) -> Tensor:
     """Return logits in float32, from factors that are rounded to `dtype`."""
     bias = None if head.bias is None else head.bias.to(dtype).float()
     return F.linear(hidden.to(dtype).float(), head.weight.to(dtype).float(), bias)
-
-
-def _enable_checkpointing(model: Any) -> None:
-    """Make the backward pass recompute activations.
-
-    transformers renamed the method in version 5.24, so both names are tried.
-    """
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False})

@@ -25,9 +25,11 @@ from aepo.engines.ends import find_ends
 from aepo.engines.positions import Room, positions
 from aepo.errors import InvalidValue, require
 from aepo.model.encoding import Encoding
+from aepo.model.memory import Fit, Sizes, fitted, memory_of, sizes
 from aepo.model.policy import SCORING_TOKENS
 from aepo.planning.cost import H100, Lengths, Model, Work, operations, seconds, table
 from aepo.sampling.prompts import checked_prompts, ends_line
+from aepo.training.header import optimizer_lines
 from aepo.training.preflight import preflight
 from aepo.types import Completion, Prompt, Rollout, Sample
 
@@ -89,8 +91,13 @@ def dry_run(config: Config, gpus: Sequence[int] = (), length: float | None = Non
     for sentence in preflight(config):
         print(f"preflight: {sentence}")
     model = architecture(config)
-    print(*texts(config), sep="\n")
+    longest, said = texts(config)
+    print(*said, sep="\n")
+    fit = _fit(config, model, longest)
+    config = fit.applied(config)
     print(f"model: {config.model}, {model.kind}, {model.parameters:,} parameters, {model.trained:,} of them trained")
+    print(f"  {config.policy.dtype} on {_device(config)}")
+    print(*optimizer_lines(config, fit), *(f"preflight: {problem}" for problem in fit.problems()), sep="\n")
     assumed = Assumed(length)
     for line in lines(config, on_paper(config, model, assumed)):
         print(line)
@@ -99,8 +106,33 @@ def dry_run(config: Config, gpus: Sequence[int] = (), length: float | None = Non
         print(*table(work_of(config, model, assumed), H100, gpus), sep="\n")
 
 
-def texts(config: Config) -> list[str]:
-    """Return the first prompt as the model gets it, and where completions end, as lines of text.
+def _device(config: Config) -> torch.device:
+    """Return the device that a run on this machine would have."""
+    cuda = torch.cuda.is_available() if config.device == "auto" else config.device == "cuda"
+    return torch.device("cuda" if cuda else "cpu")
+
+
+def _fit(config: Config, model: Model, prompt: int) -> Fit:
+    """Return how an update would fit into the memory of this machine."""
+    found = Sizes(
+        parameters=model.parameters,
+        trained=model.trained,
+        layers=model.layers,
+        hidden=model.hidden,
+        queries=model.attention,
+        keys=model.kv_bytes // (2 * model.width * model.layers),
+        feed_forward=model.feed_forward,
+    )
+    return fitted(config, found, prompt, memory_of(_device(config)))
+
+
+def _concrete(config: Config, model: Model) -> Config:
+    """Return the settings with a choice in place of each `auto`, for the longest prompt that the task allows."""
+    return _fit(config, model, getattr(config.task, "max_prompt", PROMPT)).applied(config)
+
+
+def texts(config: Config) -> tuple[int, list[str]]:
+    """Return the tokens of the longest prompt, and lines: the first prompt as the model sees it, and where answers end.
 
     Every prompt of the data is checked as a run checks it. The weights are not loaded.
 
@@ -114,11 +146,11 @@ def texts(config: Config) -> list[str]:
     language = load_language(name, config.policy, config.task.template())
     encoding = Encoding(language.tokenizer, name)
     room = Room(positions(language.config), config.policy.over_length)
-    _, problem = checked_prompts(config.task, encoding, config.seed, room)
-    tokens = encoding.prompt(problem)
+    checked = checked_prompts(config.task, encoding, config.seed, room)
+    tokens = encoding.prompt(checked.first)
     shown: str = language.tokenizer.decode(list(tokens))
-    ends = find_ends(language.tokenizer, language.generation, language.config, name, [problem.text])
-    return [
+    ends = find_ends(language.tokenizer, language.generation, language.config, name, [checked.first.text])
+    return checked.longest, [
         f"data: the first prompt has {len(tokens)} tokens: {_short(shown)!r}",
         ends_line(ends, config.sampling.stops),
     ]
@@ -151,33 +183,24 @@ def architecture(config: Config) -> Model:
             "model", str(name), f"a model in Hugging Face format that can be reached ({reason})"
         ) from None
     parameters = sum(p.numel() for p in model.parameters())
-    known = known.get_text_config()
-    queries = _size(known, 0, "num_attention_heads", "num_heads")  # a recurrent model has none
-    heads = _size(known, queries, "num_key_value_heads")
-    width = _size(known, known.hidden_size // max(1, queries), "head_dim")
+    found = replace(sizes(model), trained=_trained(model, config))
     half = config.policy.dtype == "bfloat16"
     head = model.get_output_embeddings().weight
     tied = head is model.get_input_embeddings().weight
     return Model(
         kind=type(model).__name__,
         parameters=parameters,
-        trained=_trained(model, config),
+        trained=found.trained,
         body=parameters - head.numel() * (1 if tied else 2),
         head=head.numel(),
-        layers=known.num_hidden_layers,
-        hidden=known.hidden_size,
-        feed_forward=_size(known, 4 * known.hidden_size, "intermediate_size", "n_inner", "ffn_dim"),
-        attention=queries * width,
-        vocabulary=known.vocab_size,
-        kv_bytes=2 * (2 if half else 4) * known.num_hidden_layers * heads * width,
+        layers=found.layers,
+        hidden=found.hidden,
+        feed_forward=found.feed_forward,
+        attention=found.queries,
+        vocabulary=known.get_text_config().vocab_size,
+        kv_bytes=2 * (2 if half else 4) * found.layers * found.keys,
         width=2 if half else 4,
     )
-
-
-def _size(config: Any, otherwise: int, *names: str) -> int:
-    """Return the first of these settings that is a number; architectures name their sizes in different ways."""
-    values = (getattr(config, name, None) for name in names)
-    return next((value for value in values if isinstance(value, int)), otherwise)
 
 
 def _trained(model: Any, config: Config) -> int:
@@ -201,6 +224,7 @@ def work_of(config: Config, model: Model, assumed: Assumed = Assumed()) -> Work:
 
     The step is the second one, so the control has a state from the first. Follow-up rounds are not counted.
     """
+    config = _concrete(config, model)
     control, optimizer = config.control, config.optimizer
     step, state, planned = _planned(config, assumed)
     ordinary = [s for group in range(step.prompts) for s in _made_up(group, step.group_size, assumed.accuracy)]
@@ -224,9 +248,9 @@ def work_of(config: Config, model: Model, assumed: Assumed = Assumed()) -> Work:
         trained=sum(sample.trained for sample in mixed),
         minibatches=optimizer.minibatches,
         epochs=optimizer.epochs,
-        microbatch=optimizer.microbatch,
+        microbatch=None if optimizer.microbatch is None else int(optimizer.microbatch),
         scored_at_once=max(1, int(SCORING_TOKENS / (prompt + length))),
-        checkpointing=config.policy.gradient_checkpointing,
+        checkpointing=bool(config.policy.gradient_checkpointing),
         passes=1 + (config.kl_coefficient > 0 or needs.reference),
         temperatures=len(needs.temperatures),
         kept=int(needs.entropy_gradient) + (needs.kept is not None),

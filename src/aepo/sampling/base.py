@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,14 @@ from aepo.types import Completion, Request
 
 
 class Sampler(ABC):
-    """`Sampler` draws completions from the current policy."""
+    """`Sampler` draws completions from the current policy.
+
+    Attributes:
+        report: A function that gets the number of completions that have ended, while `sample` works; None for none. A
+            sampler need not call it.
+    """
+
+    report: Callable[[int], None] | None = None
 
     @abstractmethod
     def sample(self, requests: Sequence[Request], *, max_tokens: int, generator: torch.Generator) -> list[Completion]:

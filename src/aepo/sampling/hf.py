@@ -95,11 +95,13 @@ class HFSampler(Sampler):
         with _eval_mode(self.model):
             for first in range(0, len(rows), chunk):
                 some = slice(first, first + chunk)
-                decoded = self._decode(rows[some], uniforms[some].to(self.model.device), limits[some])
+                decoded = self._decode(rows[some], uniforms[some].to(self.model.device), limits[some], first)
                 completions += map(_completion, rows[some], limits[some], *(values.tolist() for values in decoded))
         return completions
 
-    def _decode(self, requests: list[Request], uniforms: Tensor, limits: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    def _decode(
+        self, requests: list[Request], uniforms: Tensor, limits: list[int], before: int = 0
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the tokens and their log-probabilities, both [rows, max_tokens], for uniforms of that shape.
 
         A row leaves the batch at its limit, because the model may have no position after it. The third tensor [rows]
@@ -129,6 +131,8 @@ class HFSampler(Sampler):
                     f"{type(self.model).__name__} gave logits that are not finite (NaN or +inf) for {broken} of "
                     f"{len(drawn)} rows at new token {step}; its weights have probably diverged"
                 )
+            if self.report is not None:
+                self.report(before + rows - len(drawn) + ended)
             if ended == len(drawn) or step == max_tokens - 1:
                 break
             if ended >= FINISHED_SHARE * len(drawn) or (full is not None and full.any()):

@@ -46,13 +46,25 @@ def fitted(task: Task, policy: Policy, seed: int, room: Room | None = None) -> T
     Raises:
         InvalidValue: A prompt cannot be shown to this model, or it is too long.
     """
-    checked, first = checked_prompts(task, policy.encoding, seed, room or policy.room)
-    policy.end_at([first.text])
-    return checked
+    checked = checked_prompts(task, policy.encoding, seed, room or policy.room)
+    policy.end_at([checked.first.text])
+    return checked.task
 
 
-def checked_prompts(task: Task, encoding: Encoding, seed: int, room: Room) -> tuple[Task, Problem]:
-    """Return the task after a check of its prompts, and its first problem.
+@dataclass(frozen=True)
+class Checked:
+    """`Checked` holds a task whose prompts were checked with a model."""
+
+    task: Task
+    """The task, without the rows that were left out."""
+    first: Problem
+    """Its first problem."""
+    longest: int
+    """Tokens of the longest prompt that was checked."""
+
+
+def checked_prompts(task: Task, encoding: Encoding, seed: int, room: Room) -> Checked:
+    """Return the task after a check of its prompts.
 
     Raises:
         InvalidValue: A prompt cannot be shown to this model, or it is too long, for the task or for the model.
@@ -69,7 +81,7 @@ def checked_prompts(task: Task, encoding: Encoding, seed: int, room: Room) -> tu
     # A task whose prompts have no end checks none of them. The sampler refuses a later one that is too long.
     kept = kept or [length(checked.train_problem(seed, index)) for index in range(ASKED)]
     room.limit(max(kept), checked.max_tokens)
-    return checked, checked.train_problem(seed, 0)
+    return Checked(checked, checked.train_problem(seed, 0), max(kept))
 
 
 def ends_line(ends: Ends, stops: Sequence[str]) -> str:

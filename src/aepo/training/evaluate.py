@@ -11,6 +11,7 @@ from aepo.model.policy import Policy
 from aepo.sampling.base import Sampler
 from aepo.sampling.prompts import judged, prompt_tokens
 from aepo.tasks import Task
+from aepo.training.activity import Activity
 from aepo.types import Metric, Prompt, Request
 
 
@@ -86,6 +87,7 @@ def evaluate(
     samples: int,
     temperature: float = 1.0,
     seed: int = 0,
+    activity: Activity = Activity(),
 ) -> Evaluation:
     """Sample completions of the evaluation problems and count the correct ones, by the task's rule.
 
@@ -97,6 +99,7 @@ def evaluate(
         samples: Number of completions of each problem.
         temperature: Sampling temperature.
         seed: Seed of the draws.
+        activity: What is told while it works.
     """
     chosen = task.eval_problems(problems)
     prompts = [Prompt(p.id, prompt_tokens(policy, p), p.data) for p in chosen]
@@ -104,7 +107,10 @@ def evaluate(
     # Only a few problems are sampled at a time, so that memory does not grow with the number of samples.
     at_once = max(1, 4096 // samples)
     for first in range(0, len(prompts), at_once):
-        found = _judged(policy, sampler, task, prompts[first : first + at_once], samples, temperature, (seed, first))
+        some = prompts[first : first + at_once]
+        named = f" of problems {first + 1} to {first + len(some)}" if len(some) < len(prompts) else ""
+        activity.begin(f"evaluation{named}", len(some) * samples)
+        found = _judged(policy, sampler, task, some, samples, temperature, (seed, first))
         correct[first : first + at_once] = found.correct
         failures += found.failures
         reward = reward + found.reward

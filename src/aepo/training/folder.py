@@ -106,7 +106,7 @@ def new_folder(run: Path, config: Config) -> Iterator[None]:
             stack.enter_context(sole_writer(run))
             for name in FILES:
                 (run / name).unlink(missing_ok=True)
-            write_atomically(run / "config.toml", to_toml(config))
+            write_config(run, config)
         except OSError as error:
             raise InvalidValue("out", str(run), f"a folder that can be written ({error.strerror})") from None
         try:
@@ -115,6 +115,11 @@ def new_folder(run: Path, config: Config) -> Iterator[None]:
             if not existed and not read_rows(run / METRICS):
                 shutil.rmtree(run)
             raise
+
+
+def write_config(run: Path, config: Config) -> None:
+    """Write config.toml into the run folder."""
+    write_atomically(run / "config.toml", to_toml(config))
 
 
 def write_environment(run: Path, device: torch.device) -> None:
@@ -127,7 +132,7 @@ def write_change(run: Path, config: Config, step: int, settings: Sequence[str]) 
     line = json.dumps({"after_step": step, "settings": list(settings), "command": sys.argv})
     with (run / "changes.jsonl").open("a") as file:
         file.write(f"{line}\n")
-    write_atomically(run / "config.toml", to_toml(config))
+    write_config(run, config)
 
 
 def is_number(value: object) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from aepo.config import Config
+from aepo.model.memory import GIB, Fit
 from aepo.sampling.prompts import ends_line
 from aepo.tasks import Data
 from aepo.training.progress import data_line
@@ -27,10 +28,23 @@ def header(run: Run, out: Path) -> Iterator[str]:
     yield f"task: {type(run.task).__name__.lower()}, {_reward(config)}; right: {run.task.right_rule.describe()}"
     if run.task.facts():
         yield f"  {data_line(run.task.facts())}"
-    optimizer = config.optimizer
-    updates = optimizer.minibatches * optimizer.epochs
-    yield f"optimizer: AdamW, lr {optimizer.lr:g}, {updates} updates in a step"
+    yield from optimizer_lines(config, run.fit)
     yield f"folder: {out}"
+
+
+def optimizer_lines(config: Config, fit: Fit | None) -> Iterator[str]:
+    """Yield the learning rate with its schedule, how an update is cut, and what is done by time."""
+    optimizer = config.optimizer
+    warmup = f", warm-up {optimizer.warmup} steps" if optimizer.warmup else ""
+    updates = optimizer.minibatches * optimizer.epochs
+    yield f"optimizer: AdamW, lr {optimizer.lr:g}, {optimizer.schedule}{warmup}, {updates} updates in a step"
+    if fit is not None:
+        rows = "all rows of a minibatch" if fit.microbatch is None else f"{fit.microbatch} rows"
+        again = ", gradient checkpointing" if fit.checkpointing else ""
+        yield f"  {rows} at once{again}: about {fit.needed / GIB:.2g} of {fit.memory / GIB:.3g} GiB for an update"
+    for name, settings in (("evaluation", config.evaluation), ("checkpoint", config.checkpoint)):
+        if settings.every == "auto":
+            yield f"  {name}: every {settings.minutes:g} minutes, and after the last step"
 
 
 def _reward(config: Config) -> str:

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from aepo.config import Config
 from aepo.control.base import ALARM_AFTER
@@ -22,6 +24,8 @@ from aepo.types import Sample
 SAMPLES_PER_STEP = 4
 # Seconds between two printed samples. Without a terminal it also holds between two status lines.
 LINE_EVERY = 5.0
+# Seconds without a line after which one says what the run does, where there is no terminal.
+QUIET_SECONDS = 20.0
 # Steps with one and the same reward after which the log says so.
 CONSTANT_STEPS = 5
 
@@ -93,10 +97,12 @@ class RunLog:
     def __init__(self, run: Path, config: Config, start: int, quiet: bool = False) -> None:
         self._run, self._config, self._quiet = run, config, quiet
         self._console = Console()
-        self._progress: Progress | None = None
+        self._live: Live | None = None
         if self._console.is_terminal and not quiet:
             self._progress = _progress_bar(self._console)
             self._bar = self._progress.add_task("", total=config.steps, completed=start)
+            self._status = Text("")
+            self._live = Live(Group(self._status, self._progress), console=self._console, refresh_per_second=5)
         self._files: dict[str, TextIO] = {}
         self._last_line = 0.0
         self._reward_error_said = False
@@ -105,13 +111,14 @@ class RunLog:
 
     def __enter__(self) -> RunLog:
         self._files = {name: (self._run / name).open("a") for name in FILES}
-        if self._progress:
-            self._progress.start()
+        if self._live:
+            self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._progress:
-            self._progress.stop()
+        if self._live:
+            self._progress.update(self._bar, description="")
+            self._live.stop()
         for file in self._files.values():
             file.close()
 
@@ -156,6 +163,14 @@ class RunLog:
         if not self._quiet:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
+    def activity(self, what: str, done: int, rows: int) -> None:
+        """Show what the run does now: in the bar's line, or, without a terminal, a line when it takes long."""
+        if self._live:
+            self._progress.update(self._bar, description=f"{what} {done}/{rows} rows")
+        elif done and time.monotonic() - self._last_line >= QUIET_SECONDS:
+            self._last_line = time.monotonic()
+            self.say(f"  {what}: {done} of {rows} rows")
+
     def _append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         # All lines are written at once. If the disk is full, only the last line can be incomplete. Readers ignore it.
         self._files[name].write("".join(json.dumps(row, allow_nan=True) + "\n" for row in rows))
@@ -167,16 +182,26 @@ class RunLog:
 
     def _show(self, row: Mapping[str, Any], shown: Sequence[Mapping[str, Any]]) -> None:
         line = status_line(row, self._config.steps)
-        if self._progress:
-            self._progress.update(self._bar, completed=row["step"], description=line)
+        if self._live:
+            self._status.plain = line
+            self._progress.update(self._bar, completed=row["step"])
+        if row["step"] == self._first + 1 and self._config.steps > row["step"]:
+            self.say(f"expected: {_duration(self._left(row['step']))} for the other steps, from the first one")
         last = row["step"] == self._config.steps
         if not last and row.get("entropy") is not None and time.monotonic() - self._last_line < LINE_EVERY:
             return
         self._last_line = time.monotonic()
-        if not self._progress:
-            self.say(f"{line}  {self._left(row['step']):.0f} s left")
+        if not self._live:
+            self.say(f"{line}  {_duration(self._left(row['step']))} left")
         for sample in shown[:1]:
             self.say(sample_line(sample))
+
+
+def _duration(seconds: float) -> str:
+    """Return a duration in the unit that suits it."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def data_line(facts: Mapping[str, Any]) -> str:
@@ -212,5 +237,8 @@ def status_line(row: Mapping[str, Any], steps: int) -> str:
 
 
 def _progress_bar(console: Console) -> Progress:
-    columns = (BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    columns = (
+        *(BarColumn(16), MofNCompleteColumn(), TextColumn("steps,"), TimeRemainingColumn(), TextColumn("left")),
+        TextColumn("{task.description}"),
+    )
     return Progress(*columns, console=console)

@@ -22,12 +22,14 @@ from aepo.engines.preflight import Seen, implausible_targets, unusable_rewards
 from aepo.engines.stops import StopStrings
 from aepo.errors import InvalidValue, RunDiedError, require
 from aepo.model.builtin import base_model
+from aepo.model.memory import fitted, memory_of, sizes
 from aepo.model.policy import Policy
 from aepo.sampling.base import Sampler
 from aepo.sampling.check import check_sampler
 from aepo.sampling.draw import WHOLE
 from aepo.sampling.hf import HFSampler
-from aepo.sampling.prompts import fitted
+from aepo.sampling.prompts import checked_prompts
+from aepo.sampling.prompts import fitted as fitted_task
 from aepo.training.callbacks import Callback
 from aepo.training.checkpoint import FOLDER, TrainState, load_checkpoint, save_checkpoint, steps_saved
 from aepo.training.evaluate import Evaluation, evaluate
@@ -38,9 +40,11 @@ from aepo.training.folder import (
     read_rows,
     sole_writer,
     write_change,
+    write_config,
     write_environment,
 )
 from aepo.training.header import header
+from aepo.training.intervals import Due
 from aepo.training.plot import plot_run
 from aepo.training.preflight import implausible_rate, preflight
 from aepo.training.progress import SAMPLES_PER_STEP, RunLog, Shown
@@ -74,6 +78,7 @@ def start(
     with new_folder(out, config):
         _say_preflight(preflight(config), quiet, strict)
         run, state = _prepare(config, None, quiet)
+        write_config(out, run.config)
         write_environment(out, run.policy.device)
         if not quiet:
             print(*header(run, out), sep="\n", flush=True)
@@ -106,7 +111,7 @@ def resume(out: Path, quiet: bool = False, settings: Sequence[str] = (), callbac
         if not quiet:
             print(*header(run, out), f"resumed after step {state.step}", sep="\n", flush=True)
         if settings:
-            write_change(out, config, state.step, settings)
+            write_change(out, run.config, state.step, settings)
         _finish(run, state, out, quiet, callbacks)
 
 
@@ -148,6 +153,7 @@ def _probe(run: Run, quiet: bool) -> list[str]:
     sentences += unusable_rewards(config.algorithm, seen)
     parameters = sum(parameter.numel() for parameter in run.policy.model.parameters())
     sentences += implausible_rate(config.optimizer.lr, parameters, run.policy.adapter is not None)
+    sentences += run.fit.problems() if run.fit else []
     if not quiet:
         print(
             f"before training: entropy {found.entropy.mean:.3f} nats, reward {math.fsum(rewards) / len(rewards):.3f} "
@@ -237,9 +243,15 @@ def _prepare(config: Config, checkpoint: Path | None, quiet: bool) -> tuple[Run,
     folder = checkpoint or model_folder(config, quiet)
     template = None if checkpoint else config.task.template()  # a checkpoint carries it
     policy = Policy.load(folder, device, config.policy, config.seed, template)
-    task = fitted(config.task, policy, config.seed)
+    checked = checked_prompts(config.task, policy.encoding, config.seed, policy.room)
+    task = checked.task
+    policy.end_at([checked.first.text])
     if config.evaluation.every:
         task.eval_problems(config.evaluation.prompts)
+    fit = fitted(config, sizes(policy.model), checked.longest, memory_of(policy.device))
+    config = fit.applied(config)
+    if fit.checkpointing and not policy.checkpointing:
+        policy.recompute_activations()
     optimizer = make_optimizer(policy, config.optimizer)
     if checkpoint is None:
         state = TrainState(control=config.control.initial_state(), data=task.fingerprint())
@@ -255,7 +267,7 @@ def _prepare(config: Config, checkpoint: Path | None, quiet: bool) -> tuple[Run,
             if policy.adapter is None
             else policy.without_adapter()
         )
-    return Run(config, config.algorithm, task, policy, sampler, optimizer, reference), state
+    return Run(config, config.algorithm, task, policy, sampler, optimizer, reference, fit), state
 
 
 def _finish(run: Run, state: TrainState, out: Path, quiet: bool, callbacks: Sequence[Callback] = ()) -> None:
@@ -275,12 +287,15 @@ def _finish(run: Run, state: TrainState, out: Path, quiet: bool, callbacks: Sequ
         Forward(config.tracker, out, to_dict(config), state.step, log.say) as tracker,
         StopRequest(quiet) as asked,
     ):
+        run.activity.show = log.activity
+        run.sampler.report = run.activity.at
         if state.step == 0:
             _evaluate_first(run, log, callbacks)
         rows = read_rows(out / METRICS)
         recent, watcher = deque(rows[-MEMORY:], MEMORY), _watcher(config, out, log, rows)
+        due = Due(config)
         while not _ended(config, state) and asked.signal is None and not told:
-            state, row = _logged_step(run, state, out, log, tracker, callbacks)
+            state, row = _logged_step(run, state, out, log, tracker, due, callbacks)
             recent.append(row)
             _stop_if_dead(run, recent, out)
             told = watcher.see(row["step"], row)
@@ -337,7 +352,13 @@ def _stop_if_dead(run: Run, recent: Sequence[Mapping[str, Any]], out: Path) -> N
 
 
 def _logged_step(
-    run: Run, state: TrainState, out: Path, log: RunLog, tracker: Forward, callbacks: Sequence[Callback] = ()
+    run: Run,
+    state: TrainState,
+    out: Path,
+    log: RunLog,
+    tracker: Forward,
+    due: Due,
+    callbacks: Sequence[Callback] = (),
 ) -> tuple[TrainState, dict[str, Any]]:
     """Do one step, with its evaluation and its checkpoint if they are due, and log it.
 
@@ -347,25 +368,25 @@ def _logged_step(
     state, row, samples = train_step(run, state)
     state = replace(state, completions=state.completions + row["completions"], tokens=state.tokens + row["tokens"])
     last = _ended(run.config, state)
-    evaluated = _due(state.step, run.config.evaluation.every) or (last and run.config.evaluation.every > 0)
-    if evaluated:
+    if due.evaluation(state.step) or (last and run.config.evaluation.every != 0):
         evaluation = _evaluate(run)
         row["evaluation"] = evaluation.row()
+        due.done("evaluation")
         log.evaluation(row["step"], evaluation)
         state = _best(state, row["evaluation"]["pass@1"])
         for callback in callbacks:
             callback.on_evaluation(row["step"], evaluation)
     log.step(row, _shown(run, samples, generator(run.config.seed, state.step, "shown")))
     tracker.step(row)
-    due = _due(state.step, run.config.checkpoint.every)
-    if last or (due and not sick(row, run.policy.vocabulary)):
+    if last or (due.checkpoint(state.step) and not sick(row, run.policy.vocabulary)):
         save_checkpoint(out, run.policy, run.optimizer, state, run.config.checkpoint.keep)
+        due.done("checkpoint")
     return state, row
 
 
 def evaluate_policy(policy: Policy, config: Config, problems: int, samples: int) -> Evaluation:
     """Return an evaluation of a policy on the task of a configuration."""
-    task = fitted(config.task, policy, config.seed)
+    task = fitted_task(config.task, policy, config.seed)
     with closing(make_sampler(policy, config)) as sampler:
         sampler.refresh(policy)
         return evaluate(policy, sampler.with_cuts(WHOLE), task, problems=problems, samples=samples)
@@ -393,14 +414,11 @@ def _evaluate(run: Run) -> Evaluation:
     settings = run.config.evaluation
     run.sampler.refresh(run.policy)
     sampler = run.sampler.with_cuts(WHOLE)
-    return evaluate(run.policy, sampler, run.task, problems=settings.prompts, samples=settings.samples)
+    told = run.activity
+    return evaluate(run.policy, sampler, run.task, problems=settings.prompts, samples=settings.samples, activity=told)
 
 
 def _best(state: TrainState, score: float) -> TrainState:
     if state.best_score is not None and score <= state.best_score:
         return state
     return replace(state, best_step=state.step, best_score=score)
-
-
-def _due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0

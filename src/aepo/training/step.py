@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -21,10 +21,12 @@ from aepo.engines import stages
 from aepo.engines.collate import collate
 from aepo.loss.aggregates import AGGREGATES
 from aepo.loss.policy_loss import LossOutput, k3
+from aepo.model.memory import Fit
 from aepo.model.policy import Policy, by_length
 from aepo.sampling.base import Sampler
 from aepo.sampling.prompts import Judged, reward, take_prompts
 from aepo.tasks import Task
+from aepo.training.activity import Activity
 from aepo.training.checkpoint import TrainState
 from aepo.types import Batch, BatchStatistics, Completion, Metric, Prompt, Request, Rollout, Sample, asked_for
 
@@ -47,6 +49,19 @@ class Run:
     """The optimizer of the policy's parameters."""
     reference: Policy | None = None
     """The frozen base model; None if neither the settings nor the control need it."""
+    fit: Fit | None = None
+    """How an update fits into the memory, if the runner has looked."""
+    activity: Activity = field(default_factory=Activity)
+    """What is told while a step works."""
+
+    @property
+    def microbatch(self) -> int | None:
+        """Return the number of rows in one forward and backward pass; None is the whole minibatch.
+
+        The runner has put a number in place of `auto`.
+        """
+        size = self.config.optimizer.microbatch
+        return size if isinstance(size, int) else None
 
 
 def train_step(run: Run, state: TrainState) -> tuple[TrainState, dict[str, Any], list[Sample]]:
@@ -83,6 +98,9 @@ def train_step(run: Run, state: TrainState) -> tuple[TrainState, dict[str, Any],
     scored = score(run, samples, state, step)
     clock.lap("scoring")
 
+    rate = config.optimizer.rate(step.number, config.steps)
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate
     advantages = control.shape(scored.batch.advantages, scored, state.control)
     updated = update(run, replace(scored, batch=replace(scored.batch, advantages=advantages)), state)
     replay(run, state, step)
@@ -95,6 +113,7 @@ def train_step(run: Run, state: TrainState) -> tuple[TrainState, dict[str, Any],
         **stages.measurements(measured, samples, sampler=_at_temperature_one(run, state)),
         **vars(control.report(state.control, control_state)),
         **updated.row(),
+        "lr": rate,
         "reward_failures": len(drawn.failures),
         **({"reward_error": drawn.failures[0]} if drawn.failures else {}),
         **({"reward_metrics": drawn.metrics} if drawn.metrics else {}),
@@ -188,8 +207,10 @@ def draw(run: Run, state: TrainState, step: Step) -> Drawn:
             requests.append(Request(prompts[planned.prompt], group, planned.count, planned.temperature))
             extra.append(group)
         purpose = f"sampling {taken} {len(extra)}" if taken else "sampling"
+        run.activity.begin("sampling", sum(request.count for request in requests))
         answers = run.sampler.sample(requests, max_tokens=step.max_tokens, generator=step.generator(purpose))
         completions += answers
+        run.activity.begin("rewards", len(answers))
         judged = reward(run.task, run.policy, answers, (step.number, step.steps))
         rollouts += judged.rollouts
         failures += judged.failures
@@ -217,7 +238,8 @@ def score(run: Run, samples: Sequence[Sample], state: TrainState, step: Step) ->
     control = run.algorithm.control
     needs = control.needs(state.control)
     batch = collate(samples, run.policy.pad_token_id).to(run.policy.device)
-    scored = Scored(batch, run.policy.score(batch, needs), step)
+    run.activity.begin("scoring", len(samples))
+    scored = Scored(batch, run.policy.score(batch, needs, run.activity.at), step)
     if needs.reference or run.config.kl_coefficient > 0:
         assert run.reference is not None
         scored = replace(scored, ref_logprobs=run.reference.score(batch, Needs()).logprobs)
@@ -291,6 +313,7 @@ def update(run: Run, scored: Scored, state: TrainState, purpose: str = "minibatc
     losses: list[LossOutput] = []
     norms: list[float] = []
     sampled = Metric(0.0, 0)
+    run.activity.begin("update", int(scored.batch.trained.sum()) * config.epochs)
     for epoch in range(config.epochs):
         shuffle = scored.step.generator(f"{purpose} {epoch}") if run.algorithm.control.shuffle else None
         for rows in minibatches(scored.batch, config.minibatches, shuffle):
@@ -340,7 +363,7 @@ def accumulate(run: Run, scored: Scored, rows: Tensor, state: TrainState) -> lis
     """
     control = run.algorithm.control
     weights = AGGREGATES[run.algorithm.aggregate](scored.batch.mask[rows])
-    size = run.config.optimizer.microbatch or len(rows)
+    size = run.microbatch or len(rows)
     if size < len(rows):  # rows of similar length share a microbatch: less padding
         longest_first = by_length(scored.batch.select(rows))
         rows, weights = rows[longest_first.cpu()], weights[longest_first]
@@ -352,6 +375,7 @@ def accumulate(run: Run, scored: Scored, rows: Tensor, state: TrainState) -> lis
         pull = towards_reference(run, part, new)
         output = stages.loss(run.algorithm, part, new, weight, state.control, pull)
         output.loss.backward()
+        run.activity.advance(len(micro))
         outputs.append((output, Metric.of(-new.logprobs.detach(), part.batch.mask)))
     return outputs
 

@@ -209,7 +209,7 @@ def _check_same(run: Planned) -> None:
     for name in sorted({*before, *now}):
         old, new = before.get(name), now.get(name)
         wanted = f"as the run {run.out} has begun with it ({old!r}), or another --out"
-        require(old == new, name, new, wanted)
+        require(new == "auto" or old == new, name, new, wanted)
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
