@@ -14,6 +14,7 @@ from typing import Any
 import tyro
 
 from aepo import __version__
+from aepo.cli._help import with_plain_help
 from aepo.cli.calibrate import Calibrate
 from aepo.cli.check_entropy import CheckEntropy
 from aepo.cli.compare import Compare
@@ -24,15 +25,17 @@ from aepo.cli.fit_law import FitLaw
 from aepo.cli.grade import Grade
 from aepo.cli.methods import Methods
 from aepo.cli.report import Report
+from aepo.cli.settings import Settings
 from aepo.cli.train import Train
 from aepo.cli.watch import Watch
 from aepo.errors import InvalidValue, RunDiedError
 
-COMMANDS: dict[str, Callable[..., Any]] = {
+COMMANDS: dict[str, type] = {
     "train": Train,
     "evaluate": Evaluate,
     "demo": Demo,
     "methods": Methods,
+    "settings": Settings,
     "grade": Grade,
     "doctor": Doctor,
     "compare": Compare,
@@ -61,12 +64,16 @@ def main() -> None:
         return
     # The hub's retries say nothing that our one line at the end does not.
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    commands: dict[str, Callable[..., Any]] = {name: with_plain_help(command) for name, command in COMMANDS.items()}
     try:
-        tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="aepo", description=DESCRIPTION).run()
+        tyro.extras.subcommand_cli_from_dict(commands, prog="aepo", description=DESCRIPTION).run()
     except InvalidValue as error:
         sys.exit(_refuse(str(error)))
     except RunDiedError as error:
         _refuse(str(error))
+        sys.exit(1)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
         if error.errno not in UNWRITABLE:

@@ -23,9 +23,9 @@ class Calibrate:
     """Completions of each prompt."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = field(default=())
     """A setting of a run that matters here; may be repeated: --set task.max_response=4096
-    --set policy.dtype=bfloat16."""
+    --set policy.dtype=bfloat16 (default: those of `aepo settings`)."""
     out: Path | None = None
-    """Write the proposals to this file, as a recipe for `aepo train`."""
+    """Write the proposals to this file, as a recipe for `aepo train` (default: print them only)."""
 
     def run(self) -> None:
         """Measure, print the proposals, and write the recipe."""

@@ -19,7 +19,7 @@ class CheckEntropy:
     """module:function or file.py:function, f(logits, labels, mask, temperature) -> (logprobs, entropy[, mean])."""
     combine: str | None = None
     """The function, module:function, with which the trainer joins the third results of its ranks, a list, to one
-    number."""
+    number (default: it is not checked)."""
     causal: bool = False
     """logits and labels are the output and the input of the model; the function shifts them itself."""
     tolerance: float = 1e-4

@@ -12,21 +12,19 @@ import tyro
 
 @dataclass(frozen=True)
 class Grade:
-    """Grade a JSONL file of {"completion", "answer", ...}: add `correct`, `reason` and `failed` to each line.
-
-    The folder and the samples.jsonl of `aepo evaluate` are read, too. The command prints why answers are wrong. With
-    --grader code, each line is {"completion", "tests": [...]} or a row of a data set of code problems, such as
-    HumanEval's, with "completion" (docs/code.md).
+    """Grade a JSONL file of {"completion", "answer", ...}, or what `aepo evaluate` wrote, and say why answers are wrong
+    (docs/grading.md).
     """
 
     file: Annotated[Path, tyro.conf.Positional]
-    """One JSON object per line. The answer is a text, a number or a list of accepted answers."""
+    """One JSON object per line, or the folder of an `aepo evaluate`. The answer is a text, a number or a list of
+    accepted answers. With --grader code, a line is {"completion", "tests": [...]}, or a row of a data set of code
+    problems, such as HumanEval's, with "completion" (docs/code.md)."""
     out: Path | None = None
     """The file of the graded lines (default: NAME.graded.jsonl beside FILE)."""
     grader: Literal["math", "exact", "qwen", "code"] = "math"
     """math: equal values; exact: the same text; qwen: the verdicts of Qwen2.5-Math's evaluation; code: the program in
-    the last closed fence passes the tests.
-    """
+    the last closed fence passes the tests."""
     rounded: bool = False
     """With math: accept 1/3 for the known answer 0.33, for benchmarks whose answers are rounded (Minerva Math)."""
     units: bool = False
