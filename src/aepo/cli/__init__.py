@@ -21,6 +21,7 @@ from aepo.cli.compare import Compare
 from aepo.cli.demo import Demo
 from aepo.cli.doctor import Doctor
 from aepo.cli.evaluate import Evaluate
+from aepo.cli.export import Export
 from aepo.cli.fit_law import FitLaw
 from aepo.cli.grade import Grade
 from aepo.cli.methods import Methods
@@ -33,6 +34,7 @@ from aepo.errors import InvalidValue, RunDiedError
 COMMANDS: dict[str, type] = {
     "train": Train,
     "evaluate": Evaluate,
+    "export": Export,
     "demo": Demo,
     "methods": Methods,
     "settings": Settings,
