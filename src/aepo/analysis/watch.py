@@ -18,6 +18,7 @@ from rich.live import Live
 from rich.text import Text
 
 from aepo.analysis.report.runs import RunRecord, read_run, readable
+from aepo.bars import duration
 from aepo.errors import require
 from aepo.training.folder import METRICS, is_number
 
@@ -111,14 +112,8 @@ def _progress(run: RunRecord) -> str:
         parts.append("finished")
     elif seconds:
         left = math.fsum(seconds) / len(seconds) * run.steps_left
-        parts.append(f"about {_duration(left)} left, evaluations aside")
+        parts.append(f"about {duration(left)} left, evaluations aside")
     return ", ".join(parts)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
 def _numbers(row: Mapping[str, Any], width: int) -> list[Text]:
@@ -168,7 +163,7 @@ def _warnings(picture: Picture) -> Iterator[Text]:
         yield Text(f"{failures:.0f} gradings failed so far", style="red")
     slowest = max(picture.run.series("seconds")[1], default=0.0)
     if not picture.run.finished and picture.quiet > max(SILENT_SECONDS, SILENT_STEPS * slowest):
-        yield Text(f"no new step for {_duration(picture.quiet)}: stopped, or in a long evaluation", style="yellow")
+        yield Text(f"no new step for {duration(picture.quiet)}: stopped, or in a long evaluation", style="yellow")
 
 
 # --- the line chart -----------------------------------------------------------------------------------------

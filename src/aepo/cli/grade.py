@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -56,7 +57,9 @@ class Grade:
         grader = options.get(self.grader) or GRADERS[self.grader]()
         source = self.file / "samples.jsonl" if self.file.is_dir() else self.file
         out = self.out or source.with_name(f"{source.stem}.graded.jsonl")
-        summary = grade_file(source, out, grader, self.processes, 5.0 if self.seconds is None else self.seconds, _say)
+        limit = 5.0 if self.seconds is None else self.seconds
+        with _progress() as progress:
+            summary = grade_file(source, out, grader, self.processes, limit, progress)
         print("\n".join(summary.lines()))
         print(f"written: {out}")
 
@@ -69,9 +72,23 @@ class Grade:
         for name in ("rounded", "units"):
             require(not getattr(self, name), f"--{name}", True, "left out with --grader code")
         out = self.out or self.file.with_name(f"{self.file.stem}.graded.jsonl")
-        print("\n".join(grade_code_file(self.file, out, self.processes, seconds, self.sandbox).lines()))
+        with _progress() as progress:
+            summary = grade_code_file(self.file, out, self.processes, seconds, self.sandbox, progress)
+        print("\n".join(summary.lines()))
         print(f"written: {out}")
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """Yield a function that shows how many of all completions are graded, on standard error."""
+    from aepo.bars import Bar
+
+    with ExitStack() as stack:
+        bars: list[Bar] = []
+
+        def show(done: int, total: int) -> None:
+            if not bars:
+                bars.append(stack.enter_context(Bar(total, "graded", error=True)))
+            bars[0].reach(done)
+
+        yield show

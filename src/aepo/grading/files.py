@@ -15,8 +15,8 @@ from aepo.errors import InvalidValue
 from aepo.grading.base import Grade, Grader
 from aepo.grading.pool import GradingPool
 
-# Completions that are graded between two looks at the clock, and the seconds between two lines of progress.
-_CHUNK, _LINE_EVERY = 256, 5.0
+# Completions that are graded between two reports of the progress.
+_CHUNK = 128
 _EXAMPLES = 5
 
 
@@ -69,7 +69,7 @@ def grade_file(
     grader: Grader,
     processes: int,
     seconds: float,
-    progress: Callable[[str], None] = lambda line: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Summary:
     """Add `correct`, `reason` and `failed` to every line of a JSONL file of {"completion", "answer", ...}.
 
@@ -81,7 +81,7 @@ def grade_file(
         grader: The rule.
         processes: The number of grading processes.
         seconds: The limit of one grading, seconds of processor time.
-        progress: Gets a line of text every few seconds.
+        progress: Gets the numbers of graded completions and of all, from time to time.
 
     Raises:
         InvalidValue: The file or a line cannot be used; the message has the number of the line.
@@ -91,14 +91,11 @@ def grade_file(
         raise InvalidValue("file", str(path), "a file with at least one line")
     pairs = [_pair(row) for row in rows]
     grades: list[Grade] = []
-    started = said = time.perf_counter()
+    started = time.perf_counter()
     with GradingPool(grader, processes, seconds) as pool:
         for first in range(0, len(pairs), _CHUNK):
             grades += pool.grade(pairs[first : first + _CHUNK])
-            now = time.perf_counter()
-            if now - said >= _LINE_EVERY and len(grades) < len(pairs):
-                said, left = now, (now - started) / len(grades) * (len(pairs) - len(grades))
-                progress(f"{len(grades)} of {len(pairs)} graded, {left:.0f} s left")
+            progress(len(grades), len(pairs))
     took = time.perf_counter() - started
     write_rows(out, [_with_grade(row, grade) for row, grade in zip(rows, grades, strict=True)])
     return _summary(pairs, grades, pool.failures, took)
