@@ -17,7 +17,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from aepo.analysis.report.runs import RunRecord, read_run, readable
+from aepo.analysis.report.runs import RunRecord, is_run, read_run, readable
 from aepo.bars import duration
 from aepo.errors import require
 from aepo.training.folder import METRICS, is_number
@@ -57,12 +57,14 @@ def watch(folder: Path, once: bool, every: float) -> None:
     """Draw the run until it is finished or the user presses the key q.
 
     Args:
-        folder: The run folder.
+        folder: The run folder. On a terminal, a run that is not there yet is waited for.
         once: Whether to draw the run only once. Without a terminal it is always drawn only once.
         every: The time between two updates, in seconds.
     """
     require(0.1 <= every <= 3600, "--every", every, "seconds from 0.1 to 3600")
     console = Console()
+    if console.is_terminal and not once and not _may_appear(folder, every, console):
+        return
     picture = look(folder)
     if once or picture.run.finished or not console.is_terminal:
         console.print(frame(picture, console))
@@ -75,6 +77,22 @@ def watch(folder: Path, once: bool, every: float) -> None:
         while not picture.run.finished and pressed(every) != "q":
             picture = look(folder)
             live.update(frame(picture, console), refresh=True)
+
+
+def _may_appear(folder: Path, every: float, console: Console) -> bool:
+    """Wait until there is a run in the folder. Return False if the user ends the wait.
+
+    A folder of runs, and a file, are not waited for: `look` refuses them.
+    """
+    if is_run(folder) or folder.is_file() or (folder.is_dir() and any(map(is_run, folder.iterdir()))):
+        return True
+    console.print(f"waiting for a run in {readable(str(folder))} (q ends)", markup=False, highlight=False)
+    with suppress(KeyboardInterrupt), _keys() as pressed:
+        while not is_run(folder):
+            if pressed(every) == "q":
+                return False
+        return True
+    return False
 
 
 def frame(picture: Picture, console: Console) -> Group:

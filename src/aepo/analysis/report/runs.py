@@ -165,8 +165,8 @@ def read_run(folder: Path, label: str, samples: bool = True) -> RunRecord:
     Raises:
         InvalidValue: The path is not a run folder, or a file in it has unexpected content.
     """
-    if not _is_run(folder):
-        raise InvalidValue("RUN", str(folder), f"a run folder (it holds neither {CONFIG} nor {METRICS})")
+    if not is_run(folder):
+        raise InvalidValue("RUN", str(folder), f"a run folder ({_instead(folder)})")
     settings = read_toml(folder / CONFIG) if (folder / CONFIG).exists() else {}
     return RunRecord(readable(label), settings, read_metrics(folder), read_rows(folder / SAMPLES) if samples else ())
 
@@ -192,8 +192,8 @@ def run_folders(given: Sequence[Path]) -> list[Path]:
     A line on standard error says how many paths were left out. A path that does not exist is kept, so that it causes an
     error later. If no path is a run folder, all paths are returned.
     """
-    kept = [path for path in given if _is_run(path) or not path.exists()]
-    if len(kept) == len(given) or not any(map(_is_run, kept)):
+    kept = [path for path in given if is_run(path) or not path.exists()]
+    if len(kept) == len(given) or not any(map(is_run, kept)):
         return list(given)
     names = [repr(path.name) for path in given if path not in kept]
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
@@ -206,7 +206,21 @@ def readable(name: str) -> str:
     return name.encode("utf-8", "replace").decode()
 
 
-def _is_run(path: Path) -> bool:
+def _instead(folder: Path) -> str:
+    """Return what is there in place of a run folder."""
+    if not folder.exists():
+        return "there is nothing at this path"
+    if not folder.is_dir():
+        return "it is a file"
+    within = sorted(path.name for path in folder.iterdir() if is_run(path))
+    if within:
+        more = f" and {len(within) - NAMED} more" if len(within) > NAMED else ""
+        return f"it holds runs: {', '.join(within[:NAMED])}{more}"
+    return f"it holds neither {CONFIG} nor {METRICS}"
+
+
+def is_run(path: Path) -> bool:
+    """Return whether a path is a run folder."""
     return path.is_dir() and any((path / name).exists() for name in (CONFIG, METRICS))
 
 
