@@ -7,6 +7,7 @@ import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from aepo.config import read_toml
 from aepo.errors import InvalidValue, require
 from aepo.evaluation.samples import RESULT
 from aepo.evaluation.statistics import column_intervals
-from aepo.training.folder import METRICS, SAMPLES, is_number, read_metrics, read_rows
+from aepo.training.folder import EVALUATIONS, METRICS, SAMPLES, is_number, read_metrics, read_rows
 
 CONFIG = "config.toml"
 # A constant target: a number of nats, or a multiple of the first entropy.
@@ -231,16 +232,41 @@ def run_curve(run: RunRecord) -> Curve | None:
         return None
     step, scores = last
     ks, values = _by_k({name: value for name, value in scores.items() if is_number(value)})
-    about = f"after {step + 1} steps, {scores.get('samples', '?')} samples of each of {scores.get('problems', '?')}"
+    about = f"after {step} steps, {scores.get('samples', '?')} samples of each of {scores.get('problems', '?')}"
     return Curve(f"{about} problems", ks, values) if ks else None
 
 
+def names_of_data(runs: Sequence[RunRecord]) -> list[str]:
+    """Return the names under which `aepo evaluate` stores the data of the runs: the task's, and those of its files."""
+    names: list[str] = []
+    for run in runs:
+        task = run.config.get("task")
+        if isinstance(task, Mapping) and run.task:
+            files = [task.get("eval") or task.get("train")] if run.task == "data" else []
+            names += [run.task, *(Path(file).stem for file in files if isinstance(file, str))]
+    return sorted(set(names))
+
+
+def first_curve(folders: Sequence[Path], runs: Sequence[RunRecord]) -> Curve | None:
+    """Return pass@k of the runs' own evaluation before training, step 0 of evaluations.jsonl.
+
+    It is None if no run has one, or if the runs differ in model, task or evaluation.
+    """
+    same = {json.dumps([run.config.get(key) for key in ("model", "task", "evaluation")], default=str) for run in runs}
+    for folder, run in zip(folders, runs, strict=False):
+        for row in read_rows(folder / EVALUATIONS, up_to=0) if len(same) == 1 else ():
+            if row.get("problems") and row.get("samples"):
+                where = f"before training, step 0 of {run.label}"
+                return _counted(row, where)
+    return None
+
+
 def base_curve(given: Path, tasks: Sequence[str]) -> Curve:
-    """Return pass@k of the base model on the task of the runs, at T = 1.
+    """Return pass@k of the base model on the data of the runs, at T = 1.
 
     Args:
         given: The output folder of `aepo evaluate` or `aepo compare`, or the file base.json of `aepo compare`.
-        tasks: The names of the tasks of the runs.
+        tasks: The names of the tasks of the runs, and of their files.
 
     Raises:
         InvalidValue: The file cannot be read, or it has no evaluation of these tasks.
@@ -263,32 +289,54 @@ def base_curve(given: Path, tasks: Sequence[str]) -> Curve:
 
 
 def base_beside(folders: Sequence[Path], runs: Sequence[RunRecord]) -> Path | None:
-    """Return the base.json of the comparison that these runs belong to, or None.
+    """Return the evaluation of the base model that lies beside the runs, or None.
 
-    The model and the task in this file must be those of all these runs.
+    It is the base.json of their comparison, or else the folder of an `aepo evaluate` on the data of the runs. The model
+    and the data must be those of all these runs.
     """
     parents = {folder.resolve().parent for folder in folders}
-    file = parents.pop() / BASE_FILE
-    if parents or not file.exists():
+    parent = parents.pop()
+    if parents:
         return None
-    try:
+    file = parent / BASE_FILE
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         made_with = json.loads(file.read_text("utf-8"))["settings"]
-        same = all(run.config.get(name) == made_with[name] for run in runs for name in ("model", "task"))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return file if same else None
+        if all(run.config.get(name) == made_with[name] for run in runs for name in ("model", "task")):
+            return file
+    return next((path.parent for path in sorted(parent.glob(f"*/{RESULT}")) if _is_of(path, runs)), None)
+
+
+def _is_of(file: Path, runs: Sequence[RunRecord]) -> bool:
+    """Return whether an evaluation is of the runs' base model on their data, with a curve at T = 1."""
+    names = names_of_data(runs)
+    same = len({json.dumps([run.config.get("model"), run.config.get("task")], default=str) for run in runs}) == 1
+    try:
+        found = json.loads(file.read_text("utf-8"))
+        folder = str(found["settings"]["folder"])
+        own = str(runs[0].config.get("model"))
+        given = own == found["settings"]["model"] or (
+            own != "builtin" and Path(folder).resolve() == Path(own).resolve()
+        )
+        return same and given and any(task in names for task, _ in _evaluated(found["results"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return False
 
 
 def _compared(kept: Mapping[str, Any]) -> tuple[str, Curve]:
     """Return the name of the task and the curve from a base.json, with intervals over problems."""
+    return str(kept["settings"]["task"]["name"]), _counted(kept, f"from {BASE_FILE} of `aepo compare`")
+
+
+def _counted(kept: Mapping[str, Any], where: str) -> Curve:
+    """Return the curve of an evaluation that holds the right completions of each problem."""
     base = Result(tuple(kept["problems"]), tuple(kept["correct"]), kept["samples"], ())
     ks = [2**i for i in range(base.samples.bit_length())]
     values = np.stack([base.pass_at(k) for k in ks], axis=1)
     require(len(values) > 0, BASE_FILE, "no problems", "an evaluation")
-    about = f"{base.samples} samples of each of {len(values)} problems, from {BASE_FILE} of `aepo compare`"
+    about = f"{base.samples} samples of each of {len(values)} problems, {where}"
     found = column_intervals(values, seed=0)
     bounds = ([i.low for i in found], [i.high for i in found]) if len(values) > 1 else ((), ())
-    return str(kept["settings"]["task"]["name"]), Curve(about, ks, values.mean(axis=0).tolist(), *bounds)
+    return Curve(about, ks, values.mean(axis=0).tolist(), *bounds)
 
 
 def _evaluated(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, Curve]]:
