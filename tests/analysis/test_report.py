@@ -35,7 +35,7 @@ NAME = "a<b>&'\"$x_{$|`[y](z)"
 
 TAGS = {"html", "head", "meta", "title", "style", "body", "script", "h1", "h2", "p", "code", "pre", "ul", "li", "div"}
 TAGS |= {"table", "caption", "thead", "tbody", "tr", "th", "td", "button", "figure", "img", "figcaption"}
-TAGS |= {"details", "summary", "dl", "dt", "dd"}
+TAGS |= {"details", "summary", "dl", "dt", "dd", "span"}
 
 
 def cells(table) -> list[dict[str, str]]:

@@ -29,9 +29,13 @@ class Calibrate:
 
     def run(self) -> None:
         """Measure, print the proposals, and write the recipe."""
+        from aepo.errors import require
         from aepo.planning.calibrate import calibration_config, measure, proposals, recipe
         from aepo.training.folder import write_atomically
 
+        wanted = "the path of a file in a folder that exists"
+        ready = self.out is None or (self.out.parent.is_dir() and not self.out.is_dir())
+        require(ready, "--out", str(self.out), wanted)
         config = calibration_config(self.model, self.data, self.set)
         found = measure(config, self.prompts, self.samples)
         proposed = proposals(found, config.task)

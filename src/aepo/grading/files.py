@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aepo.errors import InvalidValue
+from aepo.errors import InvalidValue, require
 from aepo.grading.base import Grade, Grader
 from aepo.grading.pool import GradingPool
 
@@ -86,6 +87,7 @@ def grade_file(
     Raises:
         InvalidValue: The file or a line cannot be used; the message has the number of the line.
     """
+    check_out(out)
     rows = list(_rows(path))
     if not rows:
         raise InvalidValue("file", str(path), "a file with at least one line")
@@ -202,9 +204,22 @@ def _with_grade(row: dict[str, Any], grade: Grade) -> dict[str, Any]:
     return {**row, "correct": grade.correct, "reason": grade.reason, "failed": grade.failed}
 
 
+def check_out(out: Path) -> None:
+    """Check that a file can be written at this path, before the work starts.
+
+    Raises:
+        InvalidValue: The path is a folder, or its folder cannot be made or written.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidValue("--out", str(out), f"a file in a folder that can be made ({error.strerror})") from None
+    ready = not out.is_dir() and os.access(out.parent, os.W_OK)
+    require(ready, "--out", str(out), "the path of a file that can be written")
+
+
 def write_rows(out: Path, rows: list[dict[str, Any]]) -> None:
     """Write a JSONL file, whole or not at all."""
-    out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(out.name + ".partial")
     try:
         partial.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -28,7 +28,7 @@ pre { background: var(--card); border: 1px solid var(--rule); border-radius: 6px
 pre.prompt { margin-bottom: 0; border-style: dashed; color: var(--faint); }
 @media (max-width: 640px) {
   body { margin: 1rem auto; } h1 { font-size: 1.3rem; overflow-wrap: anywhere; } code { overflow-wrap: anywhere; }
-  table, caption, tbody, tr { display: block; } thead { display: none; }
+  table, caption, tbody, tr { display: block; } thead, caption span { display: none; }
   tr { border: 1px solid var(--rule); border-radius: 6px; margin: .8rem 0; background: var(--card); }
   td, td.number { display: flex; justify-content: space-between; gap: 1rem; text-align: right; white-space: normal;
     overflow-wrap: anywhere; }

@@ -85,8 +85,9 @@ def _hash(text: str) -> str:
 def _table(table: Table) -> str:
     heads = "".join(f'<th scope="col"><button type="button">{escape(name)}</button></th>' for name in table.columns)
     rows = "".join(f"<tr>{''.join(map(_cell, row, table.columns))}</tr>\n" for row in table.rows)
+    sorts = "<span>A click on a heading sorts.</span>"  # not on a narrow page, which has no head
     return (
-        f'<div class="scroll"><table><caption>{escape(table.caption)}. A click on a heading sorts.</caption>\n'
+        f'<div class="scroll"><table><caption>{escape(table.caption)}. {sorts}</caption>\n'
         f"<thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}</tbody></table></div>"
     )
 

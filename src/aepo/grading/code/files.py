@@ -13,7 +13,7 @@ from aepo.grading.code.formats import problem_of
 from aepo.grading.code.judge import CodeGrade, CodeJudge
 from aepo.grading.code.problem import CodeProblem
 from aepo.grading.code.sandbox import Isolation, Limits, Sandbox
-from aepo.grading.files import Summary, objects, write_rows
+from aepo.grading.files import Summary, check_out, objects, write_rows
 
 # Programs for each process that are judged between two reports of the progress.
 _CHUNK = 16
@@ -42,6 +42,7 @@ def grade_code_file(
     Raises:
         InvalidValue: The file or a line cannot be used, or no sandbox works here.
     """
+    check_out(out)
     require(processes >= 1, "processes", processes, "at least 1")
     rows: list[dict[str, object]] = []
     pairs: list[tuple[str | None, CodeProblem]] = []
