@@ -50,8 +50,8 @@ def _with_hint(hint: Any, text: str) -> Any:
         extras = tuple(given)
     shown: dict[str, Any] = {"help_behavior_hint": text, "metavar": _placeholder(plain, tyro.conf.Positional in extras)}
     for extra in extras:
-        if dataclasses.is_dataclass(extra) and getattr(extra, "metavar", None):
-            shown["metavar"] = extra.metavar
+        if named := getattr(extra, "metavar", None):
+            shown["metavar"] = named
     return Annotated[(plain, *extras, tyro.conf.arg(**shown))]
 
 
@@ -99,9 +99,9 @@ def refusal(box: str, arguments: list[str], commands: Mapping[str, type]) -> str
         known = sorted(name for name in re.findall(r"'(.*?)'", found[3]) if name != "None")
         return f"{found[2]}: got {found[1]!r}; must be one of {', '.join(known)}{_nearest([found[1]], known)}"
     if found := re.search(r"Error parsing (\S+?): (.*?) Argument helptext: (.*?) For full", text):
-        got = re.search(r"from \['(.*?)'\]", found[2]) or re.search(r"'([^']*)'$", found[2].strip())
+        value = re.search(r"from \['(.*?)'\]", found[2]) or re.search(r"'([^']*)'$", found[2].strip())
         kind = next((_KINDS[word] for word in re.findall(r"\b[A-Z]+\b", found[3]) if word in _KINDS), "another value")
-        return f"{found[1]}: got {got[1] if got else found[2]!r}; must be {kind}"
+        return f"{found[1]}: got {value[1] if value else found[2]!r}; must be {kind}"
     if found := re.search(r"Missing value for argument '(.*?)'", text):
         return f"{found[1]}: got nothing; must be given with a value (`aepo {arguments[0]} --help`)"
     if found := re.search(r"Missing from aepo \S+: (.*?)(?: \(required\)| For full|$)", text):
