@@ -6,41 +6,21 @@ docstrings under the fields, and the methods from the table of presets.
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import inspect
 import re
-import textwrap
-import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from aepo.config import RUN_SETTINGS, Config
 from aepo.control import schedules
-from aepo.control.base import Control
-from aepo.control.distributions import TargetDistribution
-from aepo.control.laws import Law
-from aepo.control.schedules import Schedule, Target
 from aepo.grading.base import Grader
-from aepo.loss.advantages import Advantage
 from aepo.loss.aggregates import AGGREGATES
-from aepo.loss.surrogates import Surrogate
 from aepo.methods import METHODS
+from aepo.reference import CHOICES, default_of, fields, first_sentence, kind_in_words, meanings, plain_value
 from aepo.tasks import Task
 from aepo.tasks.rewards import Verifier
-
-# Each open choice: the setting that makes it, and what it decides.
-CHOICES: Mapping[type, tuple[str, str]] = {
-    Advantage: ("advantage", "How the reward of a completion compares with its group's rewards."),
-    Surrogate: ("surrogate", "The objective that is maximised at each token."),
-    Control: ("control", "What acts on the entropy."),
-    Law: ("control.law", "How the error of a closed loop becomes its command."),
-    TargetDistribution: ("control.distribution", "Where AEPO's positives come from."),
-    Task: ("task", "Where problems come from, and what checks the answers."),
-    Verifier: ("task.verifier", "What judges the answers of the task `data`."),
-    Grader: ("task.verifier.grader", "How the verifier `graded` compares an answer with the known one."),
-}
 
 HEADER = """# Settings
 
@@ -68,32 +48,6 @@ def page() -> str:
     return HEADER + "\n\n".join([*_run(), _aggregates(), *_choices(), _schedules()]) + "\n"
 
 
-def meanings(cls: type) -> dict[str, str]:
-    """Return the docstring under each field of a dataclass, by the field's name; its own before those of its bases."""
-    found: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
-        if dataclasses.is_dataclass(base):
-            found |= _own_meanings(base)
-    return found
-
-
-def _own_meanings(cls: type) -> Iterator[tuple[str, str]]:
-    """Yield the name and the docstring of each field that the class itself documents."""
-    definition = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
-    assert isinstance(definition, ast.ClassDef)
-    for field, after in zip(definition.body, definition.body[1:], strict=False):
-        literal = after.value if isinstance(after, ast.Expr) else None
-        if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
-            continue
-        if isinstance(literal, ast.Constant) and isinstance(literal.value, str):
-            yield field.target.id, " ".join(literal.value.split())
-
-
-def fields(cls: type) -> list[dataclasses.Field[Any]]:
-    """Return the fields of a dataclass that a configuration can set."""
-    return [field for field in dataclasses.fields(cls) if field.init]
-
-
 # --- sections -----------------------------------------------------------------------------------------------
 
 
@@ -112,7 +66,7 @@ def _aggregates() -> str:
     rows = []
     for name, function in AGGREGATES.items():
         users = [method for method, row in METHODS.items() if row.algorithm.aggregate == name]
-        meaning = _first_sentence(function).removeprefix("Return ")
+        meaning = first_sentence(function).removeprefix("Return ")
         rows.append((f"`{name}`", _text(meaning), _methods(users) or "-"))
     what = "How the tokens of a minibatch are averaged. m is 1 where a token counts; B is the number of completions."
     return f"## aggregate\n\n{what}\n\n" + _rows(("aggregate", "meaning", "methods"), rows)
@@ -182,8 +136,8 @@ def _departures(field: dataclasses.Field[Any], users: Mapping[str, Any]) -> str:
     """Return the values of the presets that do not have the default, each with its presets."""
     values: dict[str, list[str]] = {}
     for method, part in users.items():
-        value = _plain(getattr(part, field.name))
-        if value != _plain(field.default):
+        value = plain_value(getattr(part, field.name))
+        if value != plain_value(field.default):
             values.setdefault(value, []).append(method)
     return "; ".join(f"`{value}` in {', '.join(methods)}" for value, methods in values.items())
 
@@ -197,11 +151,15 @@ def _table(cls: type, prefix: str, skip: Iterable[str] = (), users: Mapping[str,
     rows = []
     for field in fields(cls):
         if field.name not in skip:
-            kind, text = _kind(hints[field.name]), _text(texts[field.name])
-            rows.append([f"`{prefix}{field.name}`", kind, _default(field), text, _departures(field, users)])
+            kind, text = kind_in_words(hints[field.name], _link, "`"), _text(texts[field.name])
+            rows.append([f"`{prefix}{field.name}`", kind, default_of(field, "`"), text, _departures(field, users)])
     if any(row[-1] for row in rows):
         return _rows([*head, "presets"], rows)
     return _rows(head, [row[:-1] for row in rows])
+
+
+def _link(text: str, anchor: str) -> str:
+    return f"[{text}](#{anchor})"
 
 
 def _rows(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -210,63 +168,11 @@ def _rows(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _kind(hint: Any) -> str:
-    """Return a type in words."""
-    if hint in CHOICES:
-        place, _ = CHOICES[hint]
-        return f"[{place}](#{place.replace('.', '')})"
-    if hint in (Target, Schedule):
-        return f"[{'target' if hint is Target else 'schedule'}](#schedules-and-targets)"
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        return " or ".join(map(_kind, typing.get_args(hint)))
-    if typing.get_origin(hint) is Literal:
-        return ", ".join(f"`{value}`" for value in typing.get_args(hint))
-    if typing.get_origin(hint) is Mapping:
-        return "table"
-    if typing.get_origin(hint) is tuple:
-        return _list(typing.get_args(hint))
-    return {int: "integer", float: "number", str: "text", bool: "true or false", types.NoneType: "none"}[hint]
-
-
-def _list(items: tuple[Any, ...]) -> str:
-    plural = {int: "integers", float: "numbers", str: "texts"}
-    kind = items[0]
-    what = plural.get(kind) or f"lists of {len(typing.get_args(kind))} {plural[typing.get_args(kind)[0]]}"
-    return f"list of {what}" if items[-1] is Ellipsis else f"list of {len(items)} {what}"
-
-
-def _default(field: dataclasses.Field[Any]) -> str:
-    if field.default_factory is dict:
-        return "`{}`"
-    if field.default is dataclasses.MISSING:
-        return "the method's" if field.name in ("advantage", "surrogate", "control") else "`paths`"
-    return f"`{_plain(field.default)}`"
-
-
-def _plain(value: Any) -> str:
-    """Return a value as a configuration spells it."""
-    if value is None or isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, Schedule):
-        return value.spec
-    if dataclasses.is_dataclass(value):
-        return str(vars(type(value))["name"])
-    if isinstance(value, tuple):
-        return f"[{', '.join(map(_plain, value))}]"
-    return str(value) if value != "" else '""'
-
-
 # --- words --------------------------------------------------------------------------------------------------
 
 
-def _first_sentence(thing: Any) -> str:
-    text = " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split())
-    # "Dr. GRPO" goes on.
-    return re.split(r"(?<=\.)(?<!Dr\.) ", text)[0]
-
-
 def _summary(cls: type) -> str:
-    return _text(_first_sentence(cls))
+    return _text(first_sentence(cls))
 
 
 def _text(text: str) -> str:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterator, Mapping
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from aepo.control.base import hooks
@@ -17,11 +19,17 @@ from aepo.convert import SETTINGS
 from aepo.engines.capabilities import runs_on
 from aepo.errors import InvalidValue
 from aepo.methods import METHODS
+from aepo.reference import WIDTH, of_method
 
 COLUMNS = ("method", "paper", "sensor", "law", "actuator", "hooks", "cost", "engines")
 """The columns of docs/methods/README.md."""
 ARXIV = "https://arxiv.org/abs/"
 """What stands before an arXiv id in a link."""
+
+# Where the pages are: in the installed package, and in a clone.
+PAGES = (Path(__file__).parent / "pages", Path(__file__).parents[2] / "docs" / "methods")
+# A terminal with at least so many columns shows all columns of the table.
+WIDE = 120
 
 # Named by the papers around AEPO and not built: name and arXiv id.
 LEFT_OUT = {
@@ -103,20 +111,61 @@ def _flat(settings: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, An
             yield f"{path}{key}", value
 
 
-def as_json(name: str | None = None) -> str:
-    """Return JSON: a list of all rows, or one object, the row of the method `name` with its settings."""
-    return json.dumps(rows() if name is None else one(name), indent=2)
+def as_json(name: str | None = None, found: Sequence[Mapping[str, Any]] | None = None) -> str:
+    """Return JSON: a list of the rows in `found`, or of all; or one object, the row of `name` with its settings."""
+    listed = rows() if found is None else found
+    return json.dumps(listed if name is None else one(name), indent=2)
 
 
 def as_lines(name: str) -> list[str]:
-    """Return the lines that describe one method on a terminal: its row, its page and its settings."""
+    """Return the lines that describe one method: its row, its page, and its settings with their meanings."""
     row = one(name)
+    page = page_text(row["page"]).rstrip().splitlines()
+    return [*_facts(row), *page, *([""] if page else []), *_settings(row)]
+
+
+def show(name: str) -> None:
+    """Print what `as_lines` returns. On a terminal, the page is formatted to its width."""
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    console = Console()
+    if not console.is_terminal:
+        print(*as_lines(name), sep="\n")
+        return
+    row = one(name)
+    print(*_facts(row), sep="\n")
+    console.print(Markdown(page_text(row["page"])))
+    print("", *_settings(row), sep="\n")
+
+
+def _facts(row: Mapping[str, Any]) -> list[str]:
     paper = "-" if row["paper"] == "-" else f"{ARXIV}{row['paper']}"
     shown = {**row, "paper": paper, "page": f"docs/methods/{row['page']}"}
-    facts = [f"  {key:<9} {_cell(shown[key])}" for key in (*COLUMNS[1:], "page")]
-    settings = [f"  {key} = {_value(value)}" for key, value in row["settings"].items()]
-    title = f"{name}: {row['title']}"
-    return [title, "", *facts, "", f"settings (aepo train --method {name} --set NAME=VALUE)", "", *settings]
+    return [
+        f"{row['method']}: {row['title']}",
+        "",
+        *(f"  {key:<9} {_cell(shown[key])}" for key in (*COLUMNS[1:], "page")),
+        "",
+    ]
+
+
+def _settings(row: Mapping[str, Any]) -> list[str]:
+    name = row["method"]
+    texts = {each.name: each.meaning for section in of_method(name) for each in section.settings}
+    lines = [f"settings (aepo train --method {name} --set NAME=VALUE)", ""]
+    for key, value in row["settings"].items():
+        meaning = textwrap.wrap(texts.get(key, ""), WIDTH - 6, break_on_hyphens=False)
+        lines += [f"  {key} = {_value(value)}", *(f"      {line}" for line in meaning)]
+    return lines
+
+
+def page_text(name: str) -> str:
+    """Return the Markdown text of a page of docs/methods; an empty text if the pages are not installed."""
+    for folder in PAGES:
+        if (folder / name).is_file():
+            return (folder / name).read_text("utf-8")
+    return ""
 
 
 def _value(value: Any) -> str:
@@ -144,16 +193,39 @@ def _cell(value: str | list[str]) -> str:
     return value if isinstance(value, str) else ", ".join(value) or "-"
 
 
-def print_table() -> None:
-    """Print the table of all methods on a terminal."""
+def chosen(engine: str | None = None, words: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Return the rows of the methods that run on an engine and whose rows contain all the words.
+
+    Raises:
+        InvalidValue: No method fits.
+    """
+    found = [row for row in rows() if engine in (None, *row["engines"])]
+    for word in words:
+        fits = [row for row in found if word.lower() in json.dumps(row).lower()]
+        if not fits:
+            where = f" with {', '.join(words)}" if len(words) > 1 else ""
+            raise InvalidValue("--word", word, f"a word of a method's row in `aepo methods`{where}")
+        found = fits
+    return found
+
+
+def print_table(found: Sequence[Mapping[str, Any]]) -> None:
+    """Print the table of some methods on a terminal. From `WIDE` columns on it shows how the methods work, too."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("method", "paper", "sensor > law > actuator", "cost", "engines")
-    for column in table.columns[:2]:
+    console = Console()
+    wide = console.width >= WIDE
+    more = ("sensor > law > actuator", "cost", "paper") if wide else ()
+    table = Table("method", "what it is", *more, "engines", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in (table.columns[0], table.columns[-1]):
         column.no_wrap = True
-    for row in rows():
+    for row in found:
         control = " > ".join(row[column] for column in ("sensor", "law", "actuator"))
-        control = row["title"] if set(control) <= set("- >") else control
-        table.add_row(row["method"], row["paper"], control, row["cost"], _cell(row["engines"]))
-    Console().print(table)
+        control = "-" if set(control) <= set("- >") else control
+        table.add_row(
+            row["method"], row["title"], *((control, row["cost"], row["paper"]) if wide else ()), _cell(row["engines"])
+        )
+    console.print(table)
+    console.print(f"{len(found)} methods; `aepo methods NAME` shows one.", markup=False, highlight=False)

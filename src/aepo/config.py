@@ -293,8 +293,8 @@ class Config:
     """Number of sampled tokens, of ordinary and extra completions, that ends the run: the step that reaches it is the
     last one. None means that only `steps` ends the run.
     """
-    tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
-    """Where each row of metrics goes besides metrics.jsonl."""
+    tracker: Literal["none", "tensorboard", "wandb", "trackio", "mlflow", "swanlab"] = "none"
+    """Where each row of metrics, and a table of samples, goes besides the files of the run folder."""
 
     def __post_init__(self) -> None:
         require(self.steps >= 1, "steps", self.steps, "at least 1")

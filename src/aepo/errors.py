@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable
+from pathlib import PurePath
 
 
 class InvalidValue(ValueError):
@@ -20,7 +21,8 @@ class InvalidValue(ValueError):
 
     def __init__(self, field: str, got: object, wanted: str) -> None:
         self.field, self.got, self.wanted = field, got, wanted
-        super().__init__(f"{field}: got {got!r}; must be {wanted}")
+        shown = str(got) if isinstance(got, PurePath) else got
+        super().__init__(f"{field}: got {shown!r}; must be {wanted}")
 
 
 class UnknownName(InvalidValue):

@@ -225,6 +225,18 @@ def test_a_label_in_brackets_is_no_style_in_the_terminal(capsys):
     assert capsys.readouterr().out.count("[b]a") == 3
 
 
+def test_the_table_of_a_terminal_fits_80_columns_and_has_the_brackets_of_its_caption(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    runs = {name: [result((1, 3), [0.5]), result((2, 4), [0.6])] for name in ("grpo", "aepo 0.6x")}
+    print_tables(compared("grpo", runs), SimpleNamespace(unit="completions", budget=16, seeds=[0, 1]))
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    assert "In brackets: the difference to grpo" in " ".join(" ".join(lines).split())
+    start = next(number for number, line in enumerate(lines) if line.strip().startswith("aepo 0.6x"))
+    for line, cell in zip(lines[start + 1 : start + 4], ("(+0.000,", "+0.000 to", "+0.000)"), strict=True):
+        assert line.count(cell) == 3  # pass@1, pass@k, entropy: the arms are equal
+
+
 def test_a_run_of_another_version_is_refused_in_one_line(tmp_path):
     run = folder(tmp_path / "r", [row(0, 0.5), {**row(1, 0.5), "seconds_cpu": None}])
     for last, words in (

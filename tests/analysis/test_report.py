@@ -14,7 +14,7 @@ from aepo.analysis.report.figures import COLOURS, figures
 from aepo.analysis.report.markdown import markdown, plain
 from aepo.analysis.report.numbers import differences, group_table, groups, run_table
 from aepo.analysis.report.page import page
-from aepo.analysis.report.runs import base_curve, read_runs
+from aepo.analysis.report.runs import base_beside, base_curve, first_curve, read_runs
 from aepo.cli import Report
 from aepo.engines.stages import measurements
 from aepo.entropy.by_position import STARTS, means_by_position
@@ -35,7 +35,7 @@ NAME = "a<b>&'\"$x_{$|`[y](z)"
 
 TAGS = {"html", "head", "meta", "title", "style", "body", "script", "h1", "h2", "p", "code", "pre", "ul", "li", "div"}
 TAGS |= {"table", "caption", "thead", "tbody", "tr", "th", "td", "button", "figure", "img", "figcaption"}
-TAGS |= {"details", "summary"}
+TAGS |= {"details", "summary", "dl", "dt", "dd", "span"}
 
 
 def cells(table) -> list[dict[str, str]]:
@@ -452,6 +452,77 @@ def test_the_row_has_the_ordinary_rows_entropy_by_position():
     assert logged["entropy_by_position"] == [1.0, 0.25, 1.0]
 
 
+# --- what was trained, and the base model -------------------------------------------------------------------
+
+MADE = """
+[optimizer]
+lr = 0.0001
+minibatches = 2
+"""
+
+
+def test_the_report_names_model_data_reward_and_learning_rate(tmp_path):
+    run = folder(tmp_path / "r", [row(1, 0.5)], steps=1)
+    (run / "config.toml").write_text((run / "config.toml").read_text() + MADE)
+    facts = dict(gather(read_runs([run]), None, ()).facts)
+    assert facts == {
+        "model": "builtin (all weights, float32)",
+        "data": "the task paths",
+        "reward": "the task's own",
+        "learning rate": "0.0001, 2 updates a step",
+    }
+    text = report([run], tmp_path / "out", None, ()).read_text()
+    assert "<dt>learning rate</dt><dd>0.0001, 2 updates a step</dd>" in text
+    assert "- data: the task paths\n" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_samples_have_their_prompt_and_the_known_answer(tmp_path):
+    shown = sample(1, "4", prompt_text="2 + <2>", answer="5", rewards={"a": 0.5})
+    run = folder(tmp_path / "r", [row(1, 0.5)], [shown], steps=1)
+    text = report([run], tmp_path / "out", None, ()).read_text()
+    assert '<pre class="prompt">2 + &lt;2&gt;</pre>\n<pre>4</pre>' in text
+    assert "reward 1, a 0.5, known answer 5" in text
+
+
+def test_the_evaluation_before_training_is_the_base_models_curve(tmp_path):
+    run = folder(tmp_path / "r", [row(1, 0.5, evaluation=scores(0.5, 0.75))], steps=1)
+    first = {"step": 0, "problems": ["a", "b"], "correct": [1, 3], "samples": 4}
+    assert any("base model's pass@k" in sentence for sentence in gather(read_runs([run]), None, ()).missing)
+    (run / "evaluations.jsonl").write_text(json.dumps(first) + "\n")
+    text = report([run], tmp_path / "out", None, ()).read_text()
+    assert "before training, step 0 of r" in text and "base model&#x27;s pass@k: give it" not in text
+    curve = first_curve([run], read_runs([run]))
+    assert curve is not None and curve.ks == [1, 2, 4] and curve.values[0] == 0.5
+
+
+def test_an_evaluation_of_the_same_data_beside_the_runs_is_found(tmp_path):
+    run = folder(tmp_path / "runs" / "r", [row(1, 0.5, evaluation=scores(0.5, 0.75))], steps=1)
+    text = (run / "config.toml").read_text().replace('name = "paths"', 'name = "data"\neval = "/d/mine.jsonl"')
+    (run / "config.toml").write_text(text)
+    given = base(tmp_path / "runs" / "evaluation-x")
+    found = json.loads((given / "evaluation.json").read_text())
+    found["settings"] = {"model": "builtin", "folder": "built in"}
+    found["results"][0]["benchmark"] = "mine"
+
+    def beside(**changes):
+        (given / "evaluation.json").write_text(json.dumps({**found, **changes}))
+        return base_beside([run], read_runs([run]))
+
+    assert beside() == given
+    assert "base model" in report([run], tmp_path / "out", None, ()).read_text()
+    assert beside(settings={"model": "other", "folder": "/m/other"}) is None
+    other = [{**found["results"][0], "benchmark": "theirs"}]
+    assert beside(results=other) is None
+
+
+def test_a_report_to_which_nothing_is_missing_says_nothing_of_it(tmp_path):
+    run = folder(tmp_path / "r", [row(1, 0.5, evaluation=scores(0.5, 0.75))], [sample(1, "x")], steps=1)
+    made = gather(read_runs([run]), None, ())
+    assert made.missing and "What is not here" in markdown(made, "f")
+    whole = replace(made, missing=[])
+    assert "not here" not in markdown(whole, "f") and "nothing is missing" not in markdown(whole, "f")
+
+
 # --- in a browser -------------------------------------------------------------------------------------------
 
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
@@ -501,6 +572,17 @@ def test_the_page_opens_shows_sorts_and_errs_nowhere(browser, several, tmp_path,
     assert abs(ink - back) > 500 and (ink > back) == (scheme == "dark")
     assert said == []
     assert [url for url in asked if not url.startswith("data:")] == [written.as_uri()]
+    tab.close()
+
+
+@pytest.mark.parametrize("width", [420, 1200])
+def test_nothing_is_cut_at_this_width(browser, several, tmp_path, width):
+    written = report([*several, hostile(tmp_path / NAME)], tmp_path / "out", base(tmp_path / "base"), ())
+    tab = browser.new_page(viewport={"width": width, "height": 900})
+    tab.goto(written.as_uri())
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    widest = "Math.max(...[...document.querySelectorAll('td, dd, pre')].map(e => e.getBoundingClientRect().right))"
+    assert width > 420 or tab.evaluate(widest) <= width
     tab.close()
 
 

@@ -230,6 +230,45 @@ def test_in_a_terminal_it_follows_the_run_until_its_end_or_q(tmp_path, end):
         os.close(outer)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize("end", ["q", "appears"])
+def test_in_a_terminal_a_run_that_is_not_there_yet_is_waited_for(tmp_path, end):
+    import pty
+
+    outer, inner = pty.openpty()
+    run = tmp_path / "soon"
+    code = f"from pathlib import Path; from aepo.analysis.watch import watch; watch(Path({str(run)!r}), False, 0.1)"
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "200", "LINES": "24", "PYTHONIOENCODING": "utf-8"}
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=inner, stdout=inner, stderr=inner, env=environment)
+    os.close(inner)
+    try:
+        wait_for(outer, "waiting for a run in")
+        if end == "q":
+            os.write(outer, b"q")
+        else:
+            folder(run, [row(0, 0.7)], steps=1)
+            wait_for(outer, "finished")
+        read_to_the_end(outer)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        os.close(outer)
+
+
+def test_what_is_there_in_place_of_a_run_is_named(tmp_path):
+    folder(tmp_path / "runs" / "a", [row(0, 0.7)], steps=1)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
+    for name, words in {
+        "runs": "it holds runs: a",
+        "file": "it is a file",
+        "nowhere": "there is nothing at this path",
+        "empty": "it holds neither config.toml nor metrics.jsonl",
+    }.items():
+        with pytest.raises(InvalidValue, match=rf"^RUN: .* must be a run folder \({words}\)$"):
+            watch(tmp_path / name, True, 1.0)
+
+
 def wait_for(terminal: int, words: str) -> None:
     """Read until the words are on the screen."""
     seen, end = "", time.monotonic() + 60

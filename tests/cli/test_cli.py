@@ -1,7 +1,9 @@
 """The command line as a whole: help, version, what it imports, and how it refuses. Each command has its own tests."""
 
+import dataclasses
 import errno
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ from aepo import catalogue, cli
 from aepo.convert import make_algorithm, parse_setting
 from aepo.errors import InvalidValue
 from aepo.methods import METHODS
+from aepo.reference import meanings
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,7 +45,7 @@ def test_the_help_lists_the_commands_in_their_order(monkeypatch, capsys):
 
 
 def test_each_command_is_one_file():
-    files = {path.stem.replace("_", "-") for path in (ROOT / "src" / "aepo" / "cli").glob("*.py")} - {"--init--"}
+    files = {path.stem.replace("_", "-") for path in (ROOT / "src" / "aepo" / "cli").glob("[a-z]*.py")}
     assert files == set(cli.COMMANDS)
     assert all(command.__module__ == f"aepo.cli.{name.replace('-', '_')}" for name, command in cli.COMMANDS.items())
 
@@ -53,6 +56,21 @@ def test_the_command_line_imports_nothing_heavy():
     script += f"print([name for name in {heavy!r} if name in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
     assert shown.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_the_help_says_what_happens_where_an_option_is_left_out(command, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    run(monkeypatch, command, "--help")
+    shown = capsys.readouterr().out
+    assert "None" not in shown and "(default: )" not in shown and "(repeatable)" not in shown
+    silent = [
+        field.name
+        for field in dataclasses.fields(cli.COMMANDS[command])
+        if (field.default in (None, ()) or field.default_factory is not dataclasses.MISSING)
+        and "default: " not in meanings(cli.COMMANDS[command])[field.name]
+    ]
+    assert silent == []
 
 
 def test_the_version(monkeypatch, capsys):
@@ -130,9 +148,13 @@ def test_one_method_is_shown_with_its_settings(monkeypatch, capsys):
 def test_the_settings_that_are_shown_make_the_method(name):
     lines = catalogue.as_lines(name)
     start = next(number for number, line in enumerate(lines) if line.startswith("settings"))
-    settings = [line.strip().replace(" = ", "=") for line in lines[start + 1 :] if line]
+    settings = [line.strip().replace(" = ", "=") for line in lines[start + 1 :] if re.match(r"  \S+ = ", line)]
     assert make_algorithm("grpo", dict(map(parse_setting, settings))) == METHODS[name].algorithm
     assert (ROOT / next(line.split()[1] for line in lines if line.startswith("  page"))).exists()
+    page = (ROOT / "docs" / "methods" / f"{METHODS[name].page}.md").read_text().rstrip()
+    assert page in "\n".join(lines)
+    meant = [line for line in lines[start + 1 :] if line.startswith("      ")]
+    assert meant and all(len(line) <= 80 for line in meant)
 
 
 @pytest.mark.parametrize(("name", "nearest"), [("clipcov", "clip-cov"), ("GRPO", "grpo"), ("aep", "aepo")])
@@ -147,3 +169,62 @@ def test_a_name_that_is_near_nothing_and_a_page_of_one_method_are_refused(monkey
     assert capsys.readouterr().err == "aepo: method: got '?'; must be one that `aepo methods` lists\n"
     assert run(monkeypatch, "methods", "aepo", "--markdown") == 2
     assert capsys.readouterr().err.startswith("aepo: --markdown: got 'aepo'; must be without a name")
+
+
+def test_the_list_of_methods_fits_80_columns_and_is_filtered(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run(monkeypatch, "methods") == 0
+    shown = capsys.readouterr().out
+    assert all(len(line) <= 80 for line in shown.splitlines())
+    assert all(re.search(rf"^ {re.escape(name)} ", shown, re.MULTILINE) for name in METHODS)
+    assert run(monkeypatch, "methods", "--engine", "trl", "--word", "Clip", "--word", "covariance", "--json") == 0
+    assert [row["method"] for row in json.loads(capsys.readouterr().out)] == ["clip-cov"]
+    assert run(monkeypatch, "methods", "--engine", "trl") == 0
+    assert "hapo" not in capsys.readouterr().out
+    assert run(monkeypatch, "methods", "--word", "zzz") == 2
+    assert capsys.readouterr().err == "aepo: --word: got 'zzz'; must be a word of a method's row in `aepo methods`\n"
+    assert run(monkeypatch, "methods", "aepo", "--engine", "trl") == 2
+    assert "--engine: got 'trl'; must be left out with the name of one method (aepo)" in capsys.readouterr().err
+
+
+# --- aepo settings --------------------------------------------------------------------------------------------
+
+
+def test_every_setting_is_listed_with_type_default_and_meaning(monkeypatch, capsys):
+    assert run(monkeypatch, "settings") == 0
+    shown = capsys.readouterr().out
+    assert all(len(line) <= 80 for line in shown.splitlines())
+    page = (ROOT / "docs" / "settings.md").read_text()
+    for name in re.findall(r"^\| `([\w.]+)` \|", page.partition("## aggregate")[0], re.MULTILINE):
+        assert re.search(rf"^  {re.escape(name)} = ", shown, re.MULTILINE), name
+    assert "  sampling.group_size = 8  (integer)\n      Completions that are drawn of each prompt." in shown
+
+
+def test_settings_by_prefix_by_part_and_of_a_method(monkeypatch, capsys):
+    def names(*arguments):
+        assert run(monkeypatch, "settings", *arguments) == 0
+        return re.findall(r"^  (\S+) = (\S+)", capsys.readouterr().out, re.MULTILINE)
+
+    assert {name.split(".")[0] for name, _ in names("optimizer")} == {"optimizer"}
+    assert [name for name, _ in names("grad_norm")] == ["optimizer.max_grad_norm"]
+    assert ("control.law.gain", "10.0") in names("control", "--method", "aepo")
+    assert ("control.law.gain", "10.0") not in names("control", "--method", "entropic")
+    assert ("control.first.target", "0.6x") in names("control", "--method", "aepo+dynamic-sampling")
+
+
+@pytest.mark.parametrize(("name", "nearest"), [("learning_rate", "optimizer.lr"), ("optimiser.lr", "optimizer.lr")])
+def test_an_unknown_setting_is_refused_with_the_nearest_name(name, nearest, monkeypatch, capsys):
+    assert run(monkeypatch, "settings", name) == 2
+    assert capsys.readouterr().err.endswith(f"such as optimizer or control.law; did you mean {nearest}?\n")
+
+
+def test_the_shell_completion_knows_the_commands(monkeypatch, capsys):
+    assert run(monkeypatch, "--tyro-print-completion", "bash") == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in cli.COMMANDS)
+
+
+def test_a_reader_that_ends_early_is_no_error():
+    script = f"{sys.executable} -m aepo settings | true; echo ${{PIPESTATUS[0]}}"
+    shown = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=120)
+    assert shown.stderr == "" and shown.stdout.split() == ["1"]

@@ -262,12 +262,11 @@ def test_rows_of_an_evaluation_are_graded_against_the_known_answer(tmp_path):
 
 
 def test_progress_is_said_between_chunks(tmp_path, monkeypatch):
-    monkeypatch.setattr("aepo.grading.files._LINE_EVERY", 0.0)
     monkeypatch.setattr("aepo.grading.files._CHUNK", 2)
     path = write(tmp_path / "in.jsonl", *[json.dumps({"completion": "4", "answer": "4"})] * 5)
     said = []
-    grade_file(path, tmp_path / "out", ExactGrader(), 1, 20, said.append)
-    assert [line.split(" graded, ")[0] for line in said] == ["2 of 5", "4 of 5"]
+    grade_file(path, tmp_path / "out", ExactGrader(), 1, 20, lambda *numbers: said.append(numbers))
+    assert said == [(2, 5), (4, 5), (5, 5)]
 
 
 def test_every_grader_is_listed_under_its_name():

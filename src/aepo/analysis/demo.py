@@ -10,6 +10,7 @@ from rich.table import Table
 
 from aepo.analysis.tracking import SETTLED, tracking
 from aepo.config import default_config
+from aepo.errors import require
 from aepo.model.policy import Policy
 from aepo.training.evaluate import evaluate
 from aepo.training.folder import METRICS, cpu_count, read_rows, write_atomically
@@ -24,6 +25,8 @@ PROBLEMS, SAMPLES = 128, 256
 
 def demo(out: Path, steps: int, seed: int) -> None:
     """Start or continue the four runs, and write figure.png, figure.svg and table.md into `out`."""
+    require(steps >= 1, "--steps", steps, "at least 1")
+    require(not out.is_file(), "--out", str(out), "a folder")
     config = default_config()
     policy = Policy.load(model_folder(config))
     base = evaluate(policy, make_sampler(policy, config), config.task, problems=PROBLEMS, samples=SAMPLES)

@@ -17,7 +17,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from aepo.analysis.report.runs import RunRecord, read_run, readable
+from aepo.analysis.report.runs import RunRecord, is_run, read_run, readable
+from aepo.bars import duration
 from aepo.errors import require
 from aepo.training.folder import METRICS, is_number
 
@@ -56,12 +57,14 @@ def watch(folder: Path, once: bool, every: float) -> None:
     """Draw the run until it is finished or the user presses the key q.
 
     Args:
-        folder: The run folder.
+        folder: The run folder. On a terminal, a run that is not there yet is waited for.
         once: Whether to draw the run only once. Without a terminal it is always drawn only once.
         every: The time between two updates, in seconds.
     """
     require(0.1 <= every <= 3600, "--every", every, "seconds from 0.1 to 3600")
     console = Console()
+    if console.is_terminal and not once and not _may_appear(folder, every, console):
+        return
     picture = look(folder)
     if once or picture.run.finished or not console.is_terminal:
         console.print(frame(picture, console))
@@ -74,6 +77,22 @@ def watch(folder: Path, once: bool, every: float) -> None:
         while not picture.run.finished and pressed(every) != "q":
             picture = look(folder)
             live.update(frame(picture, console), refresh=True)
+
+
+def _may_appear(folder: Path, every: float, console: Console) -> bool:
+    """Wait until there is a run in the folder. Return False if the user ends the wait.
+
+    A folder of runs, and a file, are not waited for: `look` refuses them.
+    """
+    if is_run(folder) or folder.is_file() or (folder.is_dir() and any(map(is_run, folder.iterdir()))):
+        return True
+    console.print(f"waiting for a run in {readable(str(folder))} (q ends)", markup=False, highlight=False)
+    with suppress(KeyboardInterrupt), _keys() as pressed:
+        while not is_run(folder):
+            if pressed(every) == "q":
+                return False
+        return True
+    return False
 
 
 def frame(picture: Picture, console: Console) -> Group:
@@ -111,14 +130,8 @@ def _progress(run: RunRecord) -> str:
         parts.append("finished")
     elif seconds:
         left = math.fsum(seconds) / len(seconds) * run.steps_left
-        parts.append(f"about {_duration(left)} left, evaluations aside")
+        parts.append(f"about {duration(left)} left, evaluations aside")
     return ", ".join(parts)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
 def _numbers(row: Mapping[str, Any], width: int) -> list[Text]:
@@ -168,7 +181,7 @@ def _warnings(picture: Picture) -> Iterator[Text]:
         yield Text(f"{failures:.0f} gradings failed so far", style="red")
     slowest = max(picture.run.series("seconds")[1], default=0.0)
     if not picture.run.finished and picture.quiet > max(SILENT_SECONDS, SILENT_STEPS * slowest):
-        yield Text(f"no new step for {_duration(picture.quiet)}: stopped, or in a long evaluation", style="yellow")
+        yield Text(f"no new step for {duration(picture.quiet)}: stopped, or in a long evaluation", style="yellow")
 
 
 # --- the line chart -----------------------------------------------------------------------------------------

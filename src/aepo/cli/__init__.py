@@ -6,33 +6,40 @@ So `aepo --help` does not wait for torch.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from typing import Any
 
 import tyro
 
 from aepo import __version__
+from aepo.cli._help import refusal, with_plain_help
 from aepo.cli.calibrate import Calibrate
 from aepo.cli.check_entropy import CheckEntropy
 from aepo.cli.compare import Compare
 from aepo.cli.demo import Demo
 from aepo.cli.doctor import Doctor
 from aepo.cli.evaluate import Evaluate
+from aepo.cli.export import Export
 from aepo.cli.fit_law import FitLaw
 from aepo.cli.grade import Grade
 from aepo.cli.methods import Methods
 from aepo.cli.report import Report
+from aepo.cli.settings import Settings
 from aepo.cli.train import Train
 from aepo.cli.watch import Watch
 from aepo.errors import InvalidValue, RunDiedError
 
-COMMANDS: dict[str, Callable[..., Any]] = {
+COMMANDS: dict[str, type] = {
     "train": Train,
     "evaluate": Evaluate,
+    "export": Export,
     "demo": Demo,
     "methods": Methods,
+    "settings": Settings,
     "grade": Grade,
     "doctor": Doctor,
     "compare": Compare,
@@ -47,8 +54,11 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 DESCRIPTION = (
     "Reinforcement fine-tuning of language models at an entropy that you set. `aepo --version` prints the version."
 )
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
-"""The errors of a disk on which nothing can be written."""
+UNWRITABLE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
+    *(errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG),
+)
+"""The errors of a disk, and of a path, at which nothing can be written."""
 
 
 def main() -> None:
@@ -61,12 +71,16 @@ def main() -> None:
         return
     # The hub's retries say nothing that our one line at the end does not.
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    commands: dict[str, Callable[..., Any]] = {name: with_plain_help(command) for name, command in COMMANDS.items()}
     try:
-        tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="aepo", description=DESCRIPTION).run()
+        _parsed(commands).run()
     except InvalidValue as error:
         sys.exit(_refuse(str(error)))
     except RunDiedError as error:
         _refuse(str(error))
+        sys.exit(1)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
         if error.errno not in UNWRITABLE:
@@ -75,6 +89,18 @@ def main() -> None:
         sys.exit(_refuse(f"{where}: cannot be written ({error.strerror}); what was written before is complete"))
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _parsed(commands: dict[str, Callable[..., Any]]) -> Any:
+    """Return the command of the command line, or refuse its arguments in one line."""
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            return tyro.extras.subcommand_cli_from_dict(commands, prog="aepo", description=DESCRIPTION)
+    except SystemExit as end:
+        if end.code != 2:
+            raise
+        sys.exit(_refuse(refusal(said.getvalue(), sys.argv[1:], COMMANDS)))
 
 
 def _refuse(line: str) -> int:

@@ -23,15 +23,19 @@ class Calibrate:
     """Completions of each prompt."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = field(default=())
     """A setting of a run that matters here; may be repeated: --set task.max_response=4096
-    --set policy.dtype=bfloat16."""
+    --set policy.dtype=bfloat16 (default: those of `aepo settings`)."""
     out: Path | None = None
-    """Write the proposals to this file, as a recipe for `aepo train`."""
+    """Write the proposals to this file, as a recipe for `aepo train` (default: print them only)."""
 
     def run(self) -> None:
         """Measure, print the proposals, and write the recipe."""
+        from aepo.errors import require
         from aepo.planning.calibrate import calibration_config, measure, proposals, recipe
         from aepo.training.folder import write_atomically
 
+        wanted = "the path of a file in a folder that exists"
+        ready = self.out is None or (self.out.parent.is_dir() and not self.out.is_dir())
+        require(ready, "--out", str(self.out), wanted)
         config = calibration_config(self.model, self.data, self.set)
         found = measure(config, self.prompts, self.samples)
         proposed = proposals(found, config.task)

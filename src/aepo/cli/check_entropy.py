@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from aepo.errors import InvalidValue
+from aepo.errors import InvalidValue, require
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class CheckEntropy:
     """module:function or file.py:function, f(logits, labels, mask, temperature) -> (logprobs, entropy[, mean])."""
     combine: str | None = None
     """The function, module:function, with which the trainer joins the third results of its ranks, a list, to one
-    number."""
+    number (default: it is not checked)."""
     causal: bool = False
     """logits and labels are the output and the input of the model; the function shifts them itself."""
     tolerance: float = 1e-4
@@ -29,6 +29,7 @@ class CheckEntropy:
         """Print a line for each property; exit code 1 if one fails, 2 if there was nothing to check."""
         from aepo.conformance import check_function, load_function
 
+        require(self.tolerance > 0, "--tolerance", self.tolerance, "a positive number of nats")
         joined = None if self.combine is None else load_function(self.combine, "--combine")
         function = load_function(self.function, "function")
         results = check_function(function, combine=joined, causal=self.causal, tolerance=self.tolerance)

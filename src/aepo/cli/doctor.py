@@ -17,19 +17,21 @@ class Doctor:
     logs: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Log files, folders with logs in them or below them, or wandb://entity/project/run."""
     resumed_at: Annotated[tuple[int, ...], tyro.conf.UseAppendAction] = field(default=())
-    """A step at which the run was resumed, where the log does not show it; may be repeated."""
+    """A step at which the run was resumed, where the log does not show it; may be repeated (default: only those
+    that the log shows)."""
     json: bool = False
     """Print JSON instead of a table."""
     html: Path | None = None
-    """Write a page as well that shows each finding in a figure of its series."""
+    """Write a page as well that shows each finding in a figure of its series (default: no page)."""
     follow: bool = False
     """Read the logs again whenever they grow, and tell each new fault, until Ctrl-C."""
     stop_on: Literal["never", "likely", "sure"] = "never"
     """With --follow: end with exit code 1 at the first fault of this confidence, so that a script can stop the run."""
     webhook: str | None = None
-    """With --follow: address that gets every new fault as JSON; else the environment variable AEPO_DOCTOR_WEBHOOK."""
+    """With --follow: address that gets every new fault as JSON (default: the environment variable AEPO_DOCTOR_WEBHOOK,
+    or no address)."""
     out: Path | None = None
-    """With --follow: file that gets every new fault as a JSON line."""
+    """With --follow: file that gets every new fault as a JSON line (default: no file)."""
     interval: float = 10.0
     """With --follow: seconds between two looks at the files."""
 

@@ -19,7 +19,7 @@ class Evaluate(Options):
     model: Annotated[str, tyro.conf.Positional]
     """A folder in Hugging Face format, a name on the hub, a run folder or one of its checkpoints, or `builtin`."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = field(default=())
-    """A setting of --task; may be repeated: --set task.dataset=chain_sum."""
+    """A setting of --task; may be repeated: --set task.dataset=chain_sum (default: the task's own)."""
 
     def run(self) -> None:
         """Sample, write the results, and print one table."""

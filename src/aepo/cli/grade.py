@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,21 +13,19 @@ import tyro
 
 @dataclass(frozen=True)
 class Grade:
-    """Grade a JSONL file of {"completion", "answer", ...}: add `correct`, `reason` and `failed` to each line.
-
-    The folder and the samples.jsonl of `aepo evaluate` are read, too. The command prints why answers are wrong. With
-    --grader code, each line is {"completion", "tests": [...]} or a row of a data set of code problems, such as
-    HumanEval's, with "completion" (docs/code.md).
+    """Grade a JSONL file of {"completion", "answer", ...}, or what `aepo evaluate` wrote, and say why answers are wrong
+    (docs/grading.md).
     """
 
     file: Annotated[Path, tyro.conf.Positional]
-    """One JSON object per line. The answer is a text, a number or a list of accepted answers."""
+    """One JSON object per line, or the folder of an `aepo evaluate`. The answer is a text, a number or a list of
+    accepted answers. With --grader code, a line is {"completion", "tests": [...]}, or a row of a data set of code
+    problems, such as HumanEval's, with "completion" (docs/code.md)."""
     out: Path | None = None
     """The file of the graded lines (default: NAME.graded.jsonl beside FILE)."""
     grader: Literal["math", "exact", "qwen", "code"] = "math"
     """math: equal values; exact: the same text; qwen: the verdicts of Qwen2.5-Math's evaluation; code: the program in
-    the last closed fence passes the tests.
-    """
+    the last closed fence passes the tests."""
     rounded: bool = False
     """With math: accept 1/3 for the known answer 0.33, for benchmarks whose answers are rounded (Minerva Math)."""
     units: bool = False
@@ -58,7 +57,9 @@ class Grade:
         grader = options.get(self.grader) or GRADERS[self.grader]()
         source = self.file / "samples.jsonl" if self.file.is_dir() else self.file
         out = self.out or source.with_name(f"{source.stem}.graded.jsonl")
-        summary = grade_file(source, out, grader, self.processes, 5.0 if self.seconds is None else self.seconds, _say)
+        limit = 5.0 if self.seconds is None else self.seconds
+        with _progress() as progress:
+            summary = grade_file(source, out, grader, self.processes, limit, progress)
         print("\n".join(summary.lines()))
         print(f"written: {out}")
 
@@ -71,9 +72,23 @@ class Grade:
         for name in ("rounded", "units"):
             require(not getattr(self, name), f"--{name}", True, "left out with --grader code")
         out = self.out or self.file.with_name(f"{self.file.stem}.graded.jsonl")
-        print("\n".join(grade_code_file(self.file, out, self.processes, seconds, self.sandbox).lines()))
+        with _progress() as progress:
+            summary = grade_code_file(self.file, out, self.processes, seconds, self.sandbox, progress)
+        print("\n".join(summary.lines()))
         print(f"written: {out}")
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """Yield a function that shows how many of all completions are graded, on standard error."""
+    from aepo.bars import Bar
+
+    with ExitStack() as stack:
+        bars: list[Bar] = []
+
+        def show(done: int, total: int) -> None:
+            if not bars:
+                bars.append(stack.enter_context(Bar(total, "graded", error=True)))
+            bars[0].reach(done)
+
+        yield show

@@ -18,29 +18,34 @@ class Train:
     """Fine-tune a language model at the entropy that you set. Without arguments: the built-in model and task."""
 
     recipe: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[RECIPE]")] = None
-    """A TOML file of settings. Its keys are those of config.toml in a run folder."""
+    """A TOML file of settings. Its keys are those of config.toml in a run folder, and `aepo settings` lists them
+    (default: the settings' own defaults)."""
     method: str | None = None
     """A method, or two joined by +: grpo, aepo, aepo+dynamic-sampling. `aepo methods` lists them (default: aepo)."""
     target: str | None = None
-    """Entropy target, nats per token: 0.5, 0.6x, linear(a,b,n), cosine(a,b,n), sine(mean,amplitude,period), ..."""
+    """Entropy target, nats per token: 0.5, 0.6x, linear(a,b,n), cosine(a,b,n), sine(mean,amplitude,period), ...
+    (default: 0.6x, the recipe's, or the method's own)"""
     steps: int | None = None
-    """Number of steps; a step samples and updates once."""
+    """Number of steps; a step samples and updates once (default: 200, or the recipe's)."""
     seed: int | None = None
-    """Seed of the order of the prompts and of every random draw."""
+    """Seed of the order of the prompts and of every random draw (default: 0, or the recipe's)."""
     out: Path | None = None
     """The run folder (default: runs/MODEL-METHOD-TARGET-SEED)."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = field(default=())
-    """Any other setting; may be repeated: --set optimizer.lr=1e-4 --set control.law=switch."""
+    """Any other setting; may be repeated: --set optimizer.lr=1e-4 --set control.law=switch
+    (default: the recipe's settings, else those of `aepo settings`)."""
     strict: bool = False
     """Refuse to start where the preflight check reports something."""
     dry_run: bool = False
     """Check model and data, print memory and cost on paper, and stop."""
     gpus: Annotated[tuple[int, ...], tyro.conf.UseAppendAction] = field(default=())
-    """With --dry-run: the seconds of a step on this number of H100s; may be repeated (docs/scale.md)."""
+    """With --dry-run: the seconds of a step on this number of H100s; may be repeated (docs/scale.md;
+    default: memory and costs alone)."""
     length: float | None = None
     """With --dry-run: mean tokens of a completion (default: every completion is as long as the limit)."""
     resume: Path | None = None
-    """Continue the run of this folder from its newest checkpoint, with its settings; --steps N prolongs it."""
+    """Continue the run of this folder from its newest checkpoint, with its settings; --steps N prolongs it
+    (default: a new run)."""
 
     def run(self) -> None:
         """Start a run, continue one, or print what a run would cost."""

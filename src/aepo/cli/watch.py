@@ -11,7 +11,7 @@ import tyro
 
 @dataclass(frozen=True)
 class Watch:
-    """Show a run in the terminal, in progress or finished: entropy and target as a line, and the latest numbers."""
+    """Show a run in the terminal: entropy and target as a line, and the latest numbers. Wait until it is there."""
 
     folder: Annotated[Path, tyro.conf.Positional]
     """The run folder."""

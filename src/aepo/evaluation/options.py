@@ -26,43 +26,48 @@ class Options:
     """A folder in Hugging Face format, a name on the hub, a run folder or one of its checkpoints, or `builtin`."""
     benchmark: tuple[str, ...] = ()
     """Benchmarks by name (aime24, aime25, amc23, math500, gsm8k, minerva, olympiadbench, college_math,
-    humaneval, mbpp), or files."""
+    humaneval, mbpp), or files (default: those of --data, or the task)."""
     data: Path | None = None
-    """A folder that holds the benchmarks' files (aime24.jsonl, ...), or one file of problems and answers."""
+    """A folder that holds the benchmarks' files (aime24.jsonl, ...), or one file of problems and answers
+    (default: the benchmarks' files are downloaded from the hub)."""
     task: str | None = None
     """The evaluation problems of a task instead: paths, countdown, programs, gym or data (default: the run's task)."""
     set: tuple[str, ...] = field(default=())
-    """Settings of --task, such as task.dataset=chain_sum."""
+    """Settings of --task, such as task.dataset=chain_sum (default: the task's own)."""
     n: int = 32
     """Number of completions of each problem."""
     k: tuple[int, ...] = ()
     """Report pass@k and maj@k at these k, each at most n (default: 1, 2, 4, ... up to n, at most 1024)."""
     temperature: float | None = None
-    """One pass at this temperature, instead of pass@1 at T = 0.1, top-p 0.95 and pass@k at T = 1, top-p 1."""
+    """One pass at this temperature, such as 0.6 (default: two passes, pass@1 at T = 0.1, top-p 0.95, and pass@k at
+    T = 1, top-p 1)."""
     top_p: float | None = None
-    """One pass with this top-p (and at T = 1 without --temperature)."""
+    """One pass with this top-p (and at T = 1 without --temperature; default: see --temperature)."""
     top_k: int | None = None
-    """One pass from this many most probable tokens."""
+    """One pass from this many most probable tokens (default: all of them)."""
     min_p: float | None = None
-    """One pass without tokens below this share of the largest probability."""
+    """One pass without tokens below this share of the largest probability (default: none is left out)."""
     stop: tuple[str, ...] = ()
     """Texts that end a completion; they stay in it (default: those of the run, if the model is a run's)."""
     system_prompt: str | None = None
-    """System turn of chat prompts that have none of their own, with --benchmark and --data."""
+    """System turn of chat prompts that have none of their own, with --benchmark and --data (default: none)."""
     chat_template: str | None = None
-    """File of a Jinja chat template that replaces the model's own, with --benchmark and --data."""
+    """File of a Jinja chat template that replaces the model's own, with --benchmark and --data (default: the
+    model's own)."""
     chat_template_kwargs: str | None = None
-    """Arguments of the chat template, with --benchmark and --data: a JSON object such as {"enable_thinking": false}."""
+    """Arguments of the chat template, with --benchmark and --data: a JSON object such as {"enable_thinking": false}
+    (default: none)."""
     prompt: str | None = None
-    """Prompt style of benchmarks and files: qwen25-math-cot (default; qwen-code for programs), qwen-boxed, code, ..."""
+    """Prompt style of benchmarks and files: qwen-boxed, code, ... (default: qwen25-math-cot; qwen-code for
+    programs)."""
     max_tokens: int | None = None
     """Longest completion, in tokens (default: 8192; for a task its own limit)."""
     grader: str | None = None
-    """Grader of benchmarks and files: math (default; code for humaneval and mbpp), qwen, exact or code. A task has its
-    own verifier.
-    """
+    """Grader of benchmarks and files: math, qwen, exact or code (default: math; code for humaneval and mbpp). A task
+    has its own verifier."""
     out: Path | None = None
-    """The folder for samples.jsonl and evaluation.json; an evaluation that was stopped continues there."""
+    """The folder for samples.jsonl and evaluation.json; an evaluation that was stopped continues there
+    (default: evaluation-NAMES in the run's folder, or in runs/)."""
     seed: int = 0
     """Seed of every draw."""
     limit: int | None = None

@@ -1,8 +1,8 @@
-"""This module prints the progress and the result of an evaluation."""
+"""This module prints the result of an evaluation."""
 
 from __future__ import annotations
 
-import time
+import re
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
@@ -10,38 +10,6 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-
-# The shortest time between two lines about the progress, seconds.
-LINE_EVERY = 5.0
-
-
-class ProgressPrinter:
-    """`ProgressPrinter` prints from time to time how many completions are written and how long the rest takes.
-
-    Args:
-        total: The number of completions of the whole evaluation.
-        done: The number of completions that are in the file at the start.
-    """
-
-    def __init__(self, total: int, done: int) -> None:
-        self._total, self._first, self._done = total, done, done
-        self._begun = self._said = time.monotonic()
-        if 0 < done < total:
-            print(f"continuing after {done} of {total} completions", flush=True)
-
-    def add(self, count: int, where: str) -> None:
-        """Count completions that were written, and print a line if the last line is long ago.
-
-        Args:
-            count: The number of new completions.
-            where: What is sampled now, for the line.
-        """
-        self._done += count
-        now = time.monotonic()
-        if now - self._said >= LINE_EVERY:
-            self._said = now
-            left = (now - self._begun) / (self._done - self._first) * (self._total - self._done)
-            print(f"{where}: {self._done} of {self._total} completions, {left:.0f} s left", flush=True)
 
 
 def show(result: Mapping[str, Any]) -> None:
@@ -53,7 +21,7 @@ def show(result: Mapping[str, Any]) -> None:
     console = Console()
     console.print(_table(result["results"]))
     for line in _settings_lines(result):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line, markup=False, highlight=False)
 
 
 def _table(results: Sequence[Mapping[str, Any]]) -> Table:
@@ -85,13 +53,22 @@ def _cell(score: Mapping[str, float | None] | None) -> str:
     return f"{score['mean']:.3f}{interval}"
 
 
+def _source(text: str) -> str:
+    """Return where problems come from, in words. A task is stored as the Python text of its settings."""
+    task = re.match(r"([A-Z]\w*)\(", text)
+    if task is None:
+        return text
+    rows = re.search(r"\b(?:eval|train|dataset)='([^']+)'", text)
+    return f"the task {task[1].lower()}" + (f" ({rows[1]})" if rows else "")
+
+
 def _settings_lines(result: Mapping[str, Any]) -> list[str]:
     settings = result["settings"]
     lines = [
         f"model {settings['model']} ({settings['folder']}, weights {settings['weights']}), seed {settings['seed']}"
     ]
     for benchmark in settings["benchmarks"]:
-        source = benchmark["source"] if len(benchmark["source"]) <= 100 else f"{benchmark['source'][:97]}..."
+        source = _source(benchmark["source"])
         judged = (f"grader {benchmark['grader']}", f"right: {benchmark['right']}")
         parts = (source, f"prompt {benchmark['prompt']}", *judged)
         lines.append(f"{benchmark['name']}: {', '.join(parts)}, at most {benchmark['max_tokens']} tokens")

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from aepo.bars import Bar
 from aepo.config import Config, default_config, override
 from aepo.control.base import generator
 from aepo.engines.positions import Room
@@ -21,7 +22,7 @@ from aepo.evaluation.benchmarks import find
 from aepo.evaluation.evaluated_model import EvaluatedModel, weights_digest
 from aepo.evaluation.options import Options, Pass
 from aepo.evaluation.questions import CODE, Questions, from_rows, from_task
-from aepo.evaluation.report import ProgressPrinter, show
+from aepo.evaluation.report import show
 from aepo.evaluation.samples import RESULT, SAMPLES, Unit, append, cut_to_whole_units, open_folder, read, units
 from aepo.evaluation.scores import Tally, scores
 from aepo.model.policy import Policy
@@ -195,29 +196,31 @@ def _sample(parts: Sequence[Part], policy: Policy, config: Config, seed: int, fi
     """Draw the units that are not in the file yet, and append them to it."""
     sizes = [len(unit) for part in parts for unit in part.units]
     done = cut_to_whole_units(file, sizes)
-    progress = ProgressPrinter(sum(sizes), sum(sizes[:done]))
+    total, before = sum(sizes), sum(sizes[:done])
+    if 0 < before < total:
+        print(f"continuing after {before} of {total} completions", flush=True)
     drawn_by = make_sampler(policy, config)
     drawn_by.refresh(policy)
-    for part in parts:
-        left, done = part.units[done:], max(0, done - len(part.units))
-        if not left:
-            continue
-        sampler = drawn_by.with_cuts(Cuts(part.way.top_p, part.way.top_k, part.way.min_p))
-        # Programs are judged while the next unit is drawn; all else is judged at once.
-        waiting: list[tuple[Unit, Callable[[], list[dict[str, Any]]]]] = []
-        for unit in left:
-            waiting.append((unit, _rows(part, unit, policy, sampler, seed)))
-            if part.questions.start is None or len(waiting) > 1:
-                _write(part, *waiting.pop(0), file, progress)
-        for begun in waiting:
-            _write(part, *begun, file, progress)
+    with Bar(total, "completions", before) as bar:
+        for part in parts:
+            left, done = part.units[done:], max(0, done - len(part.units))
+            if not left:
+                continue
+            bar.add(0, f"{part.questions.name}, {part.way.label}")
+            sampler = drawn_by.with_cuts(Cuts(part.way.top_p, part.way.top_k, part.way.min_p))
+            # Programs are judged while the next unit is drawn; all else is judged at once.
+            waiting: list[tuple[Unit, Callable[[], list[dict[str, Any]]]]] = []
+            for unit in left:
+                waiting.append((unit, _rows(part, unit, policy, sampler, seed)))
+                if part.questions.start is None or len(waiting) > 1:
+                    _write(part, *waiting.pop(0), file, bar)
+            for begun in waiting:
+                _write(part, *begun, file, bar)
 
 
-def _write(
-    part: Part, unit: Unit, rows: Callable[[], list[dict[str, Any]]], file: Path, progress: ProgressPrinter
-) -> None:
+def _write(part: Part, unit: Unit, rows: Callable[[], list[dict[str, Any]]], file: Path, bar: Bar) -> None:
     append(file, rows())
-    progress.add(len(unit), f"{part.questions.name}, {part.way.label}")
+    bar.add(len(unit), f"{part.questions.name}, {part.way.label}")
 
 
 def _rows(part: Part, unit: Unit, policy: Policy, sampler: Sampler, seed: int) -> Callable[[], list[dict[str, Any]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aepo.errors import InvalidValue
+from aepo.errors import InvalidValue, require
 from aepo.grading.base import Grade, Grader
 from aepo.grading.pool import GradingPool
 
-# Completions that are graded between two looks at the clock, and the seconds between two lines of progress.
-_CHUNK, _LINE_EVERY = 256, 5.0
+# Completions that are graded between two reports of the progress.
+_CHUNK = 128
 _EXAMPLES = 5
 
 
@@ -69,7 +70,7 @@ def grade_file(
     grader: Grader,
     processes: int,
     seconds: float,
-    progress: Callable[[str], None] = lambda line: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Summary:
     """Add `correct`, `reason` and `failed` to every line of a JSONL file of {"completion", "answer", ...}.
 
@@ -81,24 +82,22 @@ def grade_file(
         grader: The rule.
         processes: The number of grading processes.
         seconds: The limit of one grading, seconds of processor time.
-        progress: Gets a line of text every few seconds.
+        progress: Gets the numbers of graded completions and of all, from time to time.
 
     Raises:
         InvalidValue: The file or a line cannot be used; the message has the number of the line.
     """
+    check_out(out)
     rows = list(_rows(path))
     if not rows:
         raise InvalidValue("file", str(path), "a file with at least one line")
     pairs = [_pair(row) for row in rows]
     grades: list[Grade] = []
-    started = said = time.perf_counter()
+    started = time.perf_counter()
     with GradingPool(grader, processes, seconds) as pool:
         for first in range(0, len(pairs), _CHUNK):
             grades += pool.grade(pairs[first : first + _CHUNK])
-            now = time.perf_counter()
-            if now - said >= _LINE_EVERY and len(grades) < len(pairs):
-                said, left = now, (now - started) / len(grades) * (len(pairs) - len(grades))
-                progress(f"{len(grades)} of {len(pairs)} graded, {left:.0f} s left")
+            progress(len(grades), len(pairs))
     took = time.perf_counter() - started
     write_rows(out, [_with_grade(row, grade) for row, grade in zip(rows, grades, strict=True)])
     return _summary(pairs, grades, pool.failures, took)
@@ -205,9 +204,22 @@ def _with_grade(row: dict[str, Any], grade: Grade) -> dict[str, Any]:
     return {**row, "correct": grade.correct, "reason": grade.reason, "failed": grade.failed}
 
 
+def check_out(out: Path) -> None:
+    """Check that a file can be written at this path, before the work starts.
+
+    Raises:
+        InvalidValue: The path is a folder, or its folder cannot be made or written.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidValue("--out", str(out), f"a file in a folder that can be made ({error.strerror})") from None
+    ready = not out.is_dir() and os.access(out.parent, os.W_OK)
+    require(ready, "--out", str(out), "the path of a file that can be written")
+
+
 def write_rows(out: Path, rows: list[dict[str, Any]]) -> None:
     """Write a JSONL file, whole or not at all."""
-    out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(out.name + ".partial")
     try:
         partial.write_text("".join(json.dumps(row) + "\n" for row in rows))

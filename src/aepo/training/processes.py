@@ -11,11 +11,12 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
+from aepo.bars import Bar
 from aepo.training.checkpoint import FOLDER, steps_saved
 from aepo.training.folder import METRICS, being_written, cpu_count, read_rows
 
-# Seconds between two lines of progress.
-SAY_EVERY = 15.0
+# Seconds between two looks at the logs of the runs, and the parts of a whole.
+LOOK_EVERY, PARTS = 3.0, 100
 
 
 @dataclass(frozen=True)
@@ -66,18 +67,25 @@ def launch(jobs: Sequence[Job], at_once: int | None = None) -> None:
     """
     with ThreadPoolExecutor(at_once or cpu_count()) as pool:
         pending = {pool.submit(_run, job) for job in jobs if not job.finished}
-        while pending:
-            done, pending = wait(pending, timeout=SAY_EVERY, return_when=FIRST_EXCEPTION)
-            for future in done:
-                future.result()
-            _say(jobs)
+        with Bar(PARTS, "%", sum(map(_done, jobs)) // len(jobs)) as bar:
+            while pending:
+                done, pending = wait(pending, timeout=LOOK_EVERY, return_when=FIRST_EXCEPTION)
+                for future in done:
+                    future.result()
+                finished = sum(job.finished for job in jobs)
+                bar.reach(sum(map(_done, jobs)) // len(jobs), f"{finished} of {len(jobs)} runs finished")
 
 
-def _say(jobs: Sequence[Job]) -> None:
-    """Print the progress of each unfinished run. The number of steps comes from the run's own log."""
-    going = {job.out.name: len(read_rows(job.out / METRICS)) for job in jobs if not job.finished}
-    parts = [f"{name} step {step}" for name, step in going.items() if step]
-    print(f"{len(jobs) - len(going)} of {len(jobs)} runs finished", *parts, sep="; ", flush=True)
+def _done(job: Job) -> int:
+    """Return the share of the run that is done, in percent. The steps and costs come from the run's own log."""
+    if job.finished:
+        return PARTS
+    rows = read_rows(job.out / METRICS)
+    share = len(rows) / job.steps
+    if job.budget is not None:
+        unit, number = job.budget
+        share = max(share, sum(row.get(unit) or 0 for row in rows) / number)
+    return min(PARTS - 1, int(PARTS * share))
 
 
 def _run(job: Job) -> None:

@@ -376,8 +376,9 @@ def _logged_step(
         state = _best(state, row["evaluation"]["pass@1"])
         for callback in callbacks:
             callback.on_evaluation(row["step"], evaluation)
-    log.step(row, _shown(run, samples, generator(run.config.seed, state.step, "shown")))
-    tracker.step(row)
+    shown = _shown(run, samples, generator(run.config.seed, state.step, "shown"))
+    log.step(row, shown)
+    tracker.step(row, [one.row(row["step"]) for one in shown])
     if last or (due.checkpoint(state.step) and not sick(row, run.policy.vocabulary)):
         save_checkpoint(out, run.policy, run.optimizer, state, run.config.checkpoint.keep)
         due.done("checkpoint")

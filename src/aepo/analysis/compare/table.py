@@ -82,6 +82,6 @@ def _cell(measure: Measure | None, form: str, short: bool) -> str:
 def _difference(difference: Interval | None, form: str, short: bool) -> str:
     if difference is None:
         return ""
-    first, between, to, last = ("\n", "\n", "\nto ", "") if short else (" (", ", ", " to ", ")")
+    first, between, to, last = ("\n(", ",\n", " to\n", ")") if short else (" (", ", ", " to ", ")")
     span = "" if difference.low is None else f"{between}{difference.low:+{form}}{to}{difference.high:+{form}}"
     return f"{first}{difference.mean:+{form}}{span}{last}"

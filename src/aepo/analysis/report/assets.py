@@ -17,12 +17,24 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 caption { caption-side: bottom; text-align: left; padding-top: .5rem; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--rule); text-align: left; white-space: nowrap; }
 td.number { text-align: right; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; margin: 1.5rem 0; font-size: .9rem; }
+dt { color: var(--faint); } dd { margin: 0; overflow-wrap: anywhere; }
 th button { font: inherit; font-weight: 600; color: inherit; background: none; border: 0; padding: 0; cursor: pointer; }
 th[aria-sort=ascending] button::after { content: " \\2191"; }
 th[aria-sort=descending] button::after { content: " \\2193"; }
 figure { margin: 1rem 0; } figure img { width: 100%; max-width: 56rem; background: #fff; border-radius: 6px; }
 pre { background: var(--card); border: 1px solid var(--rule); border-radius: 6px; padding: .6rem; margin: .3rem 0 1rem;
   white-space: pre-wrap; overflow-wrap: anywhere; max-height: 24rem; overflow-y: auto; unicode-bidi: isolate; }
+pre.prompt { margin-bottom: 0; border-style: dashed; color: var(--faint); }
+@media (max-width: 640px) {
+  body { margin: 1rem auto; } h1 { font-size: 1.3rem; overflow-wrap: anywhere; } code { overflow-wrap: anywhere; }
+  table, caption, tbody, tr { display: block; } thead, caption span { display: none; }
+  tr { border: 1px solid var(--rule); border-radius: 6px; margin: .8rem 0; background: var(--card); }
+  td, td.number { display: flex; justify-content: space-between; gap: 1rem; text-align: right; white-space: normal;
+    overflow-wrap: anywhere; }
+  td::before { content: attr(data-name); color: var(--faint); text-align: left; flex: none; }
+  tr td:last-child { border-bottom: 0; } td[data-order=""] { display: none; }
+}
 """
 
 SCRIPT = """

@@ -124,7 +124,7 @@ def pass_at_k(runs: Sequence[RunRecord], found: Sequence[Group], base: Curve | N
 
 def _base(axes: Axes, base: Curve | None, runs: Sequence[RunRecord]) -> str:
     if base is None:
-        return "The base model's curve is not here: no evaluation of it was given (--base FOLDER)."
+        return "Without the base model (see below)."
     _points(axes, base, "base model", marker="o", color="black", ls="--")
     words = f"Black: the base model, {base.about}"
     if base.low:

@@ -25,12 +25,15 @@ def markdown(report: Report, figures: str) -> str:
         report: The content of the report.
         figures: The folder of the figures, relative to the document.
     """
-    parts = [f"# {plain(report.title)}", f"Made by\n\n{_fenced(report.made_by)}", *map(_table, report.tables)]
+    facts = "".join(f"- {name}: {plain(value)}\n" for name, value in report.facts).rstrip()
+    parts = [f"# {plain(report.title)}", f"Made by\n\n{_fenced(report.made_by)}", *([facts] if facts else [])]
+    parts += map(_table, report.tables)
     for shown in report.figures:
         picture = f"![{shown.title}]({figures}/{shown.name}.png)"
         parts.append(f"## {shown.title}\n\n{picture}\n\n{plain(shown.caption)}")
-    parts += ["## Samples", *map(_samples, report.samples), "## What is not here"]
-    parts.append("".join(f"- {plain(sentence)}\n" for sentence in report.missing or ["nothing is missing"]).rstrip())
+    parts += ["## Samples", *map(_samples, report.samples)]
+    if report.missing:
+        parts += ["## What is not here", "".join(f"- {plain(sentence)}\n" for sentence in report.missing).rstrip()]
     return ("\n\n".join(parts) + "\n").encode("utf-8", "replace").decode()
 
 
@@ -44,7 +47,8 @@ def _samples(chosen: ShownSamples) -> str:
     run = escape(" ".join(chosen.run.split()))
     parts = [f"<details><summary>{run}, step {chosen.step}</summary>"]
     for sample in chosen.samples:
-        parts += [plain(sample.about), _fenced(_cut(sample.text))]
+        asked = [_fenced(_cut(sample.prompt))] if sample.prompt else []
+        parts += [plain(sample.about), *asked, _fenced(_cut(sample.text))]
     return "\n\n".join([*parts, "</details>"])
 
 

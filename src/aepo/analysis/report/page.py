@@ -31,6 +31,8 @@ class Report:
     """The samples of the steps that are shown."""
     missing: Sequence[str]
     """A sentence for each missing number, file or figure."""
+    facts: Sequence[tuple[str, str]] = ()
+    """What was trained, on what and how: names and values."""
 
 
 def page(report: Report, drawings: Mapping[str, bytes]) -> str:
@@ -43,15 +45,26 @@ def page(report: Report, drawings: Mapping[str, bytes]) -> str:
     parts = [
         f"<h1>{escape(report.title)}</h1>",
         f'<p class="faint">Made by <code>{escape(report.made_by)}</code></p>',
+        *_facts(report.facts),
         *map(_table, report.tables),
         *(_figure(shown, drawings[shown.name]) for shown in report.figures),
         "<h2>Samples</h2>",
         *map(_samples, report.samples),
-        "<h2>What is not here</h2>",
-        f"<ul>{''.join(f'<li>{escape(sentence)}</li>' for sentence in report.missing or ['nothing is missing'])}</ul>",
+        *_missing(report.missing),
     ]
     text = f"{_head(report.title)}<body>\n" + "\n".join(parts) + f"\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
     return text.encode("ascii", "xmlcharrefreplace").decode()
+
+
+def _missing(sentences: Sequence[str]) -> list[str]:
+    """Return the last section. A report to which nothing is missing has none."""
+    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
+    return ["<h2>What is not here</h2>", f"<ul>{items}</ul>"] if items else []
+
+
+def _facts(facts: Sequence[tuple[str, str]]) -> list[str]:
+    items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>\n" for name, value in facts)
+    return [f"<dl>{items}</dl>"] if items else []
 
 
 def _head(title: str) -> str:
@@ -71,18 +84,20 @@ def _hash(text: str) -> str:
 
 def _table(table: Table) -> str:
     heads = "".join(f'<th scope="col"><button type="button">{escape(name)}</button></th>' for name in table.columns)
-    rows = "".join(f"<tr>{''.join(map(_cell, row))}</tr>\n" for row in table.rows)
+    rows = "".join(f"<tr>{''.join(map(_cell, row, table.columns))}</tr>\n" for row in table.rows)
+    sorts = "<span>A click on a heading sorts.</span>"  # not on a narrow page, which has no head
     return (
-        f'<div class="scroll"><table><caption>{escape(table.caption)}. A click on a heading sorts.</caption>\n'
+        f'<div class="scroll"><table><caption>{escape(table.caption)}. {sorts}</caption>\n'
         f"<thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}</tbody></table></div>"
     )
 
 
-def _cell(cell: Cell) -> str:
+def _cell(cell: Cell, column: str) -> str:
+    name = f'data-name="{escape(column)}"'  # a narrow page has no head
     if isinstance(cell.order, str):
-        return f'<td data-order="{escape(cell.order)}">{escape(cell.text)}</td>'
+        return f'<td {name} data-order="{escape(cell.order)}">{escape(cell.text)}</td>'
     order = "" if math.isnan(cell.order) else "1e999" if math.isinf(cell.order) else repr(cell.order)
-    return f'<td class="number" data-order="{order}">{escape(cell.text)}</td>'
+    return f'<td class="number" {name} data-order="{order}">{escape(cell.text)}</td>'
 
 
 def _figure(shown: Shown, drawing: bytes) -> str:
@@ -95,7 +110,10 @@ def _figure(shown: Shown, drawing: bytes) -> str:
 
 def _samples(chosen: ShownSamples) -> str:
     texts = "".join(
-        f'<p class="faint">{escape(sample.about)}</p>\n<pre>{escape(sample.text)}</pre>\n' for sample in chosen.samples
+        f'<p class="faint">{escape(sample.about)}</p>\n'
+        + f'<pre class="prompt">{escape(sample.prompt)}</pre>\n' * bool(sample.prompt)
+        + f"<pre>{escape(sample.text)}</pre>\n"
+        for sample in chosen.samples
     )
     summary = f"<summary>{escape(chosen.run)}, step {chosen.step}</summary>"
     return f"<details>{summary}\n{texts}</details>"

@@ -7,6 +7,7 @@ import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from aepo.config import read_toml
 from aepo.errors import InvalidValue, require
 from aepo.evaluation.samples import RESULT
 from aepo.evaluation.statistics import column_intervals
-from aepo.training.folder import METRICS, SAMPLES, is_number, read_metrics, read_rows
+from aepo.training.folder import EVALUATIONS, METRICS, SAMPLES, is_number, read_metrics, read_rows
 
 CONFIG = "config.toml"
 # A constant target: a number of nats, or a multiple of the first entropy.
@@ -165,8 +166,8 @@ def read_run(folder: Path, label: str, samples: bool = True) -> RunRecord:
     Raises:
         InvalidValue: The path is not a run folder, or a file in it has unexpected content.
     """
-    if not _is_run(folder):
-        raise InvalidValue("RUN", str(folder), f"a run folder (it holds neither {CONFIG} nor {METRICS})")
+    if not is_run(folder):
+        raise InvalidValue("RUN", str(folder), f"a run folder ({_instead(folder)})")
     settings = read_toml(folder / CONFIG) if (folder / CONFIG).exists() else {}
     return RunRecord(readable(label), settings, read_metrics(folder), read_rows(folder / SAMPLES) if samples else ())
 
@@ -192,8 +193,8 @@ def run_folders(given: Sequence[Path]) -> list[Path]:
     A line on standard error says how many paths were left out. A path that does not exist is kept, so that it causes an
     error later. If no path is a run folder, all paths are returned.
     """
-    kept = [path for path in given if _is_run(path) or not path.exists()]
-    if len(kept) == len(given) or not any(map(_is_run, kept)):
+    kept = [path for path in given if is_run(path) or not path.exists()]
+    if len(kept) == len(given) or not any(map(is_run, kept)):
         return list(given)
     names = [repr(path.name) for path in given if path not in kept]
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
@@ -206,7 +207,21 @@ def readable(name: str) -> str:
     return name.encode("utf-8", "replace").decode()
 
 
-def _is_run(path: Path) -> bool:
+def _instead(folder: Path) -> str:
+    """Return what is there in place of a run folder."""
+    if not folder.exists():
+        return "there is nothing at this path"
+    if not folder.is_dir():
+        return "it is a file"
+    within = sorted(path.name for path in folder.iterdir() if is_run(path))
+    if within:
+        more = f" and {len(within) - NAMED} more" if len(within) > NAMED else ""
+        return f"it holds runs: {', '.join(within[:NAMED])}{more}"
+    return f"it holds neither {CONFIG} nor {METRICS}"
+
+
+def is_run(path: Path) -> bool:
+    """Return whether a path is a run folder."""
     return path.is_dir() and any((path / name).exists() for name in (CONFIG, METRICS))
 
 
@@ -217,16 +232,41 @@ def run_curve(run: RunRecord) -> Curve | None:
         return None
     step, scores = last
     ks, values = _by_k({name: value for name, value in scores.items() if is_number(value)})
-    about = f"after {step + 1} steps, {scores.get('samples', '?')} samples of each of {scores.get('problems', '?')}"
+    about = f"after {step} steps, {scores.get('samples', '?')} samples of each of {scores.get('problems', '?')}"
     return Curve(f"{about} problems", ks, values) if ks else None
 
 
+def names_of_data(runs: Sequence[RunRecord]) -> list[str]:
+    """Return the names under which `aepo evaluate` stores the data of the runs: the task's, and those of its files."""
+    names: list[str] = []
+    for run in runs:
+        task = run.config.get("task")
+        if isinstance(task, Mapping) and run.task:
+            files = [task.get("eval") or task.get("train")] if run.task == "data" else []
+            names += [run.task, *(Path(file).stem for file in files if isinstance(file, str))]
+    return sorted(set(names))
+
+
+def first_curve(folders: Sequence[Path], runs: Sequence[RunRecord]) -> Curve | None:
+    """Return pass@k of the runs' own evaluation before training, step 0 of evaluations.jsonl.
+
+    It is None if no run has one, or if the runs differ in model, task or evaluation.
+    """
+    same = {json.dumps([run.config.get(key) for key in ("model", "task", "evaluation")], default=str) for run in runs}
+    for folder, run in zip(folders, runs, strict=False):
+        for row in read_rows(folder / EVALUATIONS, up_to=0) if len(same) == 1 else ():
+            if row.get("problems") and row.get("samples"):
+                where = f"before training, step 0 of {run.label}"
+                return _counted(row, where)
+    return None
+
+
 def base_curve(given: Path, tasks: Sequence[str]) -> Curve:
-    """Return pass@k of the base model on the task of the runs, at T = 1.
+    """Return pass@k of the base model on the data of the runs, at T = 1.
 
     Args:
         given: The output folder of `aepo evaluate` or `aepo compare`, or the file base.json of `aepo compare`.
-        tasks: The names of the tasks of the runs.
+        tasks: The names of the tasks of the runs, and of their files.
 
     Raises:
         InvalidValue: The file cannot be read, or it has no evaluation of these tasks.
@@ -249,32 +289,54 @@ def base_curve(given: Path, tasks: Sequence[str]) -> Curve:
 
 
 def base_beside(folders: Sequence[Path], runs: Sequence[RunRecord]) -> Path | None:
-    """Return the base.json of the comparison that these runs belong to, or None.
+    """Return the evaluation of the base model that lies beside the runs, or None.
 
-    The model and the task in this file must be those of all these runs.
+    It is the base.json of their comparison, or else the folder of an `aepo evaluate` on the data of the runs. The model
+    and the data must be those of all these runs.
     """
     parents = {folder.resolve().parent for folder in folders}
-    file = parents.pop() / BASE_FILE
-    if parents or not file.exists():
+    parent = parents.pop()
+    if parents:
         return None
-    try:
+    file = parent / BASE_FILE
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         made_with = json.loads(file.read_text("utf-8"))["settings"]
-        same = all(run.config.get(name) == made_with[name] for run in runs for name in ("model", "task"))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return file if same else None
+        if all(run.config.get(name) == made_with[name] for run in runs for name in ("model", "task")):
+            return file
+    return next((path.parent for path in sorted(parent.glob(f"*/{RESULT}")) if _is_of(path, runs)), None)
+
+
+def _is_of(file: Path, runs: Sequence[RunRecord]) -> bool:
+    """Return whether an evaluation is of the runs' base model on their data, with a curve at T = 1."""
+    names = names_of_data(runs)
+    same = len({json.dumps([run.config.get("model"), run.config.get("task")], default=str) for run in runs}) == 1
+    try:
+        found = json.loads(file.read_text("utf-8"))
+        folder = str(found["settings"]["folder"])
+        own = str(runs[0].config.get("model"))
+        given = own == found["settings"]["model"] or (
+            own != "builtin" and Path(folder).resolve() == Path(own).resolve()
+        )
+        return same and given and any(task in names for task, _ in _evaluated(found["results"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return False
 
 
 def _compared(kept: Mapping[str, Any]) -> tuple[str, Curve]:
     """Return the name of the task and the curve from a base.json, with intervals over problems."""
+    return str(kept["settings"]["task"]["name"]), _counted(kept, f"from {BASE_FILE} of `aepo compare`")
+
+
+def _counted(kept: Mapping[str, Any], where: str) -> Curve:
+    """Return the curve of an evaluation that holds the right completions of each problem."""
     base = Result(tuple(kept["problems"]), tuple(kept["correct"]), kept["samples"], ())
     ks = [2**i for i in range(base.samples.bit_length())]
     values = np.stack([base.pass_at(k) for k in ks], axis=1)
     require(len(values) > 0, BASE_FILE, "no problems", "an evaluation")
-    about = f"{base.samples} samples of each of {len(values)} problems, from {BASE_FILE} of `aepo compare`"
+    about = f"{base.samples} samples of each of {len(values)} problems, {where}"
     found = column_intervals(values, seed=0)
     bounds = ([i.low for i in found], [i.high for i in found]) if len(values) > 1 else ((), ())
-    return str(kept["settings"]["task"]["name"]), Curve(about, ks, values.mean(axis=0).tolist(), *bounds)
+    return Curve(about, ks, values.mean(axis=0).tolist(), *bounds)
 
 
 def _evaluated(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, Curve]]:

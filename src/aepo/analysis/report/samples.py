@@ -15,12 +15,14 @@ class Text:
     """`Text` is one completion with a description."""
 
     about: str
-    """The number of the prompt, and the reward, the advantage and the temperature if they are known.
+    """The number of the prompt, and the rewards, the known answer, the advantage and the temperature if they are known.
 
     It also says whether the control drew the completion as an extra one, and whether the length limit cut it.
     """
     text: str
     """The completion."""
+    prompt: str = ""
+    """The text of the prompt; empty if the run did not store it."""
 
 
 @dataclass(frozen=True)
@@ -67,5 +69,11 @@ def _text(row: Mapping[str, Any]) -> Text:
         value = row.get(key)
         if is_number(value):
             parts.append(form.format(value))
+        if key == "reward":
+            each = row.get("rewards")
+            parts += (
+                [f"{name} {one:g}" for name, one in each.items() if is_number(one)] if isinstance(each, dict) else []
+            )
+            parts += [f"known answer {row['answer']}"] if row.get("answer") not in (None, "") else []
     parts += [word for key, word in (("extra", "extra"), ("truncated", "cut at the limit")) if row.get(key)]
-    return Text(", ".join(parts), str(row.get("completion", "")))
+    return Text(", ".join(parts), str(row.get("completion", "")), str(row.get("prompt_text") or ""))

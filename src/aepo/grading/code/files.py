@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from aepo.errors import InvalidValue, require
@@ -12,10 +13,20 @@ from aepo.grading.code.formats import problem_of
 from aepo.grading.code.judge import CodeGrade, CodeJudge
 from aepo.grading.code.problem import CodeProblem
 from aepo.grading.code.sandbox import Isolation, Limits, Sandbox
-from aepo.grading.files import Summary, objects, write_rows
+from aepo.grading.files import Summary, check_out, objects, write_rows
+
+# Programs for each process that are judged between two reports of the progress.
+_CHUNK = 16
 
 
-def grade_code_file(path: Path, out: Path, processes: int, seconds: int, sandbox: Isolation) -> Summary:
+def grade_code_file(
+    path: Path,
+    out: Path,
+    processes: int,
+    seconds: int,
+    sandbox: Isolation,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Summary:
     """Judge the programs of a JSONL file of {"completion", "tests", ...}, or of rows of any form of code problems.
 
     Each line gets `correct`, `reason`, `failed`, the counts of tests, the processor time, and how it was judged.
@@ -26,10 +37,12 @@ def grade_code_file(path: Path, out: Path, processes: int, seconds: int, sandbox
         processes: The number of sandboxes at the same time.
         seconds: The processor time of one test, seconds.
         sandbox: The isolation.
+        progress: Gets the numbers of judged programs and of all, from time to time.
 
     Raises:
         InvalidValue: The file or a line cannot be used, or no sandbox works here.
     """
+    check_out(out)
     require(processes >= 1, "processes", processes, "at least 1")
     rows: list[dict[str, object]] = []
     pairs: list[tuple[str | None, CodeProblem]] = []
@@ -47,7 +60,10 @@ def grade_code_file(path: Path, out: Path, processes: int, seconds: int, sandbox
     isolated.check()
     started = time.perf_counter()
     with CodeJudge(isolated, processes) as judge:
-        grades = judge.judge(pairs)
+        grades: list[CodeGrade] = []
+        for first in range(0, len(pairs), _CHUNK * processes):
+            grades += judge.judge(pairs[first : first + _CHUNK * processes])
+            progress(len(grades), len(pairs))
     took = time.perf_counter() - started
     write_rows(out, [{**row, **_columns(grade)} for row, grade in zip(rows, grades, strict=True)])
     failures, right = (sum(getattr(grade, name) for grade in grades) for name in ("failed", "correct"))
