@@ -110,3 +110,14 @@ def test_the_page_has_a_figure_with_every_finding(monkeypatch, capsys, tmp_path)
     assert "gone &amp; &lt;lost&gt;" in text and "<lost>" not in text
     assert command(monkeypatch, "--html", str(tmp_path / "no" / "page.html"), str(broken)) == 2
     assert "--html" in capsys.readouterr().err
+
+
+def test_what_was_left_out_and_where_the_run_was_resumed_is_said(capsys, tmp_path):
+    rows = [{"step": step, "optim/entropy": 0.5, "env/all/reward/total": 0.1 * step} for step in range(12)]
+    lines = [json.dumps(row) for row in rows]
+    path, page = tmp_path / "metrics.jsonl", tmp_path / "page.html"
+    path.write_text("\n".join([*lines[:6], lines[6][:20] + lines[4], *lines[5:]]))
+    doctor([path], page=page)
+    for out in (capsys.readouterr().out, page.read_text()):
+        assert "1 broken row was left out; 14 rows were read" in out and "resumed at step 4" in out
+    assert "not in the log, so not judged: share of groups" in page.read_text()

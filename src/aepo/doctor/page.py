@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 
+from aepo.doctor.checks.facts import missing
 from aepo.doctor.types import Finding, Log, LogSeries
 from aepo.errors import InvalidValue, require
 
@@ -76,17 +77,28 @@ def _run(log: Log, findings: Sequence[Finding]) -> Iterator[str]:
     yield f"<h2>{escape(log.source)}</h2><p>{escape(log.framework)}, steps {first} to {last}"
     if "entropy" in log.series:
         yield f"; entropy (<code>{escape(log.keys.get('entropy', 'entropy'))}</code>) is {escape(log.entropy.says)}"
-    yield "</p>" + "".join(f"<p>{escape(note)}</p>" for note in log.notes)
+    yield "</p>" + "".join(f"<p>{escape(line)}</p>" for line in _said(log))
     for found in findings:
         at = "" if found.step is None else f" from step {found.step}"
         yield f"<h3>{escape(found.kind)}{at} ({found.confidence})</h3>"
         yield f"<p>{escape(found.evidence)}<br>{escape(found.advice)}</p>"
         for name in about(log, found):
             yield _figure(log.keys.get(name, name), log.series[name], found.step)
+    if not any(found.serious for found in findings):
+        yield "<p>no fault found in what was read</p>"
     if not findings:
-        yield f"<p>nothing found in: {escape(', '.join(sorted(log.series)))}</p>"
         for name in [name for name in ("entropy", "reward") if log.series.get(name)]:
             yield _figure(log.keys.get(name, name), log.series[name], None, is_marked=False)
+
+
+def _said(log: Log) -> Iterator[str]:
+    """Yield what was read, what is not in the log, where the run was resumed, and what was left out."""
+    yield f"read: {', '.join(sorted(log.series))}"
+    if lacking := missing(log):
+        yield f"not in the log, so not judged: {', '.join(lacking)}"
+    if log.resumes:
+        yield f"resumed at step {', '.join(map(str, log.resumes))}"
+    yield from log.notes
 
 
 def about(log: Log, finding: Finding) -> list[str]:
