@@ -68,8 +68,9 @@ def leap(log: Log) -> list[Finding]:
     first = far[0]
     held = {_reward_holds(log, at) for at in far}
     if len(series) >= AROUND and False not in held:
-        single = held == {True} and len(far) <= max(1, SINGLE * len(series))
-        confidence = "possible" if single else "likely"
+        few = len(far) <= max(1, SINGLE * len(series))
+        # Where the log ends too soon to show whether the reward holds, the size of the leap says how sure it is.
+        confidence = "possible" if few and (held == {True} or worst < LEAPS[0][0]) else "likely"
     return [
         Finding(
             kind="explosion",
