@@ -16,17 +16,23 @@ WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 150, 70, 12, 10, 22
 # A figure draws the least and the largest value of so many pieces of the run, so that no spike is lost.
 PIECES = 400
 RELATED = {
-    "collapse": ("entropy", "distinct"),
+    "collapse": ("entropy",),
+    "entropy dip": ("entropy",),
     "explosion": ("entropy",),
+    "entropy rose from a low start": ("entropy",),
     "reward lost": ("reward",),
+    "reward does not move": ("reward",),
+    "solved task": ("reward", "dead_groups", "entropy"),
     "dead groups": ("dead_groups", "no_advantage"),
-    "truncation": ("truncated",),
-    "sampler mismatch": ("mismatch", "mismatch_kl", "mismatch_probability", "mismatch_correlation"),
+    "truncation": ("truncated", "length"),
+    "length collapse": ("length",),
+    "length growing": ("length",),
+    "length at the limit": ("length",),
+    "nothing is trained": ("learning_rate", "gradient_norm"),
     "target missed": ("entropy", "target_entropy"),
     "target out of reach": ("entropy", "target_entropy", "alarm"),
-    "a method that does nothing": ("ratio", "clip_fraction", "approximate_kl"),
 }
-"""Kind of finding -> the series that it is about, besides those that its evidence names."""
+"""Kind of finding -> the series that it is about, where its evidence names none."""
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 h2 { overflow-wrap: anywhere; font-size: 1.1rem; border-top: 1px solid #bbb; padding-top: 1rem; }
@@ -102,12 +108,14 @@ def _said(log: Log) -> Iterator[str]:
 
 
 def about(log: Log, finding: Finding) -> list[str]:
-    """Return the names of the series that a finding is about: by its kind, and by the keys that its evidence quotes."""
-    quoted = set(re.findall(r"`([^`]+)`", finding.evidence))
-    named = [name for name, key in log.keys.items() if key in quoted or name in quoted]
-    by_kind = [name for name in RELATED.get(finding.kind, ()) if name in log.series]
-    found = [name for name in dict.fromkeys([*named, *by_kind]) if log.series.get(name)]
-    return found or [name for name in ("entropy", "reward") if log.series.get(name)][:1]
+    """Return the names of the series that a finding is about: those that its evidence names, else those of its kind.
+
+    Evidence names a series by its key in quotes, or as in "reward 0.5 to 0.1".
+    """
+    said = {*re.findall(r"`([^`]+)`", finding.evidence), *re.findall(r"(\w+) [-+.\de]+ to ", finding.evidence)}
+    found = [name for name in log.series if name in said or log.keys.get(name) in said]
+    found = [name for name in found or RELATED.get(finding.kind, ()) if log.get(name)]
+    return found or [name for name in ("entropy", "reward") if log.get(name)][:1]
 
 
 def _figure(key: str, series: LogSeries, step: int | None, is_marked: bool = True) -> str:

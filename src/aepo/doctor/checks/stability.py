@@ -113,7 +113,8 @@ def gradient(log: Log) -> list[Finding]:
         Finding(
             kind="explosion",
             step=onset(series, lambda value: value >= GROWN[-1][0] * change.before, change.width),
-            evidence=f"the norm of the gradient rose from {decimals(change.before)} to {decimals(change.after)}",
+            evidence=f"`{log.keys.get('gradient_norm', 'gradient_norm')}` (norm of the gradient) rose from "
+            f"{decimals(change.before)} to {decimals(change.after)}",
             confidence=change.confidence,
             advice="clip the gradient, lower the learning rate; look for few very long or very unlikely completions",
         )
