@@ -45,7 +45,10 @@ def changed(answer: str) -> Iterator[Case]:
         if number.denominator == 1 and number:
             yield "percent times 100", value, box(f"{latex(100 * number)}\\%")
             yield "percent times 100", f"{value}\\%", box(latex(100 * number))
+            yield "percent times 100", f"{latex(100 * number)}\\%", box(value)
         yield "currency", f"\u20ac{value}", box(f"\u00a3{value}")
+        yield "currency", f"\u20ac{value}", box(f"\\${value}")
+        yield "currency", f"{value}\\%", box(f"\\${value}")
         yield "several boxes", value, f"So $\\boxed{{{value}}}$ and $\\boxed{{{latex(number + 1)}}}$."
         yield "several boxes", value, f"So $\\boxed{{{latex(number + 1)}}}$, $\\boxed{{{value}}}$."
         yield (

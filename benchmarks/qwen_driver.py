@@ -2,8 +2,9 @@
 
 python qwen_driver.py EVALUATION, where EVALUATION is the original's folder of this name. Each line is {"name",
 "completion", "example"}; the reply is the verdict. What it computes is what the original's math_eval.py does between a
-completion and its score, with its limit of three seconds, of processor time here. A row that comes to it is null. A
-process of its own judges, so that the limit also ends C code; another one goes on after the row that ended it.
+completion and its score, with a limit of 20 seconds of processor time. (The original has three on the clock, so that
+its verdict on a slow row depends on the machine.) A row that comes to the limit is null. A process of its own judges,
+so that the limit also ends C code; another one goes on after the row that ended it.
 """
 
 import json
@@ -35,7 +36,7 @@ def verdicts(rows):
     ours, theirs = os.pipe()
     if (child := os.fork()) == 0:
         for row in rows:
-            signal.setitimer(signal.ITIMER_PROF, 3)
+            signal.setitimer(signal.ITIMER_PROF, 20)
             right = judge(**row)
             signal.setitimer(signal.ITIMER_PROF, 0)
             os.write(theirs, b"1" if right else b"0")

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from aepo import cli
+from aepo.doctor import Log, examine
+from aepo.doctor.page import about
 from aepo.doctor.report import doctor
+from aepo.doctor.types import EntropyMeaning
 
 LOGS = Path(__file__).parent / "logs"
 
@@ -110,3 +113,54 @@ def test_the_page_has_a_figure_with_every_finding(monkeypatch, capsys, tmp_path)
     assert "gone &amp; &lt;lost&gt;" in text and "<lost>" not in text
     assert command(monkeypatch, "--html", str(tmp_path / "no" / "page.html"), str(broken)) == 2
     assert "--html" in capsys.readouterr().err
+
+
+def test_what_was_left_out_and_where_the_run_was_resumed_is_said(capsys, tmp_path):
+    rows = [{"step": step, "optim/entropy": 0.5, "env/all/reward/total": 0.1 * step} for step in range(12)]
+    lines = [json.dumps(row) for row in rows]
+    path, page = tmp_path / "metrics.jsonl", tmp_path / "page.html"
+    path.write_text("\n".join([*lines[:6], lines[6][:20] + lines[4], *lines[5:]]))
+    doctor([path], page=page)
+    for out in (capsys.readouterr().out, page.read_text()):
+        assert "1 broken row was left out; 14 rows were read" in out and "resumed at step 4" in out
+    assert "not in the log, so not judged: share of groups" in page.read_text()
+
+
+SERIES = (
+    "entropy", "reward", "length", "gradient_norm", "reference_kl", "approximate_kl", "loss", "truncated",
+    "dead_groups", "mismatch", "distinct", "mismatch_correlation", "evaluation", "learning_rate",
+)  # fmt: skip
+ORDINARY = {"length": 300.0, "mismatch": 0.001, "distinct": 1.0, "mismatch_correlation": 0.999}
+SHOWN = {
+    "collapse": {"entropy": 0.01},
+    "explosion": {"gradient_norm": 90.0},
+    "reward lost": {"reward": 0.0},
+    "dead groups": {"dead_groups": 0.9},
+    "length collapse": {"length": 2.0},
+    "length growing": {"length": 3000.0},
+    "KL to the reference grows": {"reference_kl": 9.0},
+    "sampler mismatch": {"mismatch_correlation": 0.5},
+    "not a number": {"loss": float("nan")},
+}
+
+
+@pytest.mark.parametrize("kind", SHOWN)
+def test_the_figure_of_a_finding_is_of_the_series_that_changed(kind):
+    small = {
+        "truncated": 0.0,
+        "reference_kl": 0.001,
+        "approximate_kl": 0.001,
+        "learning_rate": 1e-6,
+        "dead_groups": 0.1,
+    }
+
+    def value(name: str, step: int) -> float:
+        level = SHOWN[kind].get(name) if step >= 20 else None
+        level = {**ORDINARY, **small}.get(name, 0.5) if level is None else level
+        return level * (1 + 0.001 * (step % 3))
+
+    series = {name: tuple((step, value(name, step)) for step in range(60)) for name in SERIES}
+    keys = {name: f"the/{name}" for name in SERIES}
+    log = Log("made", "made", series, keys, entropy=EntropyMeaning("exact", "the exact entropy"))
+    (found,) = [found for found in examine(log) if found.kind == kind]
+    assert set(SHOWN[kind]) == set(about(log, found))

@@ -246,7 +246,10 @@ def test_packed_files_whole_and_cut_off(tmp_path):
         (tmp_path / f"run.log{ending}").write_bytes(pack(text))
         assert read(tmp_path / f"run.log{ending}")[0].steps == (1, 3999)
     (tmp_path / "cut.gz").write_bytes(gzip.compress(text)[:-2000])
-    assert 100 < read(tmp_path / "cut.gz")[0].steps[1] < 3999
+    for whole, rows in ((text, 3999), (text[:6000], 60)):
+        (tmp_path / "cut.gz").write_bytes(gzip.compress(whole)[: -len(whole) // 50])
+        (log,) = read(tmp_path / "cut.gz")
+        assert rows // 3 < log.steps[1] < rows and "cut off" in log.notes[0]
 
 
 def test_a_chart_of_one_metric_and_of_groups(tmp_path):

@@ -131,3 +131,54 @@ def test_ctrl_c_ends_following_with_what_was_found(tmp_path):
     for rows, code in ((40, 1), (15, 0)):
         path.write_text(json.dumps({"log_history": [{"step": step, **collapsing(step)} for step in range(rows)]}))
         assert follow([path], DoctorConfig(), None, lambda _line: None, sleep=end) == code
+
+
+def state(path, rows: int) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"log_history": [{"step": step, **collapsing(step)} for step in range(rows)]}))
+
+
+def stop(_seconds: float) -> None:
+    raise KeyboardInterrupt
+
+
+def test_the_same_fault_of_two_runs_is_told_of_each(tmp_path):
+    for run in ("run1", "run2"):
+        state(tmp_path / run / "trainer_state.json", 40)
+    for expected in (2, 0):
+        said = []
+        follow([tmp_path], DoctorConfig(), tmp_path / "doctor.jsonl", said.append, sleep=stop)
+        told = [line for line in said if line.startswith("doctor: collapse")]
+        assert len(told) == expected and all(any(f"run{run}" in line for line in told) for run in range(1, expected))
+
+
+def test_a_file_that_cannot_be_read_is_named_once_and_the_others_are_followed(tmp_path):
+    state(tmp_path / "run" / "trainer_state.json", 40)
+    (tmp_path / "notes.txt").write_text("nothing of interest")
+    looks, said = [], []
+
+    def again(_seconds: float) -> None:
+        looks.append(1)
+        state(tmp_path / "run" / "trainer_state.json", 40 + len(looks))
+        if len(looks) == 3:
+            raise KeyboardInterrupt
+
+    follow([tmp_path], DoctorConfig(), None, said.append, sleep=again)
+    assert sum("notes.txt" in line for line in said) == 1 and any("doctor: collapse" in line for line in said)
+
+
+def test_a_run_on_wandb_is_read_again_at_every_look(monkeypatch):
+    from aepo.doctor import live
+    from aepo.doctor.readers import read_all
+
+    asked = []
+
+    def read(places):
+        asked.append(places)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return read_all([])
+
+    monkeypatch.setattr(live, "read_all", read)
+    follow(["wandb://us/project/run"], DoctorConfig(), None, lambda _line: None, sleep=lambda _seconds: None)
+    assert asked == [["wandb://us/project/run"]] * 3

@@ -32,6 +32,10 @@ PROMPTS = {
     "minerva_math": ("17db2c26e2ea0662", "c5541f710643d83e", "cae1e1a43fc6dc86"),
     "olympiadbench": ("f51397551ef3ba6a", "feef2b8fc2161b95", "1843ac9fe82c5539"),
 }
+# Rows to which the original says right because its fork of latex2sympy reads the beginning of both texts and leaves out
+# the rest: prose before eigenvectors, and sets and a product of matrices with words after them.
+BEGINNINGS = {4648, *range(4683, 4686), *range(4687, 4691), 4759, 4874, 4891, 4892, 4934}
+BEGINNINGS |= {4921, 5187, 5464, 5472, 5500, 5576}
 STYLES = ("qwen25-math-cot", "qwen-boxed", "cot")
 
 
@@ -54,9 +58,18 @@ def differences(found, theirs):
 def test_verdicts_are_those_of_the_original(data):
     found = cases(data)
     theirs = kept(found)
-    chosen_rows = [i for i, verdict in enumerate(theirs) if i % 16 == 0 and verdict is not None]
+    sixteenth = [i for i, verdict in enumerate(theirs) if i % 16 == 0 and verdict is not None]
+    chosen_rows = [i for i in sixteenth if i not in BEGINNINGS]
     assert len(found) > 13_000 and len(chosen_rows) > 800
     assert not differences([found[i] for i in chosen_rows], [theirs[i] for i in chosen_rows])
+
+
+def test_only_the_original_says_right_to_texts_that_begin_alike(data):
+    found = cases(data)
+    theirs = kept(found)
+    rows = [5472, 5576]
+    assert set(rows) <= BEGINNINGS and all(theirs[i] for i in BEGINNINGS)
+    assert len(differences([found[i] for i in rows], [theirs[i] for i in rows])) == len(rows)
 
 
 def test_verdicts_are_those_of_the_original_when_it_runs(data):

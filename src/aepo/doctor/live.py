@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 from aepo.doctor.checks import examine
 from aepo.doctor.names import recognise
-from aepo.doctor.readers import read
+from aepo.doctor.readers import read_all
 from aepo.doctor.types import Confidence, EntropyMeaning, Finding, Log
-from aepo.errors import InvalidValue, require
+from aepo.errors import require
 
 FILE = "doctor.jsonl"
 # The address of a webhook can be a secret, so that it can come from the environment, too.
@@ -70,7 +70,7 @@ class News:
         self._told: dict[str, int] = {}
         self._failed = False
         for row in _rows(file) if file else ():
-            self._remember(str(row.get("kind")), str(row.get("evidence")), str(row.get("confidence")))
+            self._remember(*(str(row.get(name, "")) for name in ("source", "kind", "evidence", "confidence")))
 
     def tell(self, findings: Iterable[Finding], at: int, source: str = "") -> bool:
         """Tell what is new, and return whether the run has to stop.
@@ -82,7 +82,7 @@ class News:
         """
         stops = False
         for found in findings:
-            if not found.serious or not self._remember(found.kind, source + found.evidence, found.confidence):
+            if not found.serious or not self._remember(source, found.kind, found.evidence, found.confidence):
                 continue
             stop = self._options.stop_on != "never" and _rank(found.confidence) >= _rank(self._options.stop_on)
             stops |= stop
@@ -95,9 +95,9 @@ class News:
             self._post({"text": line, **row})
         return stops
 
-    def _remember(self, kind: str, evidence: str, confidence: str) -> bool:
+    def _remember(self, source: str, kind: str, evidence: str, confidence: str) -> bool:
         """Return whether this is new, or surer than before. Figures in the evidence do not make it new."""
-        name = f"{kind}: {re.sub(r'[-+]?[0-9][0-9.e+-]*%?', '#', ' '.join(evidence.split()[:3]))}"
+        name = f"{source}: {kind}: {re.sub(r'[-+]?[0-9][0-9.e+-]*%?', '#', ' '.join(evidence.split()[:3]))}"
         new = _rank(confidence) > self._told.get(name, -1)
         if new:
             self._told[name] = _rank(confidence)
@@ -201,7 +201,7 @@ def follow(
     """Read logs again whenever they change, and tell each new fault, until Ctrl-C or a fault that `stop_on` names.
 
     Args:
-        paths: Log files or folders; they need not exist yet.
+        paths: Log files or folders, which need not exist yet, or runs on W&B.
         options: What to do with a fault; `every` is not used.
         file: The file that gets the faults as JSON lines; None writes none.
         say: The function that shows a line.
@@ -221,8 +221,8 @@ def follow(
         while True:
             began = time.monotonic()
             for path in paths:
-                now = _signature(Path(path))
-                if now == seen.get(path):
+                now = _signature(path)
+                if now and now == seen.get(path):
                     continue
                 seen[path] = now
                 logs = _read(path, say, waiting)
@@ -238,18 +238,18 @@ def follow(
 
 
 def _read(path: Path | str, say: Say, waiting: set[str]) -> list[Log]:
-    """Return the logs; while a file has none that can be read, say so once."""
-    try:
-        return read(Path(path))
-    except InvalidValue as error:
-        if str(path) not in waiting:
-            waiting.add(str(path))
-            say(f"doctor: waits for {path}: {error}")
-        return []
+    """Return the logs; say once of each file or run that it cannot be read."""
+    logs, left_out = read_all([path])
+    for error in left_out:
+        if str(error.got) not in waiting:
+            waiting.add(str(error.got))
+            say(f"doctor: waits for {error.got}: must be {error.wanted}")
+    return logs
 
 
-def _signature(path: Path) -> tuple[tuple[str, int, int], ...]:
-    """Return name, size and time of change of every file that a path stands for."""
+def _signature(place: Path | str) -> tuple[tuple[str, int, int], ...]:
+    """Return name, size and time of change of every file that a place stands for; nothing for a run on W&B."""
+    path = Path(place).expanduser()
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     found = []
     for file in files:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 
+from aepo.doctor.checks.facts import missing
 from aepo.doctor.types import Finding, Log, LogSeries
 from aepo.errors import InvalidValue, require
 
@@ -15,17 +16,23 @@ WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 150, 70, 12, 10, 22
 # A figure draws the least and the largest value of so many pieces of the run, so that no spike is lost.
 PIECES = 400
 RELATED = {
-    "collapse": ("entropy", "distinct"),
+    "collapse": ("entropy",),
+    "entropy dip": ("entropy",),
     "explosion": ("entropy",),
+    "entropy rose from a low start": ("entropy",),
     "reward lost": ("reward",),
+    "reward does not move": ("reward",),
+    "solved task": ("reward", "dead_groups", "entropy"),
     "dead groups": ("dead_groups", "no_advantage"),
-    "truncation": ("truncated",),
-    "sampler mismatch": ("mismatch", "mismatch_kl", "mismatch_probability", "mismatch_correlation"),
+    "truncation": ("truncated", "length"),
+    "length collapse": ("length",),
+    "length growing": ("length",),
+    "length at the limit": ("length",),
+    "nothing is trained": ("learning_rate", "gradient_norm"),
     "target missed": ("entropy", "target_entropy"),
     "target out of reach": ("entropy", "target_entropy", "alarm"),
-    "a method that does nothing": ("ratio", "clip_fraction", "approximate_kl"),
 }
-"""Kind of finding -> the series that it is about, besides those that its evidence names."""
+"""Kind of finding -> the series that it is about, where its evidence names none."""
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 h2 { overflow-wrap: anywhere; font-size: 1.1rem; border-top: 1px solid #bbb; padding-top: 1rem; }
@@ -76,26 +83,39 @@ def _run(log: Log, findings: Sequence[Finding]) -> Iterator[str]:
     yield f"<h2>{escape(log.source)}</h2><p>{escape(log.framework)}, steps {first} to {last}"
     if "entropy" in log.series:
         yield f"; entropy (<code>{escape(log.keys.get('entropy', 'entropy'))}</code>) is {escape(log.entropy.says)}"
-    yield "</p>" + "".join(f"<p>{escape(note)}</p>" for note in log.notes)
+    yield "</p>" + "".join(f"<p>{escape(line)}</p>" for line in _said(log))
     for found in findings:
         at = "" if found.step is None else f" from step {found.step}"
         yield f"<h3>{escape(found.kind)}{at} ({found.confidence})</h3>"
         yield f"<p>{escape(found.evidence)}<br>{escape(found.advice)}</p>"
         for name in about(log, found):
             yield _figure(log.keys.get(name, name), log.series[name], found.step)
+    if not any(found.serious for found in findings):
+        yield "<p>no fault found in what was read</p>"
     if not findings:
-        yield f"<p>nothing found in: {escape(', '.join(sorted(log.series)))}</p>"
         for name in [name for name in ("entropy", "reward") if log.series.get(name)]:
             yield _figure(log.keys.get(name, name), log.series[name], None, is_marked=False)
 
 
+def _said(log: Log) -> Iterator[str]:
+    """Yield what was read, what is not in the log, where the run was resumed, and what was left out."""
+    yield f"read: {', '.join(sorted(log.series))}"
+    if lacking := missing(log):
+        yield f"not in the log, so not judged: {', '.join(lacking)}"
+    if log.resumes:
+        yield f"resumed at step {', '.join(map(str, log.resumes))}"
+    yield from log.notes
+
+
 def about(log: Log, finding: Finding) -> list[str]:
-    """Return the names of the series that a finding is about: by its kind, and by the keys that its evidence quotes."""
-    quoted = set(re.findall(r"`([^`]+)`", finding.evidence))
-    named = [name for name, key in log.keys.items() if key in quoted or name in quoted]
-    by_kind = [name for name in RELATED.get(finding.kind, ()) if name in log.series]
-    found = [name for name in dict.fromkeys([*named, *by_kind]) if log.series.get(name)]
-    return found or [name for name in ("entropy", "reward") if log.series.get(name)][:1]
+    """Return the names of the series that a finding is about: those that its evidence names, else those of its kind.
+
+    Evidence names a series by its key in quotes, or as in "reward 0.5 to 0.1".
+    """
+    said = {*re.findall(r"`([^`]+)`", finding.evidence), *re.findall(r"(\w+) [-+.\de]+ to ", finding.evidence)}
+    found = [name for name in log.series if name in said or log.keys.get(name) in said]
+    found = [name for name in found or RELATED.get(finding.kind, ()) if log.get(name)]
+    return found or [name for name in ("entropy", "reward") if log.get(name)][:1]
 
 
 def _figure(key: str, series: LogSeries, step: int | None, is_marked: bool = True) -> str:

@@ -105,7 +105,7 @@ def _print(examined: Sequence[Examined]) -> None:
 
 
 def _head(log: Log) -> list[str]:
-    """Return the lines that say what was read, what its entropy is, and what the log does not have."""
+    """Return the lines that say what was read, what its entropy is, and what was not in the log or left out."""
     first, last = log.steps
     lines = [f"{log.source}: {log.framework}, steps {first} to {last}"]
     if "entropy" in log.series:
@@ -113,7 +113,9 @@ def _head(log: Log) -> list[str]:
     lines.append(f"  read: {', '.join(sorted(log.series))}")
     if lacking := missing(log):
         lines.append(f"  not in the log, so not judged: {', '.join(lacking)}")
-    return lines
+    if log.resumes:
+        lines.append(f"  resumed at step {', '.join(map(str, log.resumes))}")
+    return [*lines, *(f"  note: {note}" for note in log.notes)]
 
 
 def _step(found: Finding) -> str:

@@ -24,6 +24,7 @@ _VERDICT = re.compile(
 _SENTENCE = re.compile(r"(?i)(?:the\s+)?(?:statement|claim|assertion|it|this)\s+is\s+(true|false)")
 _OPPOSED = re.compile(
     r"(?i)(?:(?:and|or|but)\s+)?(?:yes|no|true|false)(?=\W|$)\s*(?:[,.;:!]|$)|.*\b(?:or|and)\s+(?:yes|no)\b"
+    r"|.*\b(?:yes|no)\W*$"
 )
 
 

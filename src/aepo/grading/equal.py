@@ -28,6 +28,7 @@ from aepo.grading.text import bracketed, exact_number, items, split_percent, squ
 _AND = re.compile(r"\s*,?\s*(?:\\text\s*\{\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z]))\s*")
 _APPROX = re.compile(r"\\approx(?![A-Za-z])")
 _PLUS_MINUS = re.compile(r"\\(pm|mp)(?![A-Za-z])")
+_LETTERED = re.compile(r"[A-Z]'*\s*(\(.+,.+\))", re.DOTALL)
 _WORD = re.compile(r"(?i)\(?(?=[a-z' -]*[aeiou])[a-z][a-z' -]{2,}\)?")
 
 
@@ -100,8 +101,8 @@ def assigned_value(text: str) -> str:
 def _same_percent(gold: str, given: str) -> bool | None:
     """Return whether two answers agree of which one has a percent sign; None without one, or if one is no number.
 
-    25% is 25: the sign is a unit. It is also 0.25 if the known answer is 25% or a fraction below 1, where it cannot be
-    meant as 0.25%; but 1200% is not 12.
+    25% is 25: the sign is a unit. It is also 0.25, a share below 1 that cannot be meant as 0.25%; but 1200% is not 12,
+    and 100% is not 1.
     """
     known, known_percent = split_percent(gold)
     offered, offered_percent = split_percent(given)
@@ -112,15 +113,14 @@ def _same_percent(gold: str, given: str) -> bool | None:
     number, value = exact_number(known), exact_number(offered)
     if number is None or value is None:
         return False if known_percent and offered_percent else None
-    if known_percent != offered_percent and known_percent:
-        return value == number / 100
-    return (
-        offered_percent and not known_percent and number.denominator > 1 and abs(number) < 1 and number == value / 100
-    )
+    share, percent = (value, number) if known_percent else (number, value)
+    return known_percent != offered_percent and share == percent / 100 and share.denominator > 1 and abs(share) < 1
 
 
 def _same_point(gold: str, given: str) -> bool | None:
     """Return whether two answers agree of which one is a point with named coordinates; None if neither is."""
+    if gold.startswith("(") and (lettered := _LETTERED.fullmatch(given)):
+        return same_answer(gold, lettered[1])
     known, offered = point(_AND.sub(",", gold)), point(_AND.sub(",", given))
     if known is not None and offered is not None:
         value = reordered(offered, known.names)

@@ -11,7 +11,7 @@ from aepo.grading import symbolic
 from aepo.grading.base import Grade, Grader
 from aepo.grading.boxes import boxed_answers
 from aepo.grading.equal import same_answer, same_formula
-from aepo.grading.spelling import currencies, standard
+from aepo.grading.spelling import standard, units
 from aepo.grading.text import accepted, clean, exact_number, printable, squeeze
 
 # A given answer is not read if it is longer than _ROOM characters and _TIMES the known ones, has more than _DEEPEST
@@ -59,19 +59,20 @@ class MathGrader(Grader):
         if not any(boxes or []):
             return Grade(False, "no boxed answer" if boxes is None else "an empty box")
         assert boxes is not None
-        given = clean(", ".join(boxes))
+        written = ", ".join(boxes)
+        given = clean(written)
         if any(squeeze(gold) == squeeze(given) for gold in golds):
             return Grade(True, "the same text")
         if too_large(given, golds):
             return Grade(False, "an answer too long or too deeply nested to be this one")
-        right = any(self._same(gold, given) for gold in spelled)
+        right = any(self._same(gold, written) for gold in spelled)
         if not right and len(boxes) > 1:  # One value, written in several ways.
             right = any(all(self._same(gold, box) for box in boxes) for gold in spelled)
         shown = given if len(given) <= 80 else given[:77] + "..."
         return Grade(right, "the same value" if right else f"not the same: {shown}")
 
     def _same(self, gold: str, given: str) -> bool:
-        known, offered = currencies(gold), currencies(given)
+        known, offered = units(gold), units(given)
         if known and offered and known != offered:
             return False
         gold, given = standard(gold), standard(given)

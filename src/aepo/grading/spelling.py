@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
-from aepo.grading.text import clean, unwrap
+from aepo.grading.text import clean, split_percent, unwrap
 
 _BOLD = re.compile(r"(\*\*|__|\*|_|`)(?=\S)((?:(?!\1).)+?)(?<=\S)\1", re.DOTALL)
 _BOLD_WORDS = re.compile(r"(?<!\S)\*\*(?=[A-Za-z])([^*]+)(?<=\S)\*\*(?![\w(])")
-_WRAPPER = re.compile(r"\\(?:math(?:bf|rm|it|sf)|text(?:bf|it)|boldsymbol|bm|underline)\s*\{")
+_WRAPPER = re.compile(r"(?:\\(?:math(?:bf|rm|it|sf)|text(?:bf|it)|boldsymbol|bm|underline)\s*)?\{")
 _ANSWER_IS = r"(?:the\s+)?(?:final\s+|correct\s+)?(?:answer|result)(?:\s+is\b\s*:?|\s*:)\s*"
 _LEAD = re.compile(rf"(?i)(?:\\text\w*\s*\{{\s*{_ANSWER_IS}\}}\s*|(\\text\s*\{{)?\s*{_ANSWER_IS})(?=\S)")
 _CURRENCIES = {
@@ -16,7 +16,7 @@ _CURRENCIES = {
     "\u20ac": r"\u20ac|\\(?:euro|texteuro)(?![A-Za-z])(?:\{\})?|(?<![A-Za-z])EUR(?![A-Za-z])",
     "\u00a3": r"\u00a3|\\(?:pounds|textsterling)(?![A-Za-z])(?:\{\})?|(?<![A-Za-z])GBP(?![A-Za-z])",
     "\u00a5": r"\u00a5|\\(?:yen|textyen)(?![A-Za-z])(?:\{\})?|(?<![A-Za-z])JPY(?![A-Za-z])",
-    "\u20b9": r"\u20b9|(?<![A-Za-z])INR(?![A-Za-z])",
+    "\u20b9": r"\u20b9|(?<![A-Za-z])(?:INR(?![A-Za-z])|Rs(?:\.|(?=\s*\}?\s*\d)))",
 }
 _CURRENCY = re.compile("|".join(rf"\\text\w*\s*\{{\s*(?:{sign})\s*\}}|{sign}" for sign in _CURRENCIES.values()))
 _PROSE = re.compile(
@@ -48,9 +48,10 @@ def standard(text: str) -> str:
     return latex(text)
 
 
-def currencies(text: str) -> frozenset[str]:
-    """Return the signs of the currencies that a text names by sign or by code."""
-    return frozenset(sign for sign, pattern in _CURRENCIES.items() if re.search(pattern, text))
+def units(text: str) -> frozenset[str]:
+    """Return the signs of the currencies that a text names by sign or by code, and % for a percent sign at its end."""
+    found = {sign for sign, pattern in _CURRENCIES.items() if re.search(pattern, text)}
+    return frozenset(found | ({"%"} if split_percent(clean(text))[1] else set()))
 
 
 def is_prose(text: str) -> bool:
@@ -116,7 +117,7 @@ def _closed(text: str, at: int) -> int | None:
 
 
 def _unwrapped(text: str) -> str:
-    r"""Return the contents of \mathbf{} or a similar command that encloses the whole text, else the text."""
+    r"""Return the contents of \mathbf{}, a similar command or braces that enclose the whole text, else the text."""
     match = _WRAPPER.match(text)
     if match is None or not text.endswith("}"):
         return text

@@ -188,7 +188,8 @@ def few_distinct(log: Log) -> list[Finding]:
         Finding(
             kind="collapse",
             step=onset(distinct, lambda value: value <= 0.5),
-            evidence=f"of a prompt's completions {now:.0%} differ at the end, {before:.0%} at the start",
+            evidence=f"`{log.keys.get('distinct', 'distinct')}`: of a prompt's completions {now:.0%} differ at the "
+            f"end, {before:.0%} at the start",
             confidence="sure" if now < 0.25 else "likely",
             advice="the policy repeats itself: hold its entropy, and go back to a checkpoint from before this step",
         )

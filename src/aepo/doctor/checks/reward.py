@@ -149,7 +149,8 @@ def drifting_apart(log: Log) -> list[Finding]:
             kind="reward and evaluation drift apart",
             step=score[peak][0],
             evidence=f"`{log.keys.get('evaluation', 'evaluation')}` fell from {decimals(best)} to {decimals(now)} "
-            f"while the reward went from {decimals(start(reward))} to {decimals(end(reward))}",
+            f"while `{log.keys.get('reward', 'reward')}` went from {decimals(start(reward))} to "
+            f"{decimals(end(reward))}",
             confidence=confidence,
             advice="the policy learns what the reward pays and the evaluation does not: read completions with a high "
             "reward, add a KL penalty, mend the reward; keep the checkpoint with the best evaluation",

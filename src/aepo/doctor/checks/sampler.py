@@ -68,7 +68,8 @@ def _correlation(log: Log) -> Finding | None:
     return Finding(
         kind="sampler mismatch",
         step=onset(series, lambda value: value <= UNCORRELATED[-1][0], width),
-        evidence=f"the two probabilities correlate with {decimals(1 - level)} at the end, not with 1",
+        evidence=f"`{log.keys.get('mismatch_correlation', 'mismatch_correlation')}`: the probabilities correlate with "
+        f"{decimals(1 - level)} at the end, not with 1",
         confidence=confidence,
         advice=_ADVICE,
     )

@@ -68,8 +68,9 @@ def leap(log: Log) -> list[Finding]:
     first = far[0]
     held = {_reward_holds(log, at) for at in far}
     if len(series) >= AROUND and False not in held:
-        single = held == {True} and len(far) <= max(1, SINGLE * len(series))
-        confidence = "possible" if single else "likely"
+        few = len(far) <= max(1, SINGLE * len(series))
+        # Where the log ends too soon to show whether the reward holds, the size of the leap says how sure it is.
+        confidence = "possible" if few and (held == {True} or worst < LEAPS[0][0]) else "likely"
     return [
         Finding(
             kind="explosion",
@@ -112,7 +113,8 @@ def gradient(log: Log) -> list[Finding]:
         Finding(
             kind="explosion",
             step=onset(series, lambda value: value >= GROWN[-1][0] * change.before, change.width),
-            evidence=f"the norm of the gradient rose from {decimals(change.before)} to {decimals(change.after)}",
+            evidence=f"`{log.keys.get('gradient_norm', 'gradient_norm')}` (norm of the gradient) rose from "
+            f"{decimals(change.before)} to {decimals(change.after)}",
             confidence=change.confidence,
             advice="clip the gradient, lower the learning rate; look for few very long or very unlikely completions",
         )

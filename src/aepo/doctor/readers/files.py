@@ -10,7 +10,7 @@ import lzma
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import TextIO
 
 from aepo.errors import InvalidValue
 
@@ -21,6 +21,7 @@ PACKED = {".gz", ".bz2", ".xz"}
 """The endings of packed files that are unpacked while they are read."""
 UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError)
 """What reading a file can raise: it is not there, or the packed file is broken or cut off."""
+CUT_OFF = "the packed file is cut off or broken; what stands before that place was read"
 SQLITE = b"SQLite format 3\0"
 WANDB = b":W&B"
 _SIGNS = {
@@ -35,7 +36,7 @@ _SIGNS = {
 }
 
 
-def unpacked(path: Path) -> BinaryIO:
+def unpacked(path: Path) -> io.BufferedReader | gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile:
     """Open a file, through gzip, bz2 or xz if its first bytes say so.
 
     Raises:
@@ -45,27 +46,31 @@ def unpacked(path: Path) -> BinaryIO:
         with path.open("rb") as file:
             first = file.read(6)
         if first.startswith(b"\x1f\x8b"):
-            return io.BufferedReader(gzip.open(path))
+            return gzip.open(path)
         if first.startswith(b"BZh"):
-            return io.BufferedReader(bz2.open(path))
+            return bz2.open(path)
         if first.startswith(b"\xfd7zXZ\x00"):
-            return io.BufferedReader(lzma.open(path))
+            return lzma.open(path)
         return path.open("rb")
     except OSError as error:
         raise InvalidValue("LOG", str(path), f"a readable file ({error.strerror})") from None
 
 
 def head(path: Path) -> bytes:
-    """Return the first bytes of a file, unpacked.
+    """Return the first bytes of a file, unpacked; of a packed file that was cut off, those that can be read.
 
     Raises:
-        InvalidValue: The file cannot be read.
+        InvalidValue: Nothing of the file can be read.
     """
+    start = b""
     with unpacked(path) as file:
         try:
-            return file.read(HEAD)
+            while len(start) < HEAD and (piece := file.read1(HEAD - len(start))):
+                start += piece
         except UNREADABLE as error:
-            raise InvalidValue("LOG", str(path), f"a readable file ({error})") from None
+            if not start:
+                raise InvalidValue("LOG", str(path), f"a readable file ({error})") from None
+    return start
 
 
 def open_text(path: Path, start: bytes) -> TextIO:
@@ -74,14 +79,19 @@ def open_text(path: Path, start: bytes) -> TextIO:
     Raises:
         InvalidValue: The file cannot be read, or is empty or binary.
     """
-    encoding = _encoding(start)
-    text = codecs.getincrementaldecoder(encoding)("replace").decode(start)
+    text = decoded(start)
     if text.count("\ufffd") + text.count("\0") > len(text) * MOST_BROKEN:
         kind = next((what for sign, what in _SIGNS.items() if start.startswith(sign)), "binary")
         raise InvalidValue("LOG", str(path), f"text, Parquet or TensorBoard events (this file is {kind})")
     if not text.strip() and len(start) < HEAD:
         raise InvalidValue("LOG", str(path), "a log with at least one step in it (this one is empty)")
-    return io.TextIOWrapper(unpacked(path), encoding=encoding, errors="replace", newline=None)
+    return io.TextIOWrapper(unpacked(path), encoding=_encoding(start), errors="replace", newline=None)
+
+
+def decoded(start: bytes) -> str:
+    """Return the text of the first bytes of a file, with line ends as `open_text` gives them."""
+    text = codecs.getincrementaldecoder(_encoding(start))("replace").decode(start)
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _encoding(start: bytes) -> str:
@@ -98,18 +108,18 @@ def _encoding(start: bytes) -> str:
     return "utf-8-sig"
 
 
-def lines(file: TextIO) -> Iterator[str]:
-    """Yield the lines of a text; a packed file that was cut off ends where its whole part ends."""
+def lines(file: TextIO, notes: list[str]) -> Iterator[str]:
+    """Yield the lines of a text; add a note if it is a packed file that was cut off, and yield its whole part."""
     try:
         yield from file
     except UNREADABLE:
-        return
+        notes.append(CUT_OFF)
 
 
-def chunks(file: TextIO) -> Iterator[str]:
-    """Yield the text in pieces of bounded size; a packed file that was cut off ends where its whole part ends."""
+def chunks(file: TextIO, notes: list[str]) -> Iterator[str]:
+    """Yield the text in pieces of bounded size; add a note if it is a packed file that was cut off."""
     try:
         while piece := file.read(1 << 20):
             yield piece
     except UNREADABLE:
-        return
+        notes.append(CUT_OFF)

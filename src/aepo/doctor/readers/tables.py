@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import TextIO
 
 from aepo.doctor.names import STEPS
+from aepo.doctor.readers import files
 from aepo.doctor.readers.rows import Rows, plain, some_of
 from aepo.doctor.readers.runs import Found, Place, logs_or_refusal
 from aepo.errors import InvalidValue
@@ -27,15 +28,16 @@ def delimiter(path: Path, first: str) -> str | None:
     return sign if len(columns) > 1 and plain(columns[0]) in STEPS else None
 
 
-def read(lines: Iterable[str], sign: str, place: Place) -> list[Found]:
+def read(file: TextIO, sign: str, place: Place) -> list[Found]:
     """Return one log, or the reason why there is none, for each run in the table.
 
     Raises:
         InvalidValue: The table has no step, or no rows.
     """
     runs: dict[str, Rows] = {}
+    notes: list[str] = []
     try:
-        table = csv.reader(lines, delimiter=sign)
+        table = csv.reader(files.lines(file, notes), delimiter=sign)
         columns = _columns(next((row for row in table if any(cell.strip() for cell in row)), []))
         steps = [(at, key) for at, (run, key) in columns.items() if run is None]
         by_run: dict[str, list[tuple[int, str]]] = {}
@@ -52,7 +54,7 @@ def read(lines: Iterable[str], sign: str, place: Place) -> list[Found]:
         raise InvalidValue("LOG", place.source, f"a CSV of numbers, without columns of text ({error})") from None
     is_wandb = any(run for run in runs) or any(key == "_step" for _, key in steps)
     form = "W&B" if is_wandb or any(key == "Step" for _, key in steps) else ""
-    chart = replace(place, form=form, is_chart=bool(steps))
+    chart = replace(place, form=form, is_chart=bool(steps), notes=tuple(notes))
     if not runs or not steps:
         keys = some_of({key for _, key in columns.values()})
         raise InvalidValue("LOG", place.source, f"a table with a step and a known trainer's metrics (it has {keys})")

@@ -27,15 +27,14 @@ def read(path: Path) -> list[Found]:
     """
     start = files.head(path)
     with files.open_text(path, start) as file:
-        first = file.read(files.HEAD)
-        file.seek(0)
+        first = files.decoded(start)
         place = Place(str(path), settings=_settings(path.with_name("config.toml")))
         if documents.LIST.match(first):
             return _document(file, documents.LIST, place)
         if _is_state(first):
             return _document(file, documents.HISTORY, place)
         if (delimiter := tables.delimiter(path, first)) is not None:
-            return tables.read(files.lines(file), delimiter, place)
+            return tables.read(file, delimiter, place)
         return _lines(file, place)
 
 
@@ -54,13 +53,13 @@ def _settings(path: Path) -> dict[str, Any]:
 
 
 def _document(file: TextIO, after: re.Pattern[str], place: Place) -> list[Found]:
-    rows, broken = Rows(), 0
-    for found in documents.objects(files.chunks(file), after):
+    rows, broken, notes = Rows(), 0, list[str]()
+    for found in documents.objects(files.chunks(file, notes), after):
         if found is None:
             broken += 1
         else:
             rows.add(found)
-    if logs := _of(rows, _noted(place, broken, rows)):
+    if logs := _of(rows, _noted(place, broken, rows, notes)):
         return [*logs]
     what = "the state of a trainer, and its rows have" if after is documents.HISTORY else "a JSON list of rows with"
     raise InvalidValue("LOG", place.source, f"{KNOWN}; this is {what} the keys {seen([rows])}")
@@ -69,7 +68,8 @@ def _document(file: TextIO, after: re.Pattern[str], place: Place) -> list[Found]
 def _lines(file: TextIO, place: Place) -> list[Found]:
     """Read JSON lines and console lines; a file can have both. A last line that was cut off is no broken line."""
     rows, console, broken, total, last_broken = Rows(), Console(), 0, 0, 0
-    for line in files.lines(file):
+    notes: list[str] = []
+    for line in files.lines(file, notes):
         total += 1
         if "\x1b" in line:
             line = _COLOUR.sub("", line)
@@ -81,7 +81,7 @@ def _lines(file: TextIO, place: Place) -> list[Found]:
                 _add(rows, found)
             continue
         console.line(line.rstrip("\n"))
-    place = _noted(place, broken - (last_broken == total and broken > 0), rows)
+    place = _noted(place, broken - (last_broken == total and broken > 0), rows, notes)
     found_rows = [rows, *console.rows()]
     logs = [log for each in found_rows if each.count for log in _of(each, place)]
     if logs:
@@ -106,8 +106,7 @@ def _of(rows: Rows, place: Place) -> list[Log]:
     return make_logs(rows, replace(place, form="W&B") if "_step" in rows.names else place)
 
 
-def _noted(place: Place, broken: int, rows: Rows) -> Place:
-    if not broken:
-        return place
+def _noted(place: Place, broken: int, rows: Rows, notes: list[str]) -> Place:
     what = "1 broken row was" if broken == 1 else f"{broken} broken rows were"
-    return replace(place, notes=(f"{what} left out; {rows.count} rows were read",))
+    left_out = [f"{what} left out; {rows.count} rows were read"] if broken else []
+    return replace(place, notes=(*left_out, *notes))
