@@ -36,8 +36,12 @@ SMALL = [
 WALL_CLOCK = ("seconds", "seconds_cpu", "seconds_sampling", "seconds_scoring", "seconds_update")
 
 
+# The updates of the built-in model, for a model of its size in a folder.
+BUILTIN = ("optimizer.lr=3e-4", "optimizer.warmup=0")
+
+
 def small(model: Path, method: str = "aepo", steps: int = 5, *settings: str) -> Config:
-    return make_config(method=method, settings=[*SMALL, f"model='{model}'", f"steps={steps}", *settings])
+    return make_config(method=method, settings=[*SMALL, *BUILTIN, f"model='{model}'", f"steps={steps}", *settings])
 
 
 def make_run(config: Config) -> Run:

@@ -122,7 +122,7 @@ def test_the_header_says_what_is_trained_on_what(quick_model, tmp_path, capsys):
         "M trained, float32 on cpu",
         "a completion ends at",
         "task: paths, the task's own reward; right: reward > 0.5",
-        "optimizer: AdamW, lr 1e-06, constant, warm-up 10 steps, 2 updates in a step",
+        "optimizer: AdamW, lr 0.0003, constant, 2 updates in a step",
         f"folder: {tmp_path / 'run'}",
         "evaluation before training: pass@1",
     ):

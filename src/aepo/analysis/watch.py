@@ -86,8 +86,8 @@ def _may_appear(folder: Path, every: float, console: Console) -> bool:
     """
     if is_run(folder) or folder.is_file() or (folder.is_dir() and any(map(is_run, folder.iterdir()))):
         return True
-    console.print(f"waiting for a run in {readable(str(folder))} (q ends)", markup=False, highlight=False)
     with suppress(KeyboardInterrupt), _keys() as pressed:
+        console.print(f"waiting for a run in {readable(str(folder))} (q ends)", markup=False, highlight=False)
         while not is_run(folder):
             if pressed(every) == "q":
                 return False
