@@ -28,6 +28,11 @@ def test_other_models(rank, rate, monkeypatch):
     assert config.policy.dtype == "float32"
 
 
+@pytest.mark.parametrize("steps, warmup", [(4, 0), (50, 5), (1000, 10)])
+def test_the_warm_up_takes_no_more_than_a_tenth_of_the_run(steps, warmup):
+    assert make_config(overrides={"model": "some/model", "steps": steps}).optimizer.warmup == warmup
+
+
 def test_bfloat16_where_the_device_has_it(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: True)

@@ -106,7 +106,7 @@ class OptimizerConfig:
     """
     warmup: int = 0
     """Steps in which the learning rate rises in a line: it is lr / warmup in the first of them. Another model than
-    `builtin` has 10.
+    `builtin` has 10, or a tenth of `steps` if that is less.
     """
     betas: tuple[float, float] = (0.9, 0.999)
     """AdamW's decay rates of the running means of the gradient and of its square."""

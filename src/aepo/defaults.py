@@ -13,8 +13,8 @@ import torch
 
 # Learning rates of published RLVR recipes, and what LoRA takes in proportion to them (docs/models.md).
 FULL_RATE, LORA_RATE = 1e-6, 1e-5
-# Steps over which the learning rate rises to its value.
-WARMUP = 10
+# Steps over which the learning rate rises to its value, and the largest share of the run that they take.
+WARMUP, WARMUP_SHARE = 10, 0.1
 
 
 def by_model(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -28,9 +28,11 @@ def by_model(given: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     policy = given.get("policy")
     adapter = isinstance(policy, Mapping) and policy.get("lora_rank") not in (None, "none")
+    steps = given.get("steps")
+    warmup = min(WARMUP, int(WARMUP_SHARE * steps)) if type(steps) is int else WARMUP
     return {
         "optimizer.lr": LORA_RATE if adapter else FULL_RATE,
-        "optimizer.warmup": WARMUP,
+        "optimizer.warmup": max(0, warmup),
         "optimizer.microbatch": "auto",
         "policy.gradient_checkpointing": "auto",
         "policy.dtype": "bfloat16" if has_bfloat16(given.get("device", "auto")) else "float32",
@@ -40,7 +42,5 @@ def by_model(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def has_bfloat16(device: object) -> bool:
-    """Return whether the run's device computes matrix products of bfloat16 faster than those of float32: a GPU that has
-    it. On a CPU the answer is no.
-    """
+    """Return whether the run is on a GPU that computes with bfloat16."""
     return device in ("auto", "cuda") and torch.cuda.is_available() and torch.cuda.is_bf16_supported()

@@ -97,6 +97,8 @@ class HFSampler(Sampler):
                 some = slice(first, first + chunk)
                 decoded = self._decode(rows[some], uniforms[some].to(self.model.device), limits[some], first)
                 completions += map(_completion, rows[some], limits[some], *(values.tolist() for values in decoded))
+                if self.report is not None:  # rows that were cut at their limit count, too
+                    self.report(len(completions))
         return completions
 
     def _decode(
