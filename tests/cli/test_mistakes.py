@@ -63,7 +63,7 @@ MISTAKES = {
     "grade empty.jsonl": "file: got 'empty.jsonl'",
     "grade number.jsonl": "number.jsonl, line 1: completion: got 'int'",
     "grade latin.jsonl": "latin.jsonl, line 1: got ",
-    "grade ok.jsonl --grader mth": "--grader: got 'mth'; must be one of code, exact, math, qwen",
+    "grade ok.jsonl --grader mth": "--grader: got 'mth', which is unknown; must be one of code, exact, math, qwen",
     "grade ok.jsonl --processes 0": "processes: got 0",
     "grade ok.jsonl --out dir": "--out: got 'dir'",
     "grade ok.jsonl --out bin/x": "--out: got 'bin/x'",

@@ -6,7 +6,6 @@ The help says what happens where an option is left out. A refusal of the argumen
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 import types
 import typing
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
+
+from aepo.errors import UnknownName
 
 T = TypeVar("T", bound=type)
 _WORDS: dict[Any, str] = {int: "INT", float: "FLOAT", str: "STR", Path: "PATH"}
@@ -86,18 +87,20 @@ def refusal(box: str, arguments: list[str], commands: Mapping[str, type]) -> str
     text = " ".join(line for line in lines if line)
     command = commands.get(arguments[0]) if arguments else None
     if command is None:
-        got = repr(arguments[0]) if arguments else "nothing"
-        return f"command: got {got}; must be one of {', '.join(commands)}{_nearest(arguments[:1], commands)}"
+        if not arguments:
+            return f"command: got nothing; must be one of {', '.join(commands)}"
+        return str(UnknownName("command", arguments[0], commands))
     hints = typing.get_type_hints(command, include_extras=True)
     named = [name for name, hint in hints.items() if tyro.conf.Positional not in typing.get_args(hint)]
     options = [f"--{name.replace('_', '-')}" for name in named]
     if found := re.search(r"Unrecognized options: (.*?)(?: For full|$| Perhaps| Similar)", text):
         name = found[1].split(", ")[0]
-        wanted = f"one of {', '.join(options)}" if name.startswith("-") else "left out: there are too many arguments"
-        return f"{arguments[0]}: got {name!r}; must be {wanted}{_nearest([name], options)}"
+        if not name.startswith("-"):
+            return f"{arguments[0]}: got {name!r}; must be left out: there are too many arguments"
+        return str(UnknownName(arguments[0], name.partition("=")[0], options))
     if found := re.search(r"invalid choice '(.*?)' for argument '(.*?)'. Expected one of \((.*?)\)", text):
         known = sorted(name for name in re.findall(r"'(.*?)'", found[3]) if name != "None")
-        return f"{found[2]}: got {found[1]!r}; must be one of {', '.join(known)}{_nearest([found[1]], known)}"
+        return str(UnknownName(found[2], found[1], known))
     if found := re.search(r"Error parsing (\S+?): (.*?) Argument helptext: (.*?) For full", text):
         value = re.search(r"from \['(.*?)'\]", found[2]) or re.search(r"'([^']*)'$", found[2].strip())
         kind = next((_KINDS[word] for word in re.findall(r"\b[A-Z]+\b", found[3]) if word in _KINDS), "another value")
@@ -107,9 +110,3 @@ def refusal(box: str, arguments: list[str], commands: Mapping[str, type]) -> str
     if found := re.search(r"Missing from aepo \S+: (.*?)(?: \(required\)| For full|$)", text):
         return f"{arguments[0]}: got too few arguments; must be given with {found[1]}"
     return f"{arguments[0]}: {re.split(' For full helptext', text)[0]}"
-
-
-def _nearest(names: list[str], known: Any) -> str:
-    """Return the suggestion of the nearest known name; an empty text if none is near."""
-    close = [near for name in names for near in difflib.get_close_matches(name.partition("=")[0], list(known), n=1)]
-    return f"; did you mean {close[0]}?" if close else ""

@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from aepo.bars import duration
 from aepo.config import Config
 from aepo.control.base import ALARM_AFTER
 from aepo.training.evaluate import Evaluation
@@ -186,22 +187,15 @@ class RunLog:
             self._status.plain = line
             self._progress.update(self._bar, completed=row["step"])
         if row["step"] == self._first + 1 and self._config.steps > row["step"]:
-            self.say(f"expected: {_duration(self._left(row['step']))} for the other steps, from the first one")
+            self.say(f"expected: {duration(self._left(row['step']))} for the other steps, from the first one")
         last = row["step"] == self._config.steps
         if not last and row.get("entropy") is not None and time.monotonic() - self._last_line < LINE_EVERY:
             return
         self._last_line = time.monotonic()
         if not self._live:
-            self.say(f"{line}  {_duration(self._left(row['step']))} left")
+            self.say(f"{line}  {duration(self._left(row['step']))} left")
         for sample in shown[:1]:
             self.say(sample_line(sample))
-
-
-def _duration(seconds: float) -> str:
-    """Return a duration in the unit that suits it."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def data_line(facts: Mapping[str, Any]) -> str:
