@@ -5,7 +5,7 @@ python examples/minimal.py
 
 import torch
 
-from aepo.control.laws import PI
+from aepo.control.laws import PI, Seen
 from aepo.entropy.statistics import logits_statistics
 from aepo.loss.advantages import group_mean_std
 from aepo.loss.aggregates import token_mean
@@ -17,7 +17,7 @@ torch.manual_seed(0)
 logits = (1.5 * torch.randn(STATES, ACTIONS)).requires_grad_()
 correct = torch.rand(STATES, ACTIONS).argsort(1) < 8  # eight right answers a state: entropy up to log 8 = 2.08
 optimizer = torch.optim.Adam([logits], lr=0.02)
-law, integral, command = PI(gain=5.0, integral_steps=20.0), 0.0, 0.0
+law, memory, command = PI(gain=5.0, integral_steps=20.0), {}, 0.0
 states = torch.arange(STATES).repeat_interleave(GROUP)
 
 for step in range(601):
@@ -42,8 +42,8 @@ for step in range(601):
     loss.backward()
     optimizer.step()
 
-    # The sensor reads the ordinary rows only; the law turns the error into the next command.
+    # The sensor reads the ordinary rows only; the law turns the reading into the next command.
     entropy = stats.entropy[: len(states)].mean().item()
-    command, integral = law(TARGET - entropy, integral)
+    command, memory = law(Seen.at(entropy, TARGET), memory)
     if step % 100 == 0:
         print(f"step {step:3d}  entropy {entropy:.3f} (target {TARGET})  reward {rewards.mean():.3f}  {command:+.2f}")

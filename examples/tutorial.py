@@ -131,12 +131,12 @@ print(f"GRPO: entropy {falling[0]:.3f} nats at first, {falling[-1]:.3f} nats aft
 # * **Actuator:** extra answers are drawn from the same policy, hot (T > 1) if the command is positive and cold (T < 1)
 #   if it is negative. Only the right ones are trained on, with advantage 1. The size of the command says how many.
 #
-# A law is a pure function of the error and the integral, a number that it remembers.
+# A law is a pure function of what was seen and of what it remembers.
 
 # %%
 law = aepo.PI()
 for error in (0.2, 0.05, -0.05):
-    command, integral = law(error, 0.0)
+    command, memory = law(aepo.Seen.at(entropy=1.0 - error, target=1.0), {})
     print(f"error {error:+.2f} nats: command {command:+.2f}")
 
 # %% [markdown]
@@ -157,7 +157,7 @@ def controlled(law, target: aepo.Target, steps: int = STEPS) -> list[dict[str, f
     """Train with GRPO and AEPO's loop; return a row for each step."""
     table, right = new_policy()
     optimizer = torch.optim.Adam([table], lr=0.05)
-    command, integral, history = 0.0, 0.0, []
+    command, memory, history = 0.0, {}, []
     for step in range(steps):
         actions = sample(table, STEP_STATES)
         rewards = right[STEP_STATES, actions].float()
@@ -172,7 +172,8 @@ def controlled(law, target: aepo.Target, steps: int = STEPS) -> list[dict[str, f
         entropy = entropies[: len(STEP_STATES)].mean().item()  # the ordinary rows only
         aim = target.at(step)
         history.append({"entropy": entropy, "target": aim, "command": command, "reward": rewards.mean().item()})
-        command, integral = law(aim - entropy, integral)
+        bands = tuple((target.at(step + ahead), target.at(step + ahead)) for ahead in range(3))
+        command, memory = law(aepo.Seen(entropy, bands, command=command), memory)
     return history
 
 
@@ -207,10 +208,11 @@ print(f"AEPO with PI: entropy {late(held, 'entropy').mean():.3f}, target 1.0, sa
 #
 # `Switch` is the law of the AEPO paper: always +1 or -1. It holds the mean too, but the entropy goes up and down around
 # the target. `Proportional` has no integral. GRPO pulls the entropy down all the time, so a steady error remains:
-# without an error there is no command.
+# without an error there is no command. `SelfTuning`, the default of `aepo train`, has no gain to choose: it estimates
+# from the run what a command does and what the entropy does by itself, and aims the command by that.
 
 # %%
-laws = {"PI": law, "Proportional": aepo.Proportional(gain=2.0), "Switch": aepo.Switch()}
+laws = {"PI": law, "Proportional": aepo.Proportional(gain=2.0), "Switch": aepo.Switch(), "SelfTuning": aepo.SelfTuning()}
 histories = {name: held if name == "PI" else controlled(law, aepo.Target("1.0")) for name, law in laws.items()}
 for name, history in histories.items():
     entropies = late(history, "entropy")
@@ -257,7 +259,7 @@ else:
 # one line that says what would do.
 
 # %%
-algorithm = aepo.make_algorithm("aepo", {"control.target": "linear(1x,0.5x,200)", "control.law.gain": 5.0})
+algorithm = aepo.make_algorithm("aepo", {"control.target": "linear(1x,0.5x,200)", "control.law.gain": 0.7})
 print(f"{len(aepo.METHODS)} methods; this one: {algorithm.control.target}, {algorithm.control.law}")
 try:
     aepo.make_algorithm("aepo", {"control.law.gain": -1.0})

@@ -59,7 +59,7 @@ def test_settings_that_only_work_together_are_checked_together():
 
 
 def test_a_table_without_a_name_changes_the_one_that_is_there():
-    config = make_config(settings=["control.law.gain=2", "control.law.dead_band=0.01"])
+    config = make_config(settings=["control.law=pi", "control.law.gain=2", "control.law.dead_band=0.01"])
     assert config.control.law == PI(gain=2.0, integral_steps=PI().integral_steps, dead_band=0.01)
 
 
@@ -148,7 +148,7 @@ def test_values_are_toml_or_text():
         ("control.target=-0.5", "target: got '-0.5'"),
         ("control.distribution.high=-1.2", "distribution.high: got -1.2; must be at least distribution.low"),
         ("control.distribution.low=2.0", "distribution.high: got 1.5; must be at least distribution.low"),
-        ("control.law=bang", "control.law.name: got 'bang', which is unknown; must be one of pi, switch"),
+        ("control.law=bang", "control.law.name: got 'bang', which is unknown; must be one of self-tuning, pi, switch"),
         ("control.law=3", "control.law: got 3; must be a name"),
         ("control.join=insert", "control.join: got 'insert'; must be one of append, replace"),
         ("control.name=aepoo", "control.name: got 'aepoo', which is unknown; must be one of .*, aepo, .*, none, "),

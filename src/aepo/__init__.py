@@ -5,7 +5,7 @@ others, is private: it may change without notice. A public name is imported when
 takes no time and does not import torch.
 
 >>> import aepo
->>> command, integral = aepo.Proportional(gain=5.0)(0.1, 0.0)
+>>> command, memory = aepo.Proportional(gain=2.0)(aepo.Seen.at(entropy=0.5, target=0.75), {})
 >>> command
 0.5
 """
@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from aepo.algorithm import Algorithm
     from aepo.control.aepo import AEPO
-    from aepo.control.base import ClosedLoop, Control
-    from aepo.control.laws import PI, Constant, Proportional, Switch
+    from aepo.control.base import Control
+    from aepo.control.closed_loop import ClosedLoop
+    from aepo.control.laws import PI, Constant, Proportional, Seen, Switch
+    from aepo.control.self_tuning import SelfTuning
     from aepo.control.schedules import Target
     from aepo.convert import make_algorithm
     from aepo.entropy.statistics import logits_statistics, sampled_entropy, token_statistics
@@ -53,6 +55,8 @@ __all__ = [
     "Proportional",
     "QuantileBaseline",
     "Ratio",
+    "Seen",
+    "SelfTuning",
     "Switch",
     "Target",
     "TrainedRun",
@@ -77,8 +81,10 @@ _SOURCES = {
     "Switch": "aepo.control.laws:Switch",
     "Proportional": "aepo.control.laws:Proportional",
     "Constant": "aepo.control.laws:Constant",
+    "Seen": "aepo.control.laws:Seen",
+    "SelfTuning": "aepo.control.self_tuning:SelfTuning",
     "Control": "aepo.control.base:Control",
-    "ClosedLoop": "aepo.control.base:ClosedLoop",
+    "ClosedLoop": "aepo.control.closed_loop:ClosedLoop",
     "AEPO": "aepo.control.aepo:AEPO",
     "Algorithm": "aepo.algorithm:Algorithm",
     "METHODS": "aepo.methods:METHODS",

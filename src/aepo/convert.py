@@ -23,8 +23,9 @@ from aepo.algorithm import Algorithm
 from aepo.control import CONTROLS
 from aepo.control.base import Control
 from aepo.control.both import Both
+from aepo.control.closed_loop import LAWS
 from aepo.control.distributions import DISTRIBUTIONS, TargetDistribution
-from aepo.control.laws import LAWS, Law
+from aepo.control.laws import Law
 from aepo.control.schedules import Schedule
 from aepo.errors import InvalidValue, UnknownName, require
 from aepo.loss.advantages import ADVANTAGES, Advantage
@@ -74,6 +75,8 @@ class Settings:
         return {**names, **fields}
 
     def _convert(self, current: Any, hint: Any, value: Any, path: str) -> Any:
+        if type(None) in typing.get_args(hint) and (choice := self._choice_of(hint)):
+            return None if value in (None, "none") else self._choose(current, choice, value, path)
         if hint in self.tables:
             return self._choose(current, hint, value, path)
         if isinstance(hint, type) and issubclass(hint, Schedule):
@@ -85,6 +88,10 @@ class Settings:
                 raise InvalidValue(path, value, "a table of settings")
             return self.override(current, value, f"{path}.")
         return _leaf(hint, value, path)
+
+    def _choice_of(self, hint: Any) -> type | None:
+        """Return the open choice in a union such as `Law | None`; None if there is none."""
+        return next((option for option in typing.get_args(hint) if option in self.tables), None)
 
     def _choose(self, current: Any, base_of: type, value: Any, path: str) -> Any:
         """Return an instance of the class that `value` names, with its other settings; without a name, `current` with

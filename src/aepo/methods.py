@@ -84,6 +84,8 @@ _PAPER = AEPO(
     prompts=0.25,
     draw="all",
     join="replace",
+    approach=0,
+    variates=False,
 )
 _REFERENCE = replace(
     _PAPER,
@@ -103,6 +105,8 @@ _DCPO = AEPO(
     weight=0.1,
     law=Proportional(gain=10.0),
     distribution=Temperature(high=1.2, low=0.8),
+    approach=0,
+    variates=False,
 )
 
 

@@ -69,11 +69,11 @@ def test_a_step_that_measured_nothing_changes_nothing():
     control = AEPO()
     state = control.update(control.initial_state(), b.measured(0.8))
     after = control.update(state, b.measured(float("nan"), step=1))
-    assert after["command"] == state["command"] and after["integral"] == state["integral"]
+    assert after["command"] == state["command"] and after["law"] == state["law"]
 
 
 def alarms(entropies: list[float]) -> list[int]:
-    control = AEPO(target=Target("0.6"), law=Switch())
+    control = AEPO(target=Target("0.6"), law=Switch(), approach=0)
     state, raised = control.initial_state(), []
     for number, entropy in enumerate(entropies):
         state = control.update(state, b.measured(entropy, step=number))
@@ -91,7 +91,7 @@ def test_a_control_beyond_its_authority_raises_an_alarm_also_after_a_transient()
 
 
 def test_saturation_means_at_the_limit_and_asking_for_more():
-    control = AEPO(target=Target("0.5"), law=Switch())
+    control = AEPO(target=Target("0.5"), law=Switch(), approach=0)
     assert control.update(control.initial_state(), b.measured(0.1))["saturated"] == 1.0
     steady = AEPO(target=Target("0.5"), law=Constant(1.0))
     assert steady.update(steady.initial_state(), b.measured(0.9))["saturated"] == 0.0

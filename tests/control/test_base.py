@@ -6,7 +6,8 @@ import pytest
 
 from aepo.control import CONTROLS
 from aepo.control.aepo import AEPO
-from aepo.control.base import ALARM_AFTER, Control, ControlReport
+from aepo.control.base import Control, ControlReport
+from aepo.control.closed_loop import ALARM_AFTER
 from aepo.control.laws import Switch
 from aepo.control.schedules import Target
 from aepo.methods import preset
@@ -17,7 +18,7 @@ from tests import builders as b
 
 def alarms(errors: list[float]) -> list[int]:
     """The steps with an alarm when these are the errors (target - entropy) and the command is always at its limit."""
-    control = AEPO(target=Target("5"), law=Switch())
+    control = AEPO(target=Target("5"), law=Switch(), approach=0)
     state, raised = control.initial_state(), []
     for number, error in enumerate(errors):
         state = control.update(state, b.measured(5 - error, step=number))
@@ -63,7 +64,7 @@ def test_two_controls_report_in_the_same_way():
 
 
 def test_the_command_of_a_step_is_reported_in_the_next_one():
-    control: Control = AEPO(target=Target("0.5"), law=Switch())
+    control: Control = AEPO(target=Target("0.5"), law=Switch(), approach=0)
     states = [control.initial_state()]
     for number, entropy in enumerate((0.4, 0.7, 0.7)):
         states.append(control.update(states[-1], b.measured(entropy, step=number)))

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from aepo.control import CONTROLS
-from aepo.control.base import ClosedLoop
+from aepo.control.closed_loop import ClosedLoop
 from aepo.control.schedules import Target
 from aepo.loss.surrogates import Bounds
 from aepo.methods import METHODS

@@ -12,7 +12,9 @@ from aepo.control.base import Control, NoControl
 
 MODULES = sorted(found.name for found in pkgutil.iter_modules(aepo.control.__path__))
 # What the controls share. `base` also defines `NoControl`.
-HELPERS = {"adapted", "base", "distributions", "laws", "schedules", "tokens"}
+HELPERS = {
+    *("adapted", "base", "closed_loop", "distributions", "laws", "schedules", "self_tuning", "tokens", "variates"),
+}
 
 
 def registered(module: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -25,6 +25,9 @@ class Train:
     target: str | None = None
     """Entropy target, nats per token: 0.5, 0.6x, linear(a,b,n), cosine(a,b,n), sine(mean,amplitude,period), ...
     (default: 0.6x, the recipe's, or the method's own)"""
+    hold: Literal["at", "at-least", "at-most"] | None = None
+    """Hold the entropy at the target, or only keep it from falling below (at-least) or rising above (at-most) it
+    (default: at)."""
     steps: int | None = None
     """Number of steps; a step samples and updates once (default: 200, or the recipe's)."""
     seed: int | None = None
@@ -64,7 +67,7 @@ class Train:
         for option, value in {"--gpus": self.gpus, "--length": self.length}.items():
             if value and not self.dry_run:
                 raise InvalidValue(option, value, "together with --dry-run: a run uses the devices that there are")
-        given = {"control.target": self.target, "steps": self.steps, "seed": self.seed}
+        given = {"control.target": self.target, "control.hold": self.hold, "steps": self.steps, "seed": self.seed}
         overrides = {name: value for name, value in given.items() if value is not None}
         config = make_config(self.recipe, self.method, overrides, self.set)
         target = getattr(config.control, "target", None)

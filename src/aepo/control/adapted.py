@@ -11,6 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from aepo.control.base import Control, Measured, Needs, Scored, State
+from aepo.control.closed_loop import commanded
+from aepo.control.laws import Law, Seen
 from aepo.errors import require
 from aepo.types import BatchStatistics, asked_for
 
@@ -19,9 +21,9 @@ from aepo.types import BatchStatistics, asked_for
 class Adapted(Control):
     """`Adapted` makes the loss L - coefficient * H, with the gradient of the exact entropy H.
 
-    The coefficient changes once after each step.
+    The coefficient changes once after each step, by the control's own rule or by a law.
     State: `first_entropy` (the first reading, None before there is one), `target_entropy`, `error` (both in the unit of
-    `reading`) and `coefficient`.
+    `reading`) and `coefficient`; with a law also its `command` and what it remembers, `law`.
     """
 
     start: float = 0.0
@@ -30,6 +32,10 @@ class Adapted(Control):
     """Smallest coefficient."""
     high: float = 0.03
     """Largest coefficient."""
+    law: Law | None = None
+    """A law that moves the coefficient in place of the control's own rule: from `low` at command -1 to `high` at 1.
+    None keeps the own rule.
+    """
 
     def __post_init__(self) -> None:
         require_limits(self.start, self.low, self.high)
@@ -56,6 +62,15 @@ class Adapted(Control):
         """Return the entropy that the coefficient follows, nats per token."""
         return measured.entropy.mean
 
+    def reading_se(self, measured: Measured) -> float:
+        """Return the standard error of `reading` in its unit; NaN if it is not known."""
+        plain = type(self).reading is Adapted.reading
+        return measured.entropy_se if plain else math.nan
+
+    def at_command(self, command: float) -> float:
+        """Return the coefficient at a command of the law, from -1 to 1."""
+        return self.low + (self.high - self.low) * (1 + command) / 2
+
     def initial_state(self) -> State:
         """Return a state with the first coefficient and no reading."""
         return {"coefficient": self.start, "first_entropy": None}
@@ -77,7 +92,13 @@ class Adapted(Control):
         target = self.aimed(measured.step, first)
         error = target - entropy
         known = {"first_entropy": first, "target_entropy": target, "error": error}
-        return {**state, **known, **self.adapted(state, error)}
+        if self.law is None:
+            return {**state, **known, **self.adapted(state, error)}
+        aimed = (self.aimed(measured.step + ahead, first) for ahead in range(3))
+        now, soon, later = ((value, value) for value in aimed)
+        acted = state.get("command", -1.0)
+        changed = commanded(self.law, state, Seen(entropy, (now, soon, later), self.reading_se(measured), acted), error)
+        return {**state, **known, **changed, "coefficient": self.at_command(changed["command"])}
 
 
 def require_limits(start: float, low: float, high: float) -> None:

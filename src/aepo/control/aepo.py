@@ -13,6 +13,7 @@ docs/methods/aepo.md lists every difference.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
@@ -21,7 +22,6 @@ import torch
 from torch import Tensor
 
 from aepo.control.base import (
-    ClosedLoop,
     ExtraGroup,
     Measured,
     Needs,
@@ -31,9 +31,11 @@ from aepo.control.base import (
     require_rows,
     rows,
 )
+from aepo.control.closed_loop import ClosedLoop, missing_authority
 from aepo.control.distributions import TargetDistribution, Temperature
-from aepo.control.laws import Constant
+from aepo.control.laws import Constant, Law
 from aepo.control.schedules import Target
+from aepo.control.self_tuning import SelfTuning
 from aepo.errors import require
 from aepo.types import Sample
 
@@ -41,6 +43,8 @@ from aepo.types import Sample
 ADVANTAGE_THRESHOLD = 0.05
 # How fast the running share of usable extra completions follows what is drawn.
 PASS_RATE_MEMORY = 0.8
+# The weight up to which a missing authority is sought in the weight; beyond it single answers rule the update.
+MOST_WEIGHT = 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +55,15 @@ class AEPO(ClosedLoop):
 
     target: Target = Target("0.6x")
     """Entropy to hold: nats per token, a multiple of the first measured entropy such as 0.6x, or a schedule."""
+    law: Law = SelfTuning()
+    """How the reading becomes a command from -1 to 1."""
+    approach: int = 50
+    """Steps in which a constant target is reached at the latest. On the way the entropy may be anywhere between the
+    target and a line from the first entropy to the target, so the control does not act while the policy goes there by
+    itself. 0: the target holds from the first step.
+    """
+    variates: bool = True
+    """Take what is known of the drawn prompts from earlier epochs out of the reading (control variates)."""
     distribution: TargetDistribution = Temperature()
     """pi*: where the positives come from."""
     positives: Literal["sampled", "reweighted"] = "sampled"
@@ -104,11 +117,14 @@ class AEPO(ClosedLoop):
     """Use positives only; false is the papers' ablation B: every extra row, with its signed group advantage."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_rows("control.count_high", self.count_high)
         require_rows("control.count_low", self.count_low)
         require(self.weight > 0, "control.weight", self.weight, "a positive number")
         require(0 < self.prompts <= 1, "control.prompts", self.prompts, "a share of the prompts in (0, 1]")
         self._check_combinations()
+        exact = self.sensor == "exact"
+        require(exact or not self.variates, "control.variates", True, "false with the sensor mixed-sampled")
         needs_group = self.positive_by == "advantage" or not self.positive_only
         least = 2 if needs_group and self.positives == "sampled" else 1
         require(
@@ -162,6 +178,10 @@ class AEPO(ClosedLoop):
         exact = self.sensor == "exact"
         return (measured.entropy if exact else measured.mixed_sampled_entropy).mean
 
+    def reading_se(self, measured: Measured) -> float:
+        """Return the standard error of the exact entropy; that of the authors' estimate is not known."""
+        return measured.entropy_se if self.sensor == "exact" else math.nan
+
     def update(self, state: State, measured: Measured) -> State:
         """Update the state, and also the usable share of the extra completions for each direction."""
         direction = _direction(state)
@@ -171,7 +191,22 @@ class AEPO(ClosedLoop):
             before = rates.get(str(direction), share)
             rates[str(direction)] = PASS_RATE_MEMORY * before + (1 - PASS_RATE_MEMORY) * share
         rates["ordinary"] = measured.right.mean
-        return super().update({**state, "pass_rate": rates}, measured)
+        short = self.positives == "sampled" and self._short(state, measured)
+        return super().update({**state, "pass_rate": rates, "short": short}, measured)
+
+    def _short(self, state: State, measured: Measured) -> bool:
+        """Return whether fewer positives were found than the command asked for."""
+        return len(self._usable(measured.extra)) < self._wanted(state, measured.scored.step)
+
+    def advice(self, state: State) -> str:
+        """Return which of the count, the weight and the temperatures would give the missing authority."""
+        needed = missing_authority(state)
+        if state.get("short"):
+            return f"{needed}; too few right answers are found: more extra completions (control.per_prompt, prompts)"
+        if self.weight < MOST_WEIGHT:
+            count = "" if self.positives == "reweighted" else ", or control.count_high and count_low"
+            return f"{needed}: raise control.weight{count}"
+        return f"{needed}: move the temperatures further from 1 (control.distribution.high and low)"
 
     # --- sampled positives -------------------------------------------------------------------------------
 

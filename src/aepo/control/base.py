@@ -34,6 +34,7 @@ is a pure function.
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import ABC
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -44,8 +45,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from aepo.control.laws import PI, Law
-from aepo.control.schedules import Target
 from aepo.entropy.partial import Kept
 from aepo.errors import require
 from aepo.loss.surrogates import Bounds
@@ -53,11 +52,6 @@ from aepo.types import Batch, BatchStatistics, Metric, Rollout, Sample, TokenTem
 
 State = Mapping[str, Any]
 """What a control remembers from step to step: plain JSON data by name."""
-
-ALARM_AFTER = 20
-"""Steps in a row with the command at its limit after which the run raises an alarm, unless the error shrank."""
-ALARM_ERROR = 0.1
-"""Smallest error that raises an alarm, nats per token."""
 
 
 def generator(seed: int, step: int, purpose: str) -> torch.Generator:
@@ -179,6 +173,10 @@ class Measured:
     """The extra completions that were drawn."""
     scored: Scored
     """The whole batch, with the advantages from before `shape`, for other kinds of sensors."""
+    entropy_se: float = math.nan
+    """The standard error of `entropy` by the draw of prompts and completions, nats per token; NaN for one prompt."""
+    prompts: Mapping[int, str] = field(default_factory=dict)
+    """The prompt's id of each ordinary group, by the number of the group."""
 
     @property
     def step(self) -> int:
@@ -241,11 +239,24 @@ class ControlReport:
     """1.0 if that command was at its limit and the error asked for more."""
     coefficient: float | None = None
     """The coefficient that this step acted on; None without one."""
+    entropy_estimate: float | None = None
+    """The entropy that the self-tuning law believes in, nats per token; None under other laws."""
+    entropy_estimate_se: float | None = None
+    """The standard error of the reading that the law was given, nats per token."""
+    drift: float | None = None
+    """What the rest of an update does to the entropy, as the self-tuning law estimates it, nats per step."""
+    authority_up: float | None = None
+    """What the command 1 does to the entropy, as the self-tuning law estimates it, nats per step."""
+    authority_down: float | None = None
+    """What the command -1 takes from the entropy, as the self-tuning law estimates it, nats per step."""
+    advice: str | None = None
+    """With an alarm: what would give the control the authority that it lacks."""
 
     @classmethod
     def of(cls, before: State, after: State) -> ControlReport:
         """Return what the step measured, which is in the state `after`, and what it acted on, in the state `before`."""
-        measured, acted_on = ("target_entropy", "error", "alarm"), ("command", "saturated", "coefficient")
+        acted_on = ("command", "saturated", "coefficient")
+        measured = [name for name in vars(cls()) if name not in acted_on]
         known = {name: after[name] for name in measured if name in after}
         return cls(**known, **{name: before[name] for name in acted_on if name in before})
 
@@ -438,80 +449,6 @@ class NoControl(Control):
     """`NoControl` does nothing: the entropy is not controlled."""
 
     name: ClassVar[str] = "none"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClosedLoop(Control):
-    """`ClosedLoop` is the base class of controls that measure the entropy, compare it with a target and set a command.
-
-    The first step measures and has no command. The command that step k acts on comes from the entropy of step k - 1.
-
-    State: `first_entropy`, `integral`, `command` (None before there is one), and, for the log, `target_entropy`,
-    `error`, `saturated` (1.0 when the command is at its limit and the error asks for more), `alarm`.
-    """
-
-    target: Target = Target("0.5")
-    """Entropy to hold: nats per token, a multiple of the first measured entropy such as 0.6x, or a schedule."""
-    law: Law = PI()
-    """How the error becomes a command from -1 to 1."""
-
-    def initial_state(self) -> State:
-        """Return a state without a measurement and without a command."""
-        return {"command": None, "integral": 0.0, "first_entropy": None}
-
-    def reading(self, measured: Measured) -> float:
-        """Return the entropy that the loop controls, nats per token."""
-        return measured.entropy.mean
-
-    def update(self, state: State, measured: Measured) -> State:
-        """Return the state with the command for the next step. A step that measured nothing (NaN) changes nothing."""
-        known = compared(state, self.target, self.reading(measured), measured.step)
-        if known is None:
-            return state
-        error: float = known["error"]
-        command, integral = self.law(error, state["integral"])
-        saturated = abs(command) >= 1 and command * error > 0
-        return {
-            **state,
-            **known,
-            "integral": integral,
-            "command": command,
-            "saturated": float(saturated),
-            **_watch(state, error, saturated),
-        }
-
-
-def compared(state: State, target: Target, entropy: float, step: int) -> dict[str, Any] | None:
-    """Return `first_entropy`, `target_entropy` and `error` of a step that measured `entropy`; None if that is NaN.
-
-    Args:
-        state: The state that holds `first_entropy`, None before the first measurement.
-        target: The target.
-        entropy: The measured entropy, nats per token.
-        step: The number of the step.
-    """
-    if entropy != entropy:
-        return None
-    first = entropy if state["first_entropy"] is None else state["first_entropy"]
-    aimed = target.at(step, first)
-    return {"first_entropy": first, "target_entropy": aimed, "error": aimed - entropy}
-
-
-def _watch(state: State, error: float, saturated: bool) -> dict[str, Any]:
-    """Return what changes in the state of the saturation alarm.
-
-    It counts saturated steps in a row on one side of the target. After every `ALARM_AFTER` of them, it raises the alarm
-    if the error did not shrink.
-    """
-    count, error_then = state.get("saturated_steps", 0), state.get("saturated_error", 0.0)
-    if not saturated:
-        return {"saturated_steps": 0, "saturated_error": 0.0, "alarm": False}
-    if count == 0 or error * error_then <= 0:
-        return {"saturated_steps": 1, "saturated_error": error, "alarm": False}
-    if (count + 1) % ALARM_AFTER:
-        return {"saturated_steps": count + 1, "saturated_error": error_then, "alarm": False}
-    alarm = abs(error) > ALARM_ERROR and abs(error) > 0.9 * abs(error_then)
-    return {"saturated_steps": count + 1, "saturated_error": error, "alarm": alarm}
 
 
 def require_rows(field: str, value: int | float) -> None:

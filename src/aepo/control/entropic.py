@@ -8,7 +8,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from aepo.control.base import ClosedLoop, Scored, State
+from aepo.control.base import Scored, State
+from aepo.control.closed_loop import ClosedLoop
 from aepo.control.laws import PI, Law
 from aepo.errors import require
 
@@ -33,6 +34,7 @@ class EntroPIC(ClosedLoop):
     """
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(0 < self.threshold < 1, "control.threshold", self.threshold, "a probability in (0, 1)")
 
     def shape(self, advantages: Tensor, scored: Scored, state: State) -> Tensor:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from aepo.control.base import Control, Measured, Scored, State, compared
+from aepo.control.base import Control, Measured, Scored, State
+from aepo.control.closed_loop import compared
 from aepo.control.laws import stepped
 from aepo.control.schedules import Target
 from aepo.errors import require

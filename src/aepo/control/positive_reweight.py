@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from aepo.control.base import Control, Measured, Scored, State, Step, compared
+from aepo.control.base import Control, Measured, Scored, State, Step
+from aepo.control.closed_loop import compared
 from aepo.control.laws import stepped
 from aepo.control.schedules import Target
 from aepo.control.tokens import top_share

@@ -9,7 +9,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from aepo.control.base import Control, Measured, Needs, Scored, State, compared
+from aepo.control.base import Control, Measured, Needs, Scored, State
+from aepo.control.closed_loop import compared
 from aepo.control.schedules import Target
 from aepo.errors import require
 from aepo.types import BatchStatistics, asked_for

@@ -43,6 +43,10 @@ class SACDual(Adapted):
         """Return the target, nats per token."""
         return self.target.at(step, first)
 
+    def at_command(self, command: float) -> float:
+        """Return alpha at a command: along its logarithm."""
+        return self.low * (self.high / self.low) ** ((1 + command) / 2)
+
     def adapted(self, state: State, error: float) -> Mapping[str, Any]:
         """Return alpha after a step of dual ascent on log alpha."""
         before, low, high = (math.log(alpha) for alpha in (state["coefficient"], self.low, self.high))

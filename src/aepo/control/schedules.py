@@ -55,6 +55,11 @@ class Schedule:
         """
         return self._curve(step, first_entropy)
 
+    @property
+    def constant(self) -> bool:
+        """Return whether the value is the same at every step."""
+        return "(" not in self.spec
+
     def __str__(self) -> str:
         return self.spec
 

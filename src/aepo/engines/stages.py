@@ -17,6 +17,7 @@ from aepo.algorithm import Algorithm
 from aepo.control.base import Measured, Scored, State, Step
 from aepo.engines.right import RightRule
 from aepo.entropy.by_position import means_by_position
+from aepo.entropy.standard_error import standard_error
 from aepo.errors import InvalidValue
 from aepo.loss.policy_loss import LossOutput, policy_loss
 from aepo.types import BatchStatistics, Metric, Rollout, Sample
@@ -117,6 +118,8 @@ def measure(
         right=Metric(right, len(rewards)),
         extra=extra,
         scored=scored,
+        entropy_se=standard_error(scored.entropy, scored.ordinary, scored.batch.groups),
+        prompts={sample.rollout.completion.group: sample.rollout.completion.prompt.id for sample in ordinary},
     )
 
 
@@ -137,6 +140,7 @@ def measurements(measured: Measured, samples: Sequence[Sample], sampler: bool) -
     gap = (scored.old.logprobs - batch.sampling_logprobs).abs()
     return {
         "entropy": measured.entropy.mean,
+        "entropy_se": None if math.isnan(measured.entropy_se) else measured.entropy_se,
         "entropy_by_position": means_by_position(scored.entropy, scored.ordinary),
         "sampled_entropy": Metric.of(-scored.old.logprobs, scored.ordinary).mean,
         "reward": measured.reward.mean,

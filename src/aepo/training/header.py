@@ -18,7 +18,8 @@ def header(run: Run, out: Path) -> Iterator[str]:
     config, policy = run.config, run.policy
     sampling = config.sampling
     target = getattr(config.control, "target", None)
-    held = "" if target is None else f", target {target} nats"
+    side = {"at-least": " at least", "at-most": " at most"}.get(getattr(config.control, "hold", "at"), "")
+    held = "" if target is None else f", target{side} {target} nats"
     yield f"method: {config.method}{held}; {config.steps} steps of {sampling.prompts} prompts x {sampling.group_size}"
     total = sum(parameter.numel() for parameter in policy.model.parameters())
     trained = sum(parameter.numel() for parameter in policy.model.parameters() if parameter.requires_grad)

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from aepo.bars import duration
 from aepo.config import Config
-from aepo.control.base import ALARM_AFTER
+from aepo.control.closed_loop import ALARM_AFTER
 from aepo.training.evaluate import Evaluation
 from aepo.training.folder import EVALUATIONS, FILES, METRICS, SAMPLES
 from aepo.types import Sample
@@ -138,6 +138,8 @@ class RunLog:
                 f"alarm: the control has been at its limit for {ALARM_AFTER} steps and the error is still "
                 f"{row['error']:+.2f} nats (step {row['step']}): this target is beyond its authority here"
             )
+            if row.get("advice"):
+                self.say(f"    what is missing: {row['advice']}")
         self._show(row, samples)
 
     def _say_constant(self, row: Mapping[str, Any]) -> None:

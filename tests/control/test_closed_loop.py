@@ -1,0 +1,141 @@
+"""What the base class of closed loops adds to a law: the way to the target, one-sided control, and what is missing."""
+
+import pytest
+
+from aepo.control.adapted import Adapted
+from aepo.control.aepo import AEPO
+from aepo.control.aer import AER
+from aepo.control.closed_loop import ALARM_AFTER, ClosedLoop
+from aepo.control.laws import PI, Proportional, Switch
+from aepo.control.sac_dual import SACDual
+from aepo.control.schedules import Target
+from aepo.control.self_tuning import SelfTuning
+from aepo.convert import SETTINGS, make_algorithm
+from aepo.errors import InvalidValue
+from tests import builders as b
+
+
+def states(control, entropies):
+    state, found = control.initial_state(), []
+    for number, entropy in enumerate(entropies):
+        state = control.update(state, b.measured(entropy, step=number))
+        found.append(state)
+    return found
+
+
+def commands(control, entropies):
+    return [state["command"] for state in states(control, entropies)]
+
+
+def loop(target="0.6", **settings):
+    return ClosedLoop(target=Target(target), **{"law": Proportional(gain=5.0), **settings})
+
+
+# --- the way to the target --------------------------------------------------------------------------------------
+
+
+def test_an_entropy_that_falls_by_itself_is_left_alone_until_the_target():
+    falling = [1.2 - 0.05 * step for step in range(12)]
+    assert commands(loop(approach=50), falling) == pytest.approx([0.0] * 12)
+    assert commands(loop(approach=0), falling)[0] == -1
+
+
+def test_one_that_does_not_fall_is_pushed_along_the_line():
+    found = states(loop(approach=10), [1.1] * 15)
+    line = [1.1 - 0.05 * min(step, 10) for step in range(15)]
+    assert [s["command"] for s in found] == pytest.approx([5 * max(-0.2, at - 1.1) for at in line])
+    assert [s["error"] for s in found] == pytest.approx([0.6 - 1.1] * 15)  # what is logged is the distance to the target
+
+
+def test_from_the_target_on_it_is_held_on_both_sides():
+    control = loop(approach=50)
+    assert commands(control, [1.2, 0.59, 0.7])[-1] == pytest.approx(-0.5)
+    assert commands(control, [1.2, 0.61, 0.7])[-1] == 0
+
+
+def test_a_target_above_is_approached_from_below():
+    assert commands(loop("1.0", approach=20), [0.5, 0.6, 0.7]) == pytest.approx([0, 0, 0])
+    assert commands(loop("1.0", approach=20), [0.5] * 3) == pytest.approx([0, 0.125, 0.25])
+
+
+def test_a_schedule_is_followed_from_the_first_step():
+    assert commands(loop("linear(1x,0.5x,100)", approach=50), [1.0, 1.1])[-1] == pytest.approx(5 * (0.995 - 1.1))
+
+
+def test_the_switch_does_nothing_on_the_way():
+    assert commands(loop(law=Switch(), approach=50), [1.2, 1.1, 0.5]) == [0, 0, 1]
+
+
+# --- one side only ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("law", [PI(), Proportional(), Switch(), SelfTuning()])
+def test_at_least_only_raises_and_at_most_only_lowers(law):
+    entropies = [0.9, 0.8, 0.3, 0.4, 0.9, 0.2]
+    least, most = (commands(loop(law=law, hold=side), entropies) for side in ("at-least", "at-most"))
+    assert min(least) == 0 < max(least)
+    assert max(most) == 0 > min(most)
+
+
+@pytest.mark.parametrize(("hold", "entropy"), [("at-least", 0.9), ("at-most", 0.3)])
+def test_being_on_the_free_side_is_no_saturation_and_no_alarm(hold, entropy):
+    last = states(loop(law=PI(), hold=hold), [entropy] * (ALARM_AFTER + 5))[-1]
+    assert last["command"] == 0 and last["saturated"] == 0 and not last["alarm"]
+
+
+def test_the_word_is_a_setting_and_others_are_refused():
+    assert make_algorithm("aepo", {"control.hold": "at-least"}).control.hold == "at-least"
+    with pytest.raises(InvalidValue, match=r"control\.hold: got 'above'; must be one of at, at-least, at-most"):
+        make_algorithm("aepo", {"control.hold": "above"})
+
+
+# --- what is missing ----------------------------------------------------------------------------------------------
+
+
+def collapsing(control):
+    return states(control, [max(0.05, 1.0 - 0.03 * step) for step in range(3 * ALARM_AFTER)])
+
+
+def test_an_alarm_of_the_self_tuning_law_says_how_much_authority_is_missing():
+    advice = [s["advice"] for s in collapsing(loop(law=SelfTuning())) if s["alarm"]]
+    assert "times the control's authority (a full command moves 0.0" in advice[0]
+    assert all(s["advice"] is None for s in collapsing(loop()) if not s["alarm"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"positives": "reweighted", "weight": 1.0}, "raise control.weight"),
+        ({"positives": "reweighted", "weight": 4.0}, "move the temperatures further from 1"),
+        ({}, "too few right answers are found"),  # the test's steps have no extra completions
+    ],
+)
+def test_aepo_says_which_of_count_weight_and_temperatures_would_give_it(settings, words):
+    control = AEPO(target=Target("0.9"), approach=0, variates=False, **settings)
+    assert words in next(s["advice"] for s in collapsing(control) if s["alarm"])
+
+
+# --- laws for coefficients ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("law", [PI(), SelfTuning()])
+@pytest.mark.parametrize("kind", [SACDual, AER])
+def test_a_coefficient_can_follow_a_law(kind, law):
+    control: Adapted = kind(target=Target("0.6"), law=law)
+    low, high = (states(control, [1.0, *[entropy] * 30])[-1]["coefficient"] for entropy in (0.9, 0.3))
+    assert low == pytest.approx(control.low) and high == pytest.approx(control.high)
+    assert control.at_command(0.0) == pytest.approx(
+        (control.low * control.high) ** 0.5 if kind is SACDual else (control.low + control.high) / 2
+    )
+
+
+def test_without_a_law_the_own_rule_moves_it():
+    assert states(SACDual(target=Target("0.6")), [0.5])[-1]["coefficient"] == pytest.approx(1e-3 * 2.718281828 ** 0.01)
+
+
+def test_a_law_of_a_coefficient_is_a_setting():
+    algorithm = make_algorithm("sac-dual", {"control.law": "pi", "control.law.gain": 2.0})
+    assert algorithm.control.law == PI(gain=2.0)
+    assert SETTINGS.override(make_algorithm("sac-dual", {}), SETTINGS.to_dict(algorithm)) == algorithm
+    assert make_algorithm("sac-dual", {}).control.law is None
+    assert SETTINGS.override(algorithm, {"control": {"law": "none"}}).control.law is None
