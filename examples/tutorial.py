@@ -212,7 +212,12 @@ print(f"AEPO with PI: entropy {late(held, 'entropy').mean():.3f}, target 1.0, sa
 # from the run what a command does and what the entropy does by itself, and aims the command by that.
 
 # %%
-laws = {"PI": law, "Proportional": aepo.Proportional(gain=2.0), "Switch": aepo.Switch(), "SelfTuning": aepo.SelfTuning()}
+laws = {
+    "PI": law,
+    "Proportional": aepo.Proportional(gain=2.0),
+    "Switch": aepo.Switch(),
+    "SelfTuning": aepo.SelfTuning(),
+}
 histories = {name: held if name == "PI" else controlled(law, aepo.Target("1.0")) for name, law in laws.items()}
 for name, history in histories.items():
     entropies = late(history, "entropy")

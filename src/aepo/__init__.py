@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from aepo.control.base import Control
     from aepo.control.closed_loop import ClosedLoop
     from aepo.control.laws import PI, Constant, Proportional, Seen, Switch
-    from aepo.control.self_tuning import SelfTuning
     from aepo.control.schedules import Target
+    from aepo.control.self_tuning import SelfTuning
     from aepo.convert import make_algorithm
     from aepo.entropy.statistics import logits_statistics, sampled_entropy, token_statistics
     from aepo.errors import InvalidValue

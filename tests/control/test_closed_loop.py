@@ -44,7 +44,9 @@ def test_one_that_does_not_fall_is_pushed_along_the_line():
     found = states(loop(approach=10), [1.1] * 15)
     line = [1.1 - 0.05 * min(step, 10) for step in range(15)]
     assert [s["command"] for s in found] == pytest.approx([5 * max(-0.2, at - 1.1) for at in line])
-    assert [s["error"] for s in found] == pytest.approx([0.6 - 1.1] * 15)  # what is logged is the distance to the target
+    assert [s["error"] for s in found] == pytest.approx(
+        [0.6 - 1.1] * 15
+    )  # what is logged is the distance to the target
 
 
 def test_from_the_target_on_it_is_held_on_both_sides():
@@ -130,7 +132,7 @@ def test_a_coefficient_can_follow_a_law(kind, law):
 
 
 def test_without_a_law_the_own_rule_moves_it():
-    assert states(SACDual(target=Target("0.6")), [0.5])[-1]["coefficient"] == pytest.approx(1e-3 * 2.718281828 ** 0.01)
+    assert states(SACDual(target=Target("0.6")), [0.5])[-1]["coefficient"] == pytest.approx(1e-3 * 2.718281828**0.01)
 
 
 def test_a_law_of_a_coefficient_is_a_setting():

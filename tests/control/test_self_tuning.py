@@ -17,7 +17,19 @@ HELD = lambda step: 0.8
 
 
 def run(
-    law, target=HELD, *, scale, noise, drift=-0.4, up=0.6, momentum=0.0, first=1.3, steps=250, seed=0, known=True, low=-1.0
+    law,
+    target=HELD,
+    *,
+    scale,
+    noise,
+    drift=-0.4,
+    up=0.6,
+    momentum=0.0,
+    first=1.3,
+    steps=250,
+    seed=0,
+    known=True,
+    low=-1.0,
 ):
     """True entropies, readings and commands of a process whose drift is drift * scale, and authority up * scale, scale.
 

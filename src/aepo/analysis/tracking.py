@@ -28,10 +28,19 @@ class Tracking:
     """The mean entropy over the last third of the steps, in nats per token."""
     last_third_rmse: float
     """The root mean square error over the last third of the steps, in nats, whether the run settled or not."""
+    floor: float
+    """The root mean square of the readings' standard errors over the last third of the steps, in nats: no run that holds
+    its entropy exactly has a smaller `last_third_rmse`. NaN if the rows lack it.
+    """
     extra_share: float
     """The number of extra completions divided by the number of ordinary ones. NaN if there is no ordinary one."""
     saturated: float
     """The share of steps in which the control was at its limit. NaN if a row lacks this field."""
+
+    @property
+    def of_floor(self) -> float:
+        """Return the RMSE of the last third of the steps as a multiple of the floor."""
+        return self.last_third_rmse / self.floor
 
 
 def tracking(rows: Sequence[Mapping[str, Any]], target: float | None = None) -> Tracking:
@@ -57,6 +66,7 @@ def tracking(rows: Sequence[Mapping[str, Any]], target: float | None = None) -> 
         rmse=_rms(after),
         last_third_entropy=_mean([row["entropy"] for row in last]),
         last_third_rmse=_rms(errors[2 * len(rows) // 3 :]),
+        floor=_rms([row.get("entropy_se") or math.nan for row in last]),
         extra_share=extra / ordinary if ordinary > 0 else math.nan,
         saturated=_mean([row.get("saturated", math.nan) or 0.0 for row in rows]),
     )

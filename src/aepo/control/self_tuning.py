@@ -86,7 +86,9 @@ class SelfTuning(Law):
 
     def _aimed(self, seen: Seen, x: Tensor, P: Tensor, weights: Tensor) -> float:
         """Return the better of the best command upwards and the best command downwards."""
-        entropy, free = (float(weights @ part) for part in (x[:, 0], x[:, 0] + MOMENTUM * (x[:, 1] - x[:, 2]) + x[:, 2]))
+        entropy, free = (
+            float(weights @ part) for part in (x[:, 0], x[:, 0] + MOMENTUM * (x[:, 1] - x[:, 2]) + x[:, 2])
+        )
         soon, later = within(entropy, seen.bands[1]), within(free, seen.bands[2])
         settled = x[:, 0] + LEAD * x[:, 1]
         ahead = LEAD * (later - soon)

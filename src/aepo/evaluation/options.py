@@ -38,6 +38,9 @@ class Options:
     """Number of completions of each problem."""
     k: tuple[int, ...] = ()
     """Report pass@k and maj@k at these k, each at most n (default: 1, 2, 4, ... up to n, at most 1024)."""
+    entropy: int | None = None
+    """Measure the entropy instead, on this many prompts of the training stream, of every checkpoint if the model is a
+    run (default: pass@k and maj@k)."""
     temperature: float | None = None
     """One pass at this temperature, such as 0.6 (default: two passes, pass@1 at T = 0.1, top-p 0.95, and pass@k at
     T = 1, top-p 1)."""
@@ -88,6 +91,9 @@ class Options:
             InvalidValue: A value cannot work. The first such value is named.
         """
         require(self.n >= 1, "--n", self.n, "at least 1")
+        require(
+            self.entropy is None or self.entropy >= 1, "--entropy", self.entropy, "at least 1 prompt (1024 is enough)"
+        )
         for k in self.k:
             require(1 <= k <= self.n, "--k", k, f"from 1 to n = {self.n} (pass@k needs at least k samples)")
         positive = self.temperature is None or 0 < self.temperature < math.inf

@@ -19,6 +19,7 @@ from aepo.engines.positions import Room
 from aepo.engines.right import RightRule
 from aepo.errors import InvalidValue, require
 from aepo.evaluation.benchmarks import find
+from aepo.evaluation.entropy import measure_entropy
 from aepo.evaluation.evaluated_model import EvaluatedModel, weights_digest
 from aepo.evaluation.options import Options, Pass
 from aepo.evaluation.questions import CODE, Questions, from_rows, from_task
@@ -60,13 +61,15 @@ def run(options: Options) -> dict[str, Any]:
     """Sample what is missing, compute the scores, write evaluation.json, and print the table.
 
     Returns:
-        The content of evaluation.json.
+        The content of evaluation.json, or of entropy.json.
 
     Raises:
         InvalidValue: An option cannot work. This is checked before any sampling.
     """
     options.check()
     model = EvaluatedModel.find(options.model)
+    if options.entropy is not None:
+        return measure_entropy(options, model)
     questions, config, policy = _prepare(options, model)
     stops = _stop_at_chatml(policy, questions)
     parts = [_part(asked, way, policy) for asked in questions for way in options.passes()]

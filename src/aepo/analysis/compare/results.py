@@ -75,7 +75,7 @@ class Measure:
 class Comparison:
     """`Comparison` holds the numbers of all arms.
 
-    The names of the numbers are pass@1, pass@k, entropy, tracking_error, steps, completions, tokens and seconds_cpu.
+    The names of the numbers are pass@1, pass@k, entropy, tracking_error, of_floor, steps, completions, tokens and seconds_cpu.
     """
 
     baseline: str
@@ -139,6 +139,9 @@ def _measures(runs: Sequence[Result], others: Sequence[Result] | None, k: int) -
     for name in numbers[0] if numbers else ():
         mine, theirs = (None if some is None else _column([n[name] for n in some]) for some in (numbers, base))
         found[name] = _measure(mine, theirs)
+    floors = _column([tracking(run.rows).of_floor for run in runs if run.rows])
+    if numbers and np.isfinite(floors).all():
+        found["of_floor"] = Measure(crossed_interval(floors), None)
     own = _column([run.tracking_error(None) for run in runs if run.rows])
     if numbers and np.isfinite(own).all():
         against = None

@@ -9,7 +9,7 @@ from aepo.analysis.compare.results import Comparison, Measure
 from aepo.catalogue import plain
 from aepo.evaluation.statistics import Interval, most_covered
 
-COLUMNS = ("run", "pass@1", "pass@k", "entropy", "tracking error", "steps", "completions", "tokens", "CPU s")
+COLUMNS = ("run", "pass@1", "pass@k", "entropy", "tracking error", "/ floor", "steps", "completions", "tokens", "CPU s")
 # The index of the first column with a cost of the run.
 REACHED = COLUMNS.index("steps")
 # The number format of each measure, in the order of the columns.
@@ -18,6 +18,7 @@ FORMS = {
     "pass@k": ".3f",
     "entropy": ".3f",
     "tracking_error": ".3f",
+    "of_floor": ".2f",
     "steps": ".0f",
     "completions": ".0f",
     "tokens": ".0f",
@@ -50,6 +51,7 @@ def caption(found: Comparison, unit: str, budget: int, seeds: Sequence[int]) -> 
             f"pass@k: unbiased, k = {found.k} = samples of each problem at T = 1.",
             "entropy: nats per token, last third of the steps.",
             "tracking error: RMSE to the target there, nats; a baseline without target is held against the same one.",
+            "/ floor: that error as a multiple of the readings' own standard error.",
             "CPU s: processor seconds of the steps.",
             *_few(len(seeds)),
         ]

@@ -113,10 +113,11 @@ def run_table(runs: Sequence[RunRecord]) -> Table:
     """Return the table with one row for each run."""
     k = largest_k(runs)
     ks = (1,) if k == 1 else (1, k)
-    columns = ("run", "method", "target", "seed", "steps", "entropy", "error", "RMSE", "settled", "reward")
+    columns = ("run", "method", "target", "seed", "steps", "entropy", "error", "RMSE", "/ floor", "settled", "reward")
     caption = (
         "entropy, reward: means of the last third of the steps, nats per token for the entropy; error (target minus "
-        "entropy, mean) and RMSE: nats, after settling; settled: the step after which the error stays within "
+        "entropy, mean) and RMSE: nats, after settling; / floor: RMSE of the last third as a multiple of the readings' own "
+        "standard error; settled: the step after which the error stays within "
         f"{SETTLED:g} nats; pass@k: unbiased, of the last evaluation; extra: completions drawn by the control, as a "
         "share of the ordinary ones; seconds: wall clock of all steps, without evaluation"
     )
@@ -144,6 +145,7 @@ def _held(run: RunRecord) -> list[Cell]:
         _number(run.last_third("entropy")),
         _number(kept.mean_error if kept else math.nan, "+.3f"),
         _number(kept.rmse if kept else math.nan),
+        _number(kept.of_floor if kept else math.nan, ".2f"),
         settled,
         _number(run.last_third("reward")),
     ]
