@@ -51,7 +51,7 @@ def rms(values):
 def test_the_noise_of_the_draw_of_prompts_goes():
     rows = readings(steps(200))[20:]
     assert rms(r[0] for r in rows) < 0.5 * rms(r[1] for r in rows)
-    # What is left is the draw of completions: 0.2 / sqrt(16 * 4 * 3) = 0.0144 in each reading, and in what is remembered.
+    # What is left is the draw of completions: 0.0144 in each reading, and as much in what is remembered.
     assert rms(r[0] for r in rows) < 2 * 0.2 / math.sqrt(DRAWN * GROUP * TOKENS)
 
 

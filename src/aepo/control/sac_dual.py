@@ -45,7 +45,7 @@ class SACDual(Adapted):
 
     def at_command(self, command: float) -> float:
         """Return alpha at a command: along its logarithm."""
-        return self.low * (self.high / self.low) ** ((1 + command) / 2)
+        return self.low * math.exp(math.log(self.high / self.low) * (1 + command) / 2)
 
     def adapted(self, state: State, error: float) -> Mapping[str, Any]:
         """Return alpha after a step of dual ascent on log alpha."""

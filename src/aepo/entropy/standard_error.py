@@ -1,9 +1,9 @@
 """The standard error of a step's entropy: how far the reading may be from the policy's entropy, by the draw alone.
 
-The entropy of a step is a ratio, (sum of H_t) / (number of tokens), over the completions of a few prompts. Completions of
-one prompt resemble one another, so prompts are the independent units ("clusters"). With S_i the sum and n_i the number
-of tokens of prompt i, G prompts and the mean y = sum S_i / sum n_i, the delta method gives (Cochran, Sampling
-Techniques, 3rd ed., 1977, section 6.3 and chapter 9)
+The entropy of a step is a ratio, (sum of H_t) / (number of tokens), over the completions of a few prompts. Completions
+of one prompt resemble one another, so prompts are the independent units ("clusters"). With S_i the sum and n_i the
+number of tokens of prompt i, G prompts and the mean y = sum S_i / sum n_i, the delta method gives (Cochran, Sampling
+Techniques, 3rd ed., 1977, chapters 6 and 9)
 
     SE^2 = G / (G - 1) * sum_i (S_i - y n_i)^2 / (sum_i n_i)^2
 """

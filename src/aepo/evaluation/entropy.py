@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -81,6 +82,7 @@ def measure_entropy(options: Options, model: EvaluatedModel) -> dict[str, Any]:
     assert options.entropy is not None
     config = model.config(options.task, options.set, None)
     measured = list(_measured(options, model, config, options.entropy))
+    device = "cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu"
     result = {
         "model": model.name,
         "prompts": options.entropy,
@@ -88,7 +90,7 @@ def measure_entropy(options: Options, model: EvaluatedModel) -> dict[str, Any]:
         "seed": options.seed,
         "entropies": [asdict(one) for one in measured],
         **_errors(measured),
-        "environment": environment(options.device),
+        "environment": environment(torch.device(device)),
     }
     file = (options.out or model.run or Path("runs")) / RESULT
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -100,7 +102,7 @@ def measure_entropy(options: Options, model: EvaluatedModel) -> dict[str, Any]:
 
 def _measured(options: Options, model: EvaluatedModel, config: Config, count: int) -> Iterator[PolicyEntropy]:
     whole_run = model.run is not None and Path(model.name) == model.run
-    places = [(model.folder, None)]
+    places: list[tuple[str | None, int | None]] = [(model.folder, None)]
     if whole_run and model.run is not None:
         places = [(str(model.run / FOLDER / f"step-{step}"), step) for step in steps_saved(model.run)]
     rows = {row["step"]: row for row in read_rows(model.run / METRICS)} if whole_run and model.run else {}
@@ -121,7 +123,7 @@ def _measured(options: Options, model: EvaluatedModel, config: Config, count: in
 def policy_entropy(
     policy: Policy, sampler: Sampler, prompts: Sequence[Prompt], max_tokens: int, seed: int, bar: Bar | None = None
 ) -> tuple[float, float]:
-    """Return the entropy of a policy on these prompts and its standard error by the draw of completions, nats per token.
+    """Return the entropy of a policy on these prompts, and its standard error by the draw of completions, both in nats.
 
     Args:
         policy: The policy.

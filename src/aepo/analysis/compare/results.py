@@ -75,7 +75,8 @@ class Measure:
 class Comparison:
     """`Comparison` holds the numbers of all arms.
 
-    The names of the numbers are pass@1, pass@k, entropy, tracking_error, of_floor, steps, completions, tokens and seconds_cpu.
+    The names of the numbers are pass@1, pass@k, entropy, tracking_error, of_floor, steps, completions, tokens and
+    seconds_cpu.
     """
 
     baseline: str

@@ -116,8 +116,8 @@ def run_table(runs: Sequence[RunRecord]) -> Table:
     columns = ("run", "method", "target", "seed", "steps", "entropy", "error", "RMSE", "/ floor", "settled", "reward")
     caption = (
         "entropy, reward: means of the last third of the steps, nats per token for the entropy; error (target minus "
-        "entropy, mean) and RMSE: nats, after settling; / floor: RMSE of the last third as a multiple of the readings' own "
-        "standard error; settled: the step after which the error stays within "
+        "entropy, mean) and RMSE: nats, after settling; / floor: RMSE of the last third as a multiple of the "
+        "readings' own standard error; settled: the step after which the error stays within "
         f"{SETTLED:g} nats; pass@k: unbiased, of the last evaluation; extra: completions drawn by the control, as a "
         "share of the ordinary ones; seconds: wall clock of all steps, without evaluation"
     )
