@@ -26,6 +26,7 @@ from aepo.control.both import Both
 from aepo.control.closed_loop import LAWS
 from aepo.control.distributions import DISTRIBUTIONS, TargetDistribution
 from aepo.control.laws import Law
+from aepo.control.quantities import QUANTITIES, Quantity
 from aepo.control.schedules import Schedule
 from aepo.errors import InvalidValue, UnknownName, require
 from aepo.loss.advantages import ADVANTAGES, Advantage
@@ -125,6 +126,7 @@ SETTINGS = Settings(
         Advantage: ADVANTAGES,
         Control: CONTROLS,
         Law: LAWS,
+        Quantity: QUANTITIES,
         TargetDistribution: DISTRIBUTIONS,
         Surrogate: SURROGATES,
     }

@@ -19,7 +19,7 @@ from aepo.control.bapo import BAPO
 from aepo.control.base import Control
 from aepo.control.both import Both
 from aepo.control.clip_cov import ClipCov
-from aepo.control.distributions import Temperature
+from aepo.control.distributions import ByLength, Temperature
 from aepo.control.dynamic_sampling import DynamicSampling
 from aepo.control.edge_grpo import EDGE
 from aepo.control.eframe import EFRame
@@ -36,6 +36,7 @@ from aepo.control.lp_reg import LpReg
 from aepo.control.moving_bound import MovingBound
 from aepo.control.overlong import OverlongShaping
 from aepo.control.positive_reweight import PositiveReweight
+from aepo.control.quantities import Length
 from aepo.control.re3 import RE3
 from aepo.control.repo import REPO
 from aepo.control.rpo import RPO
@@ -178,6 +179,13 @@ METHODS: dict[str, Method] = {
         "AEPO on the ordinary positives, by importance weights",
         actuator="importance-weighted positives",
         cost="log-probabilities at T",
+    ),
+    "aepo-length": _aepo(
+        AEPO(quantity=Length(), distribution=ByLength(), positives="reweighted", weight=1.0),
+        "AEPO's loop holds the mean length instead of the entropy",
+        sensor="mean length",
+        actuator="positives weighted by length",
+        cost="none",
     ),
     "dcpo": replace(
         _aepo(

@@ -22,6 +22,7 @@ from aepo.config import RUN_SETTINGS, Config
 from aepo.control.base import Control
 from aepo.control.distributions import TargetDistribution
 from aepo.control.laws import Law
+from aepo.control.quantities import Quantity
 from aepo.control.schedules import Schedule, Target
 from aepo.convert import ELSEWHERE
 from aepo.errors import InvalidValue
@@ -38,6 +39,7 @@ CHOICES: Mapping[type, tuple[str, str]] = {
     Surrogate: ("surrogate", "The objective that is maximised at each token."),
     Control: ("control", "What acts on the entropy."),
     Law: ("control.law", "How the error of a closed loop becomes its command."),
+    Quantity: ("control.quantity", "What a closed loop measures and holds."),
     TargetDistribution: ("control.distribution", "Where AEPO's positives come from."),
     Task: ("task", "Where problems come from, and what checks the answers."),
     Verifier: ("task.verifier", "What judges the answers of the task `data`."),

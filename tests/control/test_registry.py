@@ -13,7 +13,18 @@ from aepo.control.base import Control, NoControl
 MODULES = sorted(found.name for found in pkgutil.iter_modules(aepo.control.__path__))
 # What the controls share. `base` also defines `NoControl`.
 HELPERS = {
-    *("adapted", "base", "closed_loop", "distributions", "laws", "schedules", "self_tuning", "tokens", "variates"),
+    *(
+        "adapted",
+        "base",
+        "closed_loop",
+        "distributions",
+        "laws",
+        "quantities",
+        "schedules",
+        "self_tuning",
+        "tokens",
+        "variates",
+    ),
 }
 
 

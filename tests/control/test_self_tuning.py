@@ -104,7 +104,7 @@ def test_one_that_may_only_raise_lets_the_entropy_fall_to_the_target_by_itself()
 
 def test_a_reading_without_a_standard_error_is_judged_by_its_own_changes():
     rows, memory = run(SelfTuning(), scale=0.015, noise=0.03, known=False)
-    assert memory["noise"] == pytest.approx(0.03, rel=0.5)
+    assert memory["se"] == pytest.approx(0.03, rel=0.5)
     assert error(rows) < 0.02
 
 

@@ -142,10 +142,11 @@ class AEPO(ClosedLoop):
         if reweighted and self.join == "replace" and self.weighting == "command":
             # (1 - a) A with a above 1 would train on -A.
             require(self.weight <= 1, "control.weight", self.weight, "at most 1 for reweighted with join=replace")
-        if not isinstance(self.distribution, Temperature):
-            kind = self.distribution.name
-            require(isinstance(self.law, Constant), "control.law", self.law.name, f"constant with distribution {kind}")
-            require(self.temperature_adjust, "control.temperature_adjust", False, f"true with distribution {kind}")
+        kind = self.distribution.name
+        steers = self.distribution.two_sided or isinstance(self.law, Constant)
+        require(steers, "control.law", self.law.name, f"constant with distribution {kind}")
+        adjusts = self.temperature_adjust or isinstance(self.distribution, Temperature)
+        require(adjusts, "control.temperature_adjust", False, f"true with distribution {kind}")
 
     # --- the loop: sensor and state ---------------------------------------------------------------------
 
@@ -174,13 +175,12 @@ class AEPO(ClosedLoop):
         return replace(self, join="replace") if self.adds_rows else self
 
     def reading(self, measured: Measured) -> float:
-        """Return the exact entropy of the ordinary rows, or the authors' sampled estimate on the mixed ones."""
-        exact = self.sensor == "exact"
-        return (measured.entropy if exact else measured.mixed_sampled_entropy).mean
+        """Return the quantity on the ordinary rows, or the authors' sampled estimate on the mixed ones."""
+        return super().reading(measured) if self.sensor == "exact" else measured.mixed_sampled_entropy.mean
 
     def reading_se(self, measured: Measured) -> float:
-        """Return the standard error of the exact entropy; that of the authors' estimate is not known."""
-        return measured.entropy_se if self.sensor == "exact" else math.nan
+        """Return the standard error of the reading; that of the authors' estimate is not known."""
+        return super().reading_se(measured) if self.sensor == "exact" else math.nan
 
     def update(self, state: State, measured: Measured) -> State:
         """Update the state, and also the usable share of the extra completions for each direction."""
@@ -224,7 +224,8 @@ class AEPO(ClosedLoop):
         most = max(1, int(self.prompts * step.prompts))
         groups = most
         if self.draw == "enough":
-            groups = min(most, -(-round(wanted / self._pass_rate(state)) // per_prompt))
+            needed = wanted * self.distribution.candidates / self._pass_rate(state)
+            groups = min(most, -(-round(needed) // per_prompt))
         order = list(range(step.prompts))
         if self.choose == "random":
             order = torch.randperm(step.prompts, generator=step.generator("extra prompts")).tolist()
@@ -235,7 +236,7 @@ class AEPO(ClosedLoop):
         """Append the chosen positives with advantage `weight`, or put them in the place of ordinary rows."""
         if self.positives == "reweighted":
             return [*ordinary, *extra]
-        chosen = self._chosen(self._usable(extra), self._wanted(state, step), step)
+        chosen = self._chosen(self._usable(extra), self._wanted(state, step), _direction(state), step)
         if self.positive_only:
             chosen = [replace(sample, advantage=self.weight) for sample in chosen]
         if self.join == "append" or not chosen:
@@ -252,11 +253,11 @@ class AEPO(ClosedLoop):
             return [sample for sample in extra if sample.advantage > ADVANTAGE_THRESHOLD]
         return [sample for sample in extra if sample.rollout.right]
 
-    def _chosen(self, usable: list[Sample], wanted: int, step: Step) -> list[Sample]:
+    def _chosen(self, usable: list[Sample], wanted: int, direction: int, step: Step) -> list[Sample]:
         """Return `wanted` of the usable ones: the first, or a draw without replacement by weight (Gumbel top-k)."""
         if self.choose == "first" or len(usable) <= wanted:
             return usable[:wanted]
-        log_weights = torch.tensor([self.distribution.log_weight(s.rollout) for s in usable])
+        log_weights = torch.tensor([self.distribution.log_weight(s.rollout, direction) for s in usable])
         uniform = torch.rand(len(usable), generator=step.generator("choose positives"), dtype=torch.float64)
         keys = log_weights - torch.log(-torch.log(uniform))
         best = keys.topk(wanted).indices.sort().values

@@ -249,6 +249,12 @@ class ControlReport:
     """What the command 1 does to the entropy, as the self-tuning law estimates it, nats per step."""
     authority_down: float | None = None
     """What the command -1 takes from the entropy, as the self-tuning law estimates it, nats per step."""
+    quantity: str | None = None
+    """What is held, if it is another quantity than the entropy; `error` is then in its unit."""
+    quantity_target: float | None = None
+    """The target of that quantity at this step."""
+    quantity_reading: float | None = None
+    """What this step read of that quantity."""
     advice: str | None = None
     """With an alarm: what would give the control the authority that it lacks."""
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from aepo.control import variates
-from aepo.control.base import Control, Measured, State
+from aepo.control.base import Control, ControlReport, Measured, State
 from aepo.control.laws import PI, Band, Constant, Law, Proportional, Seen, Switch, outside
+from aepo.control.quantities import Entropy, Quantity
 from aepo.control.schedules import Target
 from aepo.control.self_tuning import SelfTuning
+from aepo.entropy.standard_error import standard_error
 from aepo.errors import require
+from aepo.types import Metric
 
 LAWS: dict[str, type[Law]] = {cls.name: cls for cls in (SelfTuning, PI, Switch, Proportional, Constant)}
 """Every law by name."""
@@ -40,6 +43,8 @@ class ClosedLoop(Control):
     """Entropy to hold: nats per token, a multiple of the first measured entropy such as 0.6x, or a schedule."""
     law: Law = PI()
     """How the error becomes a command from -1 to 1."""
+    quantity: Quantity = Entropy()
+    """What is measured and held: the entropy, or another mean, in its own unit."""
     hold: Literal["at", "at-least", "at-most"] = "at"
     """`at`: the entropy is held at the target. `at-least`: it is only raised. `at-most`: it is only lowered."""
     approach: int = 0
@@ -58,12 +63,27 @@ class ClosedLoop(Control):
         return {"command": None, "law": {}, "first_entropy": None}
 
     def reading(self, measured: Measured) -> float:
-        """Return the entropy that the loop controls, nats per token."""
-        return measured.entropy.mean
+        """Return what the loop controls: the entropy, nats per token, or another quantity, in its unit."""
+        return Metric.of(*self.quantity.values(measured.scored)).mean if self._special else measured.entropy.mean
 
     def reading_se(self, measured: Measured) -> float:
-        """Return the standard error of `reading`, nats per token; NaN if it is not known."""
-        return measured.entropy_se
+        """Return the standard error of `reading` in its unit; NaN if it is not known."""
+        values = self.quantity.values(measured.scored)
+        return standard_error(*values, measured.scored.batch.groups) if self._special else measured.entropy_se
+
+    @property
+    def _special(self) -> bool:
+        return self.quantity != Entropy()
+
+    def report(self, before: State, after: State) -> ControlReport:
+        """Return what the log records. Target and reading of another quantity than the entropy have other names."""
+        found = super().report(before, after)
+        if not self._special or found.target_entropy is None:
+            return found
+        held, error = found.target_entropy, found.error
+        reading = None if error is None else held - error
+        named = {"quantity": self.quantity.name, "quantity_target": held, "quantity_reading": reading}
+        return replace(found, target_entropy=None, **named)
 
     def update(self, state: State, measured: Measured) -> State:
         """Return the state with the command for the next step. A step that measured nothing (NaN) changes nothing."""
@@ -73,13 +93,14 @@ class ClosedLoop(Control):
         now = {**state, **known}
         entropy, se = self.reading(measured), self.reading_se(measured)
         if self.variates:
-            entropy, se, now["variates"] = variates.corrected(measured, state.get("variates", {}))
+            entropy, se, now["variates"] = variates.corrected(measured, state.get("variates", {}), self.quantity)
         if self.approach:
             now["arrived"] = self._arrived(now, entropy)
         low, high = {"at": (-1.0, 1.0), "at-least": (0.0, 1.0), "at-most": (-1.0, 0.0)}[self.hold]
         this, soon, later = (self._band(now, measured.step + ahead) for ahead in range(3))
         seen = Seen(entropy, (this, soon, later), se, state["command"] or 0.0, low, high)
-        after = {**now, **commanded(self.law, state, seen, known["error"])}
+        unit = abs(now["first_entropy"]) if self._special else 1.0
+        after = {**now, **commanded(self.law, state, seen, known["error"], unit)}
         return {**after, "advice": self.advice(after) if after["alarm"] else None}
 
     def advice(self, state: State) -> str:
@@ -102,7 +123,7 @@ class ClosedLoop(Control):
         return min(target, line), max(target, line)
 
 
-def commanded(law: Law, state: State, seen: Seen, error: float) -> dict[str, Any]:
+def commanded(law: Law, state: State, seen: Seen, error: float, unit: float = 1.0) -> dict[str, Any]:
     """Return what a law changes in the state of a closed loop: `command`, `law`, what is logged, and the alarm.
 
     Args:
@@ -110,6 +131,7 @@ def commanded(law: Law, state: State, seen: Seen, error: float) -> dict[str, Any
         state: The state that the step acted on.
         seen: What the law is told.
         error: Target minus reading, nats per token; the alarm watches it.
+        unit: What the alarm's limits are multiplied by, for another quantity than the entropy.
     """
     command, memory = law(seen, state.get("law", {}))
     at_limit = (command >= seen.high > 0 and error > 0) or (command <= seen.low < 0 and error < 0)
@@ -117,7 +139,7 @@ def commanded(law: Law, state: State, seen: Seen, error: float) -> dict[str, Any
         "law": memory,
         "command": command,
         "saturated": float(at_limit),
-        **_watch(state, *_watched(error, memory, seen), at_limit),
+        **_watch(state, *_watched(error / unit, memory, seen, unit), at_limit),
         **_estimates(memory),
     }
 
@@ -155,18 +177,18 @@ def _estimates(memory: Mapping[str, Any]) -> dict[str, float]:
         return {}
     return {
         "entropy_estimate": memory["entropy"],
-        "entropy_estimate_se": memory["noise"],
+        "entropy_estimate_se": memory["se"],
         "drift": memory["drift"],
         "authority_up": memory["up"],
         "authority_down": memory["down"],
     }
 
 
-def _watched(error: float, memory: Mapping[str, Any], seen: Seen) -> tuple[float, float]:
-    """Return the error that the alarm watches and the smallest one that raises it, nats per token."""
+def _watched(error: float, memory: Mapping[str, Any], seen: Seen, unit: float) -> tuple[float, float]:
+    """Return the error that the alarm watches and the smallest one that raises it, in multiples of the unit."""
     if "drift" not in memory:
         return error, ALARM_ERROR
-    return outside(memory["entropy"], *seen.bands[0]), ALARM_ESTIMATE
+    return outside(memory["entropy"], *seen.bands[0]) / unit, ALARM_ESTIMATE
 
 
 def _watch(state: State, error: float, least: float, saturated: bool) -> dict[str, Any]:

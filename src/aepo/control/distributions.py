@@ -22,16 +22,20 @@ from aepo.types import Rollout
 class TargetDistribution(ABC):
     """`TargetDistribution` is pi*(o|q), proportional to proposal(o|q) * exp(log_weight(o)).
 
-    In every method `direction` is +1 when more entropy is wanted and -1 when less is wanted.
+    In every method `direction` is +1 when more of the quantity that is held is wanted, and -1 when less is wanted.
     """
 
     name: ClassVar[str]
+    candidates: ClassVar[int] = 1
+    """How many right proposals are drawn for each one that is chosen by its weight. 1 draws no more than are used."""
+    two_sided: ClassVar[bool] = True
+    """Whether the direction matters, so that a law can steer by it."""
 
     @abstractmethod
     def temperature(self, direction: int) -> float:
         """Return the temperature at which proposals are drawn from pi."""
 
-    def log_weight(self, rollout: Rollout) -> float:
+    def log_weight(self, rollout: Rollout, direction: int) -> float:
         """Return the log of target over proposal for a completion, up to a constant; 0 when they are the same."""
         return 0.0
 
@@ -76,15 +80,13 @@ class Temperature(TargetDistribution):
 
 
 @dataclass(frozen=True)
-class Shorter(TargetDistribution):
-    """`Shorter` is pi(o|q) * exp(-|o| / scale): shorter correct completions (the paper's own example of another pi*).
+class ByLength(TargetDistribution):
+    """`ByLength` is pi(o|q) * exp(direction * |o| / scale): longer or shorter correct completions, as the law asks."""
 
-    The direction plays no part, so it needs the law `constant`.
-    """
-
-    name: ClassVar[str] = "shorter"
+    name: ClassVar[str] = "length"
+    candidates: ClassVar[int] = 3
     scale: float = 2.0
-    """Number of tokens: a completion that is longer by this number weighs less by a factor of e."""
+    """Number of tokens: a completion that is longer by this number weighs more or less by a factor of e."""
 
     def __post_init__(self) -> None:
         require(self.scale > 0, "distribution.scale", self.scale, "a positive number of tokens")
@@ -93,14 +95,14 @@ class Shorter(TargetDistribution):
         """Return 1, because the proposals are ordinary completions."""
         return 1.0
 
-    def log_weight(self, rollout: Rollout) -> float:
-        """Return -|o| / scale."""
-        return -len(rollout.completion.tokens) / self.scale
+    def log_weight(self, rollout: Rollout, direction: int) -> float:
+        """Return direction * |o| / scale."""
+        return direction * len(rollout.completion.tokens) / self.scale
 
     def log_ratio(self, scored: Scored, direction: int) -> Tensor:
-        """Return -|o| / scale on every token, normalised to mean weight 1 within the group's correct completions."""
+        """Return direction * |o| / scale on every token, with mean weight 1 in the group's correct completions."""
         batch = scored.batch
-        log_weight = -batch.mask.sum(-1) / self.scale
+        log_weight = direction * batch.mask.sum(-1) / self.scale
         normalised = torch.zeros_like(log_weight)
         for group in batch.groups.unique():
             members = batch.groups == group
@@ -111,4 +113,23 @@ class Shorter(TargetDistribution):
         return normalised[:, None] * batch.mask
 
 
-DISTRIBUTIONS: dict[str, type[TargetDistribution]] = {cls.name: cls for cls in (Temperature, Shorter)}
+@dataclass(frozen=True)
+class Shorter(ByLength):
+    """`Shorter` is pi(o|q) * exp(-|o| / scale): shorter correct completions (the paper's own example of another pi*).
+
+    The direction plays no part, so it needs the law `constant`.
+    """
+
+    name: ClassVar[str] = "shorter"
+    two_sided: ClassVar[bool] = False
+
+    def log_weight(self, rollout: Rollout, direction: int) -> float:
+        """Return -|o| / scale."""
+        return super().log_weight(rollout, -1)
+
+    def log_ratio(self, scored: Scored, direction: int) -> Tensor:
+        """Return -|o| / scale on every token, with mean weight 1 in the group's correct completions."""
+        return super().log_ratio(scored, -1)
+
+
+DISTRIBUTIONS: dict[str, type[TargetDistribution]] = {cls.name: cls for cls in (Temperature, ByLength, Shorter)}

@@ -1,6 +1,6 @@
 """`SelfTuning` learns from the run how its commands move the entropy, and aims the next command by it.
 
-docs/theory.md derives it. The process model, with x = (H, m, d, up, down), all in nats:
+docs/theory.md derives it. The process model, with x = (H, m, d, up, down), all as multiples of the first reading:
 
     m_{k+1} = r m_k + (1 - r) (d_k + up_k max(u_k, 0) + down_k min(u_k, 0))      how an update moves the entropy
     H_{k+1} = H_k + m_{k+1} + noise                                              after the command u_k, in [-1, 1]
@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -36,7 +36,7 @@ from aepo.control.laws import Law, Memory, Seen, within
 from aepo.errors import require
 
 SCALES = (0.001, 0.003, 0.01, 0.03, 0.1)
-"""How far an update may move the entropy, nats."""
+"""How far an update may move the entropy, as a share of the first reading."""
 MOMENTA = (0.0, 0.65, 0.9)
 """Shares of an update's movement that go on in the next one: Adam's 0.9 with one update in a step, with four, and 0."""
 SCALE, MOMENTUM = torch.tensor(list(itertools.product(SCALES, MOMENTA)), dtype=torch.float64).T
@@ -58,7 +58,8 @@ class SelfTuning(Law):
     """`SelfTuning` estimates drift, authority and entropy from the run, and commands what should reach the target.
 
     It needs no tuning to a model, a learning rate or a batch. Memory: the filters (`x` [F, 5], `P` [F, 5, 5], `weights`
-    [F]) and `noise`; for the log, `entropy`, `drift`, `up` and `down`, the estimates after the step.
+    [F]) and `noise`, all in `unit`, the first reading; for the log, the estimates after the step, `entropy`, `se` (that
+    of the reading), `drift`, `up` and `down`, in the unit of the reading.
     """
 
     name: ClassVar[str] = "self-tuning"
@@ -70,6 +71,8 @@ class SelfTuning(Law):
 
     def __call__(self, seen: Seen, memory: Memory) -> tuple[float, Memory]:
         """Return the command, and the filters after the reading and the prediction of the next one."""
+        unit = memory["unit"] if memory else abs(seen.entropy) or 1.0
+        seen = _in_units(seen, unit)
         known = math.isfinite(seen.se) and seen.se > 0
         noise = seen.se if known else memory.get("noise", FIRST_NOISE * abs(seen.entropy) + 1e-4)
         if memory:
@@ -81,8 +84,9 @@ class SelfTuning(Law):
         x, P = _predicted(x, P, seen.command)
         command = self._aimed(seen, x, P, weights)
         drift, up, down = (weights @ x[:, 2:]).tolist()
-        filters = {"x": x.tolist(), "P": P.tolist(), "weights": weights.tolist(), "noise": noise}
-        return command, {**filters, "entropy": entropy, "drift": drift, "up": up, "down": down}
+        filters = {"x": x.tolist(), "P": P.tolist(), "weights": weights.tolist(), "noise": noise, "unit": unit}
+        estimates = {"entropy": entropy, "se": noise, "drift": drift, "up": up, "down": down}
+        return command, {**filters, **{name: unit * value for name, value in estimates.items()}}
 
     def _aimed(self, seen: Seen, x: Tensor, P: Tensor, weights: Tensor) -> float:
         """Return the better of the best command upwards and the best command downwards."""
@@ -103,6 +107,12 @@ class SelfTuning(Law):
             if squared * command**2 - 2 * wanted * command < cost:
                 best, cost = command, squared * command**2 - 2 * wanted * command
         return best
+
+
+def _in_units(seen: Seen, unit: float) -> Seen:
+    """Return what was seen in multiples of a unit."""
+    this, soon, later = ((low / unit, high / unit) for low, high in seen.bands)
+    return replace(seen, entropy=seen.entropy / unit, bands=(this, soon, later), se=seen.se / unit)
 
 
 def _first(entropy: float, noise: float) -> tuple[Tensor, Tensor, Tensor]:

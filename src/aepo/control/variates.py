@@ -1,9 +1,9 @@
-"""Control variates for the entropy: what is known of each prompt is taken out of the step's reading.
+"""Control variates: what is known of each prompt is taken out of the step's reading.
 
-A step reads the entropy on a few prompts. Some prompts leave more open than others, so the reading depends on which
-prompts were drawn, and this is most of its noise. Prompts come again in later epochs. Each keeps its *deviation*: how
-far it moved the step's reading from the policy's level when it came last. With e_i the deviation of prompt i in this
-step, y the mean over the step and z_i the remembered deviation (0 for a prompt that is new),
+A step reads the entropy (or another quantity) on a few prompts. Some prompts leave more open than others, so the
+reading depends on which prompts were drawn, and this is most of its noise. Prompts come again. Each keeps its
+*deviation*: how far it moved the step's reading from the policy's level when it came last. With e_i the deviation of
+prompt i in this step, y the mean over the step and z_i the remembered deviation (0 for a prompt that is new),
 
     reading = y - slope * mean_i z_i            slope = sum e z / sum z^2 of the earlier steps, from 0 to 1
 
@@ -19,7 +19,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from aepo.control.base import Measured
-from aepo.entropy.standard_error import cluster_sums
+from aepo.control.quantities import Entropy, Quantity
+from aepo.entropy.standard_error import cluster_sums, standard_error
+from aepo.types import Metric
 
 # How much of an earlier deviation stays when a prompt comes again, and of the sums of the slope after a step.
 KEPT, SLOPE_KEPT = 0.5, 0.9
@@ -27,18 +29,23 @@ KEPT, SLOPE_KEPT = 0.5, 0.9
 MOST = 20_000
 
 
-def corrected(measured: Measured, memory: Mapping[str, Any]) -> tuple[float, float, dict[str, Any]]:
-    """Return the reading of the ordinary rows' entropy, its standard error (both nats per token), and the next memory.
+def corrected(
+    measured: Measured, memory: Mapping[str, Any], quantity: Quantity = Entropy()
+) -> tuple[float, float, dict[str, Any]]:
+    """Return the reading of the ordinary rows, its standard error, and the next memory.
 
     Args:
         measured: What the step measured.
-        memory: What the last call returned; empty at first. `deviations` by prompt, nats; `sums` of the slope.
+        memory: What the last call returned; empty at first. `deviations` by prompt; `sums` of the slope.
+        quantity: What is read; the result is in its unit.
     """
-    scored = measured.scored
-    groups, sums, counts = cluster_sums(scored.entropy, scored.ordinary, scored.batch.groups)
-    plain, number = measured.entropy.mean, len(groups)
+    values, mask = quantity.values(measured.scored)
+    clusters = measured.scored.batch.groups
+    plain = Metric.of(values, mask).mean
+    groups, sums, counts = cluster_sums(values, mask, clusters)
+    number = len(groups)
     if number < 2 or not measured.prompts:
-        return plain, measured.entropy_se, dict(memory)
+        return plain, standard_error(values, mask, clusters), dict(memory)
     prompts = [measured.prompts[group] for group in groups.tolist()]
     deviations: dict[str, float] = dict(memory.get("deviations", {}))
     level = math.fsum(deviations.values()) / max(len(deviations), 1)
