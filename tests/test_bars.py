@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from aepo import bars
-from aepo.bars import Bar, duration
+from aepo.bars import Bar, counted, duration
 
 
 class Clock:
@@ -52,6 +52,16 @@ def test_on_a_terminal_a_bar_fits_80_columns(monkeypatch):
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue()).replace("\r", "\n")
     lines = [line for line in shown.splitlines() if "50000/100000" in line]
     assert lines and all("completions" in line and "left" in line and len(line) <= 80 for line in lines)
+
+
+def test_a_counted_bar_begins_with_the_first_count(monkeypatch, capsys):
+    clock = Clock(monkeypatch)
+    with counted("steps", "base model") as show:
+        clock.now += 60
+        show(0, 40)
+        clock.now += 6
+        show(10, 40)
+    assert capsys.readouterr().out == "base model: 10 of 40 steps, 18 s left\n"
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(9.4, "9 s"), (125, "2 min 05 s"), (3_660, "1 h 01 min")])

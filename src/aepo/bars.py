@@ -1,9 +1,11 @@
-"""`Bar` shows how much of a piece of work is done and how long the rest takes."""
+"""`Bar` shows how much of a piece of work is done and how long the rest takes; `counted` makes it from its counts."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -78,6 +80,26 @@ class Bar:
         if self._done > self._first:
             left = f", {duration(seconds / (self._done - self._first) * (self._total - self._done))} left"
         return f"{about}{self._done} of {self._total} {self._unit}{left}"
+
+
+@contextmanager
+def counted(unit: str, text: str = "", error: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function that shows a bar from its first call on; its arguments are the amounts done and in all.
+
+    Args:
+        unit: What is counted, in the plural.
+        text: What is being worked on.
+        error: Whether the output goes to standard error.
+    """
+    with ExitStack() as stack:
+        bars: list[Bar] = []
+
+        def show(done: int, total: int) -> None:
+            if not bars:
+                bars.append(stack.enter_context(Bar(total, unit, error=error)))
+            bars[0].reach(done, text)
+
+        yield show
 
 
 def duration(seconds: float) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from aepo.bars import counted
 from aepo.config import Config, make_config, to_dict
 from aepo.control.base import Needs, generator
 from aepo.convert import parse_setting
@@ -186,10 +187,16 @@ def measure(config: Config, prompts: int, samples: int) -> Measurement:
     asked = take_prompts(task, policy, config.seed, 0, prompts)
     answered: list[PromptMeasurement] = []
     failures, at_once = 0, max(1, AT_ONCE // samples)
-    for first in range(0, prompts, at_once):
-        some, failed = _answer(base, asked[first : first + at_once], samples, first)
-        answered += some
-        failures += failed
+    with counted("completions", "base model", error=True) as show:
+        for first in range(0, prompts, at_once):
+
+            def report(done: int, before: int = first * samples) -> None:
+                show(before + done, prompts * samples)
+
+            sampler.report = report
+            some, failed = _answer(base, asked[first : first + at_once], samples, first)
+            answered += some
+            failures += failed
     return replace(summed_up(answered, task.max_tokens, failures), rule=task.right_rule.describe())
 
 

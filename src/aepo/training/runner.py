@@ -7,14 +7,15 @@ import math
 import signal
 import sys
 from collections import deque
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from aepo.bars import counted
 from aepo.config import Config, make_config, to_dict
 from aepo.control.base import generator
 from aepo.doctor.live import Watcher
@@ -30,6 +31,7 @@ from aepo.sampling.draw import WHOLE
 from aepo.sampling.hf import HFSampler
 from aepo.sampling.prompts import checked_prompts
 from aepo.sampling.prompts import fitted as fitted_task
+from aepo.training.activity import Activity
 from aepo.training.callbacks import Callback
 from aepo.training.checkpoint import FOLDER, TrainState, load_checkpoint, save_checkpoint, steps_saved
 from aepo.training.evaluate import Evaluation, evaluate
@@ -177,12 +179,16 @@ def model_folder(config: Config, quiet: bool = False) -> Path:
     """
     if config.model != "builtin":
         return Path(config.model)
-    return base_model(config.task, progress=None if quiet else _say_pretraining)
+    if quiet:
+        return base_model(config.task)
+    with counted("steps", "built-in base model") as show:
 
+        def progress(step: int, steps: int, loss: float) -> None:
+            if step == 1:
+                print(f"training the built-in base model, once: {steps} steps", flush=True)
+            show(step, steps)
 
-def _say_pretraining(step: int, steps: int, loss: float) -> None:
-    if step % 100 == 0 or step == 1:
-        print(f"training the base model, once: step {step}/{steps}, loss {loss:.3f} nats per token", flush=True)
+        return base_model(config.task, progress=progress)
 
 
 def make_sampler(policy: Policy, config: Config) -> Sampler:
@@ -386,16 +392,31 @@ def _logged_step(
 
 
 def evaluate_policy(policy: Policy, config: Config, problems: int, samples: int) -> Evaluation:
-    """Return an evaluation of a policy on the task of a configuration."""
-    task = fitted_task(config.task, policy, config.seed)
-    with closing(make_sampler(policy, config)) as sampler:
+    """Return an evaluation of a policy on the task of a configuration. A bar shows how far it is."""
+    task, told = fitted_task(config.task, policy, config.seed), Activity()
+    with closing(make_sampler(policy, config)) as sampler, _bar(told, sampler, "evaluation"):
         sampler.refresh(policy)
-        return evaluate(policy, sampler.with_cuts(WHOLE), task, problems=problems, samples=samples)
+        whole = sampler.with_cuts(WHOLE)
+        return evaluate(policy, whole, task, problems=problems, samples=samples, activity=told)
 
 
 def evaluate_base(config: Config) -> Evaluation:
-    """Return the evaluation of the base model, on the same problems and draws as a run with `config`."""
-    return _evaluate(_prepare(config, None, quiet=True)[0])
+    """Return the evaluation of the base model, on the same problems and draws as a run with `config`.
+
+    A bar shows how far it is.
+    """
+    run, _ = _prepare(config, None, quiet=False)
+    with closing(run.sampler), _bar(run.activity, run.sampler, "base model"):
+        return _evaluate(run)
+
+
+@contextmanager
+def _bar(activity: Activity, sampler: Sampler, text: str) -> Iterator[None]:
+    """Show in a bar what the activity tells and the sampler reports inside the `with` block."""
+    with counted("completions", text) as show:
+        activity.show = lambda _, done, rows: show(done, rows)
+        sampler.report = activity.at
+        yield
 
 
 def _shown(run: Run, samples: Sequence[Sample], draw: torch.Generator) -> list[Shown]:
