@@ -98,7 +98,9 @@ def new_folder(run: Path, config: Config) -> Iterator[None]:
         InvalidValue: The folder holds a run with a finished step, or it cannot be written.
     """
     if read_rows(run / METRICS):
-        raise InvalidValue("out", str(run), "a new folder (there is a run in this one; go on with --resume)")
+        raise InvalidValue(
+            "out", str(run), f"a new folder: there is a run in this one; go on with: aepo train --resume {run}"
+        )
     existed = run.exists()
     with ExitStack() as stack:
         try:
