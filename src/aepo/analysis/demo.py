@@ -12,7 +12,7 @@ from aepo.analysis.tracking import SETTLED, tracking
 from aepo.config import default_config
 from aepo.errors import require
 from aepo.model.policy import Policy
-from aepo.training.folder import METRICS, cpu_count, read_rows, write_atomically
+from aepo.training.folder import METRICS, check_folder, cpu_count, read_rows, write_atomically
 from aepo.training.plot import figure, save
 from aepo.training.processes import Job, launch
 from aepo.training.runner import evaluate_policy, model_folder
@@ -25,7 +25,7 @@ PROBLEMS, SAMPLES = 128, 256
 def demo(out: Path, steps: int, seed: int) -> None:
     """Start or continue the four runs, and write figure.png, figure.svg and table.md into `out`."""
     require(steps >= 1, "--steps", steps, "at least 1")
-    require(not out.is_file(), "--out", str(out), "a folder")
+    check_folder("--out", out)
     config = default_config()
     policy = Policy.load(model_folder(config))
     base = evaluate_policy(policy, config, PROBLEMS, SAMPLES)

@@ -26,7 +26,7 @@ from aepo.sampling.base import Sampler
 from aepo.sampling.draw import WHOLE
 from aepo.sampling.prompts import fitted, reward, take_prompts
 from aepo.tasks import TASKS, Task
-from aepo.training.runner import make_sampler, model_folder
+from aepo.training.runner import check_machine, make_sampler, model_folder
 from aepo.types import Completion, Prompt, Request, Rollout, Sample, asked_for
 
 # Number of completions that are sampled and scored at a time.
@@ -176,6 +176,8 @@ def measure(config: Config, prompts: int, samples: int) -> Measurement:
     """
     require(prompts >= 2, "--prompts", prompts, "at least 2: a standard error is over prompts")
     require(samples >= GROUP_SIZES[0], "--samples", samples, f"at least {GROUP_SIZES[0]}, the smallest group size")
+    check_machine(config)
+    config.task.check()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"

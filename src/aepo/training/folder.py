@@ -24,7 +24,7 @@ import torch
 from aepo import __version__
 from aepo.config import Config, to_toml
 from aepo.doctor.live import FILE as DOCTOR
-from aepo.errors import InvalidValue
+from aepo.errors import InvalidValue, require
 
 try:
     import fcntl
@@ -42,6 +42,16 @@ def write_atomically(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text)
     partial.replace(path)
+
+
+def check_folder(field: str, folder: Path) -> None:
+    """Check that a folder can be made or written, before the work starts. Nothing is made.
+
+    Raises:
+        InvalidValue: The folder, or what stands where a folder above it would be, is a file or cannot be written.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    require(there.is_dir() and os.access(there, os.W_OK), field, str(folder), "a folder that can be written")
 
 
 @contextmanager

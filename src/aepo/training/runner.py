@@ -22,7 +22,7 @@ from aepo.doctor.live import Watcher
 from aepo.engines.preflight import Seen, implausible_targets, unusable_rewards
 from aepo.engines.stops import StopStrings
 from aepo.errors import InvalidValue, RunDiedError, require
-from aepo.model.builtin import base_model
+from aepo.model.builtin import PretrainingTask, base_model
 from aepo.model.memory import fitted, memory_of, sizes
 from aepo.model.policy import Policy
 from aepo.sampling.base import Sampler
@@ -172,15 +172,22 @@ def _say_preflight(sentences: Sequence[str], quiet: bool, strict: bool) -> None:
         print(*(f"preflight: {sentence}" for sentence in sentences), sep="\n", end="\n" * bool(sentences), flush=True)
 
 
-def model_folder(config: Config, quiet: bool = False) -> Path:
+def model_folder(config: Config, quiet: bool = False) -> str:
     """Return the folder, or the name on the hub, of the run's base model.
 
     The built-in model is trained first if it is not in the cache.
+
+    Raises:
+        InvalidValue: The built-in model cannot be trained for this task.
     """
     if config.model != "builtin":
-        return Path(config.model)
+        return config.model
+    if not isinstance(config.task, PretrainingTask):
+        task = type(config.task).__name__.lower()
+        wanted = f"a folder in Hugging Face format or a name on the hub (task {task} cannot train the built-in model)"
+        raise InvalidValue("model", "builtin", wanted)
     if quiet:
-        return base_model(config.task)
+        return str(base_model(config.task))
     with counted("steps", "built-in base model") as show:
 
         def progress(step: int, steps: int, loss: float) -> None:
@@ -188,7 +195,7 @@ def model_folder(config: Config, quiet: bool = False) -> Path:
                 print(f"training the built-in base model, once: {steps} steps", flush=True)
             show(step, steps)
 
-        return base_model(config.task, progress=progress)
+        return str(base_model(config.task, progress=progress))
 
 
 def make_sampler(policy: Policy, config: Config) -> Sampler:
@@ -241,6 +248,7 @@ def _prepare(config: Config, checkpoint: Path | None, quiet: bool) -> tuple[Run,
     """Load everything that the run needs, from the checkpoint if there is one. Nothing is written to the run folder."""
     check_installed(config.tracker)
     check_machine(config)
+    config.task.check()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device = config.device
