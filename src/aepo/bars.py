@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -100,6 +102,18 @@ def counted(unit: str, text: str = "", error: bool = False) -> Iterator[Callable
             bars[0].reach(done, text)
 
         yield show
+
+
+def print_wrapped(*lines: str) -> None:
+    """Print lines; in a terminal they are cut between words to its width, and what is cut off is indented."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    for line in lines:
+        indent = " " * (len(line) - len(line.lstrip()) + 4)
+        if width:
+            cut = textwrap.wrap(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+        else:
+            cut = [line]
+        print(*cut, sep="\n", flush=True)
 
 
 def duration(seconds: float) -> str:

@@ -242,6 +242,8 @@ KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
 def cut_back(run: Path, step: int) -> None:
     """Delete everything that was logged after `step`. A resumed run does these steps again.
 
+    A run that begins again also evaluates the base model again, so nothing is kept at step 0.
+
     Raises:
         InvalidValue: A file cannot be read (see `read_rows`), or the run is of version 0.1, which counted steps from 0.
             No file is changed then.
@@ -251,7 +253,7 @@ def cut_back(run: Path, step: int) -> None:
     if kept[METRICS] and kept[METRICS][0]["step"] == 0:
         raise InvalidValue("resume", str(run), "a run of this version (version 0.1 counted steps from 0)")
     for name, rows in kept.items():
-        write_atomically(run / name, "".join(json.dumps(row) + "\n" for row in rows))
+        write_atomically(run / name, "".join(json.dumps(row) + "\n" for row in rows) if step else "")
 
 
 def cpu_count() -> int:

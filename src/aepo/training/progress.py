@@ -89,8 +89,11 @@ def sample_line(sample: Mapping[str, Any], longest: int = 200) -> str:
 
 
 def _cut(text: str, longest: int) -> str:
-    """Return the text on one line; of a long one its beginning and its end."""
-    text = " ".join(text.split())
+    """Return the text on one line; of a long one its beginning and its end.
+
+    Characters that a terminal would obey, such as escape, become a replacement character.
+    """
+    text = "".join(sign if sign.isprintable() else "\ufffd" for sign in " ".join(text.split()))
     return text if len(text) <= longest else f"{text[: longest // 2]} ... {text[-longest // 2 :]}"
 
 
@@ -165,7 +168,7 @@ class RunLog:
     def say(self, text: str) -> None:
         """Print one line in the terminal, unless the log is quiet."""
         if not self._quiet:
-            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self._console.print(text, markup=False, highlight=False, soft_wrap=not self._console.is_terminal)
 
     def activity(self, what: str, done: int, rows: int) -> None:
         """Show what the run does now: in the bar's line, or, without a terminal, a line when it takes long."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from aepo.bars import counted
+from aepo.bars import counted, print_wrapped
 from aepo.config import Config, make_config, to_dict
 from aepo.control.base import generator
 from aepo.doctor.live import Watcher
@@ -77,13 +77,13 @@ def start(
             `strict` is set and preflight finds a problem.
         RunDiedError: The run cannot learn any more.
     """
-    with new_folder(out, config):
+    with new_folder(out, config), _told_how_to_begin_again(out, quiet):
         _say_preflight(preflight(config), quiet, strict)
         run, state = _prepare(config, None, quiet)
         write_config(out, run.config)
         write_environment(out, run.policy.device)
         if not quiet:
-            print(*header(run, out), sep="\n", flush=True)
+            print_wrapped(*header(run, out))
         _say_preflight(_probe(run, quiet), quiet, strict)
         _finish(run, state, out, quiet, callbacks)
 
@@ -105,16 +105,27 @@ def resume(out: Path, quiet: bool = False, settings: Sequence[str] = (), callbac
     """
     if not (out / "config.toml").exists():
         raise InvalidValue("resume", str(out), "a run folder (it holds no config.toml)")
-    with sole_writer(out):
+    with sole_writer(out), _told_how_to_begin_again(out, quiet):
         config = _changed(out, settings)
         saved = steps_saved(out)
         run, state = _prepare(config, out / FOLDER / f"step-{saved[-1]}" if saved else None, quiet)
         cut_back(out, state.step)
         if not quiet:
-            print(*header(run, out), f"resumed after step {state.step}", sep="\n", flush=True)
+            print_wrapped(*header(run, out), f"resumed after step {state.step}")
         if settings:
             write_change(out, run.config, state.step, settings)
         _finish(run, state, out, quiet, callbacks)
+
+
+@contextmanager
+def _told_how_to_begin_again(out: Path, quiet: bool) -> Iterator[None]:
+    """Say how to go on if Ctrl-C ends the `with` block while the run still loads; later `_finish` says it."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if not quiet and not stop.args:
+            print(f"stopped; go on with: aepo train --resume {out}", flush=True)
+        raise
 
 
 # The settings, or tables of settings, that a run may change when it is resumed: none of them alters what was done.
@@ -157,10 +168,9 @@ def _probe(run: Run, quiet: bool) -> list[str]:
     sentences += implausible_rate(config.optimizer.lr, parameters, run.policy.adapter is not None)
     sentences += run.fit.problems() if run.fit else []
     if not quiet:
-        print(
+        print_wrapped(
             f"before training: entropy {found.entropy.mean:.3f} nats, reward {math.fsum(rewards) / len(rewards):.3f} "
-            f"({min(rewards):g} to {max(rewards):g}), right {right} of {len(rewards)} ({rule.describe()})",
-            flush=True,
+            f"({min(rewards):g} to {max(rewards):g}), right {right} of {len(rewards)} ({rule.describe()})"
         )
     return sentences
 
@@ -169,7 +179,7 @@ def _say_preflight(sentences: Sequence[str], quiet: bool, strict: bool) -> None:
     if sentences and strict:
         raise InvalidValue("preflight", "; ".join(sentences), "empty with --strict")
     if not quiet:
-        print(*(f"preflight: {sentence}" for sentence in sentences), sep="\n", end="\n" * bool(sentences), flush=True)
+        print_wrapped(*(f"preflight: {sentence}" for sentence in sentences))
 
 
 def model_folder(config: Config, quiet: bool = False) -> str:
@@ -326,7 +336,7 @@ def _finish(run: Run, state: TrainState, out: Path, quiet: bool, callbacks: Sequ
     if asked.signal == signal.SIGTERM:
         sys.exit(128 + signal.SIGTERM)
     if asked.signal is not None:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt("the run has said how to go on")
 
 
 def _evaluate_first(run: Run, log: RunLog, callbacks: Sequence[Callback]) -> None:
