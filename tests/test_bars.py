@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from aepo import bars
-from aepo.bars import Bar, duration
+from aepo.bars import Bar, counted, duration, print_wrapped
 
 
 class Clock:
@@ -52,6 +52,26 @@ def test_on_a_terminal_a_bar_fits_80_columns(monkeypatch):
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue()).replace("\r", "\n")
     lines = [line for line in shown.splitlines() if "50000/100000" in line]
     assert lines and all("completions" in line and "left" in line and len(line) <= 80 for line in lines)
+
+
+def test_a_counted_bar_begins_with_the_first_count(monkeypatch, capsys):
+    clock = Clock(monkeypatch)
+    with counted("steps", "base model") as show:
+        clock.now += 60
+        show(0, 40)
+        clock.now += 6
+        show(10, 40)
+    assert capsys.readouterr().out == "base model: 10 of 40 steps, 18 s left\n"
+
+
+def test_a_line_is_cut_between_words_to_the_width_of_a_terminal_and_nowhere_else(monkeypatch, capsys):
+    line = "  data: 300 rows read, 121 to train on, 51 left-out"
+    monkeypatch.setenv("COLUMNS", "30")
+    print_wrapped(line)
+    assert capsys.readouterr().out == f"{line}\n"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    print_wrapped("short", line)
+    assert capsys.readouterr().out == "short\n  data: 300 rows read, 121 to\n      train on, 51 left-out\n"
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(9.4, "9 s"), (125, "2 min 05 s"), (3_660, "1 h 01 min")])

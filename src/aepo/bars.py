@@ -1,9 +1,13 @@
-"""`Bar` shows how much of a piece of work is done and how long the rest takes."""
+"""`Bar` shows how much of a piece of work is done and how long the rest takes; `counted` makes it from its counts."""
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -78,6 +82,38 @@ class Bar:
         if self._done > self._first:
             left = f", {duration(seconds / (self._done - self._first) * (self._total - self._done))} left"
         return f"{about}{self._done} of {self._total} {self._unit}{left}"
+
+
+@contextmanager
+def counted(unit: str, text: str = "", error: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function that shows a bar from its first call on; its arguments are the amounts done and in all.
+
+    Args:
+        unit: What is counted, in the plural.
+        text: What is being worked on.
+        error: Whether the output goes to standard error.
+    """
+    with ExitStack() as stack:
+        bars: list[Bar] = []
+
+        def show(done: int, total: int) -> None:
+            if not bars:
+                bars.append(stack.enter_context(Bar(total, unit, error=error)))
+            bars[0].reach(done, text)
+
+        yield show
+
+
+def print_wrapped(*lines: str) -> None:
+    """Print lines; in a terminal they are cut between words to its width, and what is cut off is indented."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    for line in lines:
+        indent = " " * (len(line) - len(line.lstrip()) + 4)
+        if width:
+            cut = textwrap.wrap(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+        else:
+            cut = [line]
+        print(*cut, sep="\n", flush=True)
 
 
 def duration(seconds: float) -> str:

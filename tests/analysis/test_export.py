@@ -95,7 +95,7 @@ def test_the_card_of_data_names_the_file_its_digest_and_the_judge(runs, tmp_path
     (run / "checkpoints" / "step-3").symlink_to(runs / "full" / "checkpoints" / "step-3")
     # The data is gone, which the ends of completions do not need.
     text = (export(run, tmp_path / "out", None, None, None) / "README.md").read_text()
-    assert "| data | mine.jsonl; evaluated on 8 rows of it |" in text
+    assert "| data | mine.jsonl; evaluated on 4 rows of it |" in text
     assert "| reward | 1 r.py:f + 0.5 graded |" in text and "/home/me" not in text
 
 

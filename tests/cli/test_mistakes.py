@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import socket
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -90,6 +91,30 @@ MISTAKES = {
     "settings nope": "PREFIX: got 'nope'",
 }
 
+DATA = "--set task=data --set task.train=data.jsonl --set evaluation.every=0"
+FUNCTION = f"{DATA} --set task.verifier=function --set task.verifier.path="
+
+# What is refused before a model is loaded, trained or asked for over the network.
+EARLY = {
+    "evaluate ./nowhere": "model: got './nowhere'",
+    "evaluate no/where/ --data data.jsonl": "model: got 'no/where/'",
+    "evaluate bin --data data.jsonl": "model: got 'bin'",
+    "evaluate nobody/nothing --data data.jsonl": "model: got 'nobody/nothing'",
+    "evaluate builtin --out bin": "--out: got 'bin'",
+    "evaluate builtin --out bin/x": "--out: got 'bin/x'",
+    "train --set model=./nowhere --out new": "model: got './nowhere'",
+    "train --set model=nobody/nothing --out new": "model: got 'nobody/nothing'",
+    "train --set model=./nowhere --dry-run": "model: got './nowhere'",
+    f"train {DATA} --out new": "model: got 'builtin'; must be a folder in Hugging Face format or a name on the hub",
+    f"train {FUNCTION}nowhere.py:f --set model=dir --out new": "verifier.path: got 'nowhere.py:f'",
+    f"calibrate dir data.jsonl {FUNCTION}math:nope": "verifier.path: got 'math:nope'",
+    "calibrate builtin data.jsonl": "model: got 'builtin'",
+    "calibrate builtin paths --set sampling.engine=vllm": "sampling.engine: got 'vllm'",
+    "compare good.toml --out bin/x": "--out: got 'bin/x'",
+    "compare elsewhere.toml": "model: got './nowhere'",
+    "demo --out bin/x": "--out: got 'bin/x'",
+}
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
@@ -109,6 +134,8 @@ def place(tmp_path_factory) -> Path:
         "broken.toml": b"steps = \n",
         "self.toml": b'extends = "self.toml"\n',
         "study.toml": b'cost = "completions"\nbudget = 10\nmethods = ["grpoo"]\n',
+        "good.toml": b'cost = "completions"\nbudget = 10\nmethods = ["grpo"]\n',
+        "elsewhere.toml": b'cost = "completions"\nbudget = 10\nmethods = ["grpo"]\nbase.model = "./nowhere"\n',
         "raises.py": b"1 / 0\n",
         "broken/config.json": b"{",
         "old/config.toml": b'method = "aepo"\nwhatever = 3\n',
@@ -123,9 +150,7 @@ def place(tmp_path_factory) -> Path:
     return place
 
 
-@pytest.mark.parametrize("arguments", MISTAKES)
-def test_a_mistake_is_one_line_and_exit_code_2(arguments, place, monkeypatch):
-    monkeypatch.chdir(place)
+def refused(arguments: str, line: str, monkeypatch) -> None:
     monkeypatch.setattr(sys, "argv", ["aepo", *arguments.split()])
     said, code = io.StringIO(), None
     with redirect_stderr(said), redirect_stdout(io.StringIO()):
@@ -135,9 +160,30 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, place, monkeypatch):
             code = end.code
     lines = said.getvalue().splitlines()
     assert code == 2 and len(lines) == 1, said.getvalue()
-    assert lines[0].startswith(f"aepo: {MISTAKES[arguments]}")
+    assert lines[0].startswith(f"aepo: {line}")
     assert re.search(r"got .*; must be \S", lines[0]) or "which is unknown; must be one of" in lines[0]
     assert "Path(" not in lines[0] and "Error(" not in lines[0]
+
+
+@pytest.mark.parametrize("arguments", MISTAKES)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments, place, monkeypatch):
+    monkeypatch.chdir(place)
+    refused(arguments, MISTAKES[arguments], monkeypatch)
+
+
+@pytest.mark.parametrize("arguments", EARLY)
+def test_a_mistake_is_refused_before_anything_slow_starts(arguments, place, monkeypatch):
+    def no_network(host, *_):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("AEPO_CACHE", str(place / "cache"))
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    monkeypatch.setattr("aepo.model.builtin.pretrain", lambda *_: pytest.fail("the built-in model is trained"))
+    monkeypatch.setattr("aepo.model.loading._load_model", lambda *_: pytest.fail("a model is loaded"))
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", lambda *_, **__: pytest.fail("the hub is asked"))
+    refused(arguments, EARLY[arguments], monkeypatch)
+    assert not (place / "new").exists()
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_the_work(place, monkeypatch):

@@ -322,7 +322,7 @@ def test_bad_input_is_one_line_and_code_2_before_any_work(quick_model, tmp_path,
         "given for this model; or --data": (model,),
         "--set: got ('a=1',)": (model, *both, "--set", "a=1"),
         "--device: got 'tpu'": (model, *both, "--device", "tpu"),
-        "a new folder that can be written (File exists": (model, *both, "--max-tokens", 8, "--out", good),
+        "a folder that can be written": (model, *both, "--max-tokens", 8, "--out", good),
         "tokens'; must be at most the model's 64 positions together; or give --over-length cut": (model, *both),
     }.items():
         refused(capsys, words, *arguments)

@@ -250,7 +250,7 @@ def test_bad_input_ends_in_one_line_and_code_2_before_any_work(quick_model, tmp_
 
 def test_a_run_is_never_overwritten(quick_model, tmp_path):
     runner.start(small(quick_model, "grpo", 1), tmp_path / "run", quiet=True)
-    with pytest.raises(InvalidValue, match="out: got .* go on with --resume"):
+    with pytest.raises(InvalidValue, match="out: got .* go on with: aepo train --resume"):
         runner.start(small(quick_model, "grpo", 1), tmp_path / "run", quiet=True)
 
 

@@ -1,6 +1,7 @@
 """Stopping a run, going on with it, and what its folder holds."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from aepo.errors import InvalidValue
 from aepo.training import runner
 from aepo.training.callbacks import Callback
 from aepo.training.checkpoint import steps_saved
+from aepo.training.progress import sample_line
 from tests.training.test_step import metrics, same_weights, small, weights
 
 
@@ -127,3 +129,31 @@ def test_the_header_says_what_is_trained_on_what(quick_model, tmp_path, capsys):
         "evaluation before training: pass@1",
     ):
         assert words in said, words
+
+
+def test_a_run_that_begins_again_has_one_evaluation_of_the_base_model(quick_model, tmp_path):
+    """A kill after the first step and before the first checkpoint leaves rows, but no checkpoint."""
+    config = small(quick_model, "grpo", 2, "checkpoint.every=0")
+    runner.start(config, tmp_path / "run", quiet=True)
+    before = (tmp_path / "run" / "evaluations.jsonl").read_text()
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    runner.resume(tmp_path / "run", quiet=True)
+    assert (tmp_path / "run" / "evaluations.jsonl").read_text() == before
+    assert [json.loads(line)["step"] for line in before.splitlines()] == [0, 2]
+
+
+def test_ctrl_c_while_the_run_loads_says_how_to_go_on(quick_model, tmp_path, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(runner, "probe", interrupted)
+        runner.start(small(quick_model, "grpo", 1), tmp_path / "run")
+    assert capsys.readouterr().out.endswith(f"stopped; go on with: aepo train --resume {tmp_path / 'run'}\n")
+    runner.resume(tmp_path / "run", quiet=True)
+    assert len(metrics(tmp_path / "run")) == 1
+
+
+def test_a_sample_in_the_terminal_holds_nothing_that_a_terminal_obeys():
+    sample = {"prompt": "p", "prompt_text": "a\x1b[2Jb", "completion": "c\x07\x9b1md", "reward": 1.0, "temperature": 1}
+    assert sample_line(sample) == "    a\ufffd[2Jb -> c\ufffd\ufffd1md  (reward 1)"

@@ -26,7 +26,7 @@ def about(config: Mapping[str, Any], short: bool = False) -> dict[str, str]:
         how = "all weights" if rank == "none" else f"LoRA of rank {rank}"
         found["model"] = f"{_name(str(config['model']), short)} ({how}, {policy.get('dtype', 'float32')})"
     if "name" in task:
-        found["data"] = _data(task, short)
+        found["data"] = _data(task, _table(config, "evaluation"), short)
         found["reward"] = _reward(task, short)
     if "lr" in optimizer:
         more = [f"{name} {optimizer[name]}" for name in RATE if optimizer.get(name, 0) not in (0, "constant")]
@@ -36,15 +36,18 @@ def about(config: Mapping[str, Any], short: bool = False) -> dict[str, str]:
     return found
 
 
-def _data(task: Mapping[str, Any], short: bool) -> str:
+def _data(task: Mapping[str, Any], evaluation: Mapping[str, Any], short: bool) -> str:
     if task["name"] != "data":
         names = ("dataset", "train", "level", "difficulty")
         given = [
             str(task[name]) for name in names if isinstance(task.get(name), str | int) and task.get(name) != "none"
         ]
         return f"the task {task['name']}" + f" ({', '.join(given)})" * bool(given)
-    held = task.get("eval") or f"{task.get('held_out')} rows of it"
-    return f"{_name(str(task.get('train')), short)}; evaluated on {_name(str(held), short)}"
+    source = _name(str(task.get("train")), short)
+    if evaluation.get("every", "auto") == 0:
+        return f"{source}; not evaluated"
+    rows, other = evaluation.get("prompts", task.get("held_out")), task.get("eval")
+    return f"{source}; evaluated on {rows} rows of {_name(str(other), short) if other else 'it'}"
 
 
 def _reward(task: Mapping[str, Any], short: bool) -> str:

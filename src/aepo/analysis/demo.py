@@ -12,11 +12,10 @@ from aepo.analysis.tracking import SETTLED, tracking
 from aepo.config import default_config
 from aepo.errors import require
 from aepo.model.policy import Policy
-from aepo.training.evaluate import evaluate
-from aepo.training.folder import METRICS, cpu_count, read_rows, write_atomically
+from aepo.training.folder import METRICS, check_folder, cpu_count, read_rows, write_atomically
 from aepo.training.plot import figure, save
 from aepo.training.processes import Job, launch
-from aepo.training.runner import make_sampler, model_folder
+from aepo.training.runner import evaluate_policy, model_folder
 
 # The built-in task can reach these targets. docs/decisions.md has the measurements.
 TARGETS = ("0.4", "0.6", "0.8")
@@ -26,10 +25,10 @@ PROBLEMS, SAMPLES = 128, 256
 def demo(out: Path, steps: int, seed: int) -> None:
     """Start or continue the four runs, and write figure.png, figure.svg and table.md into `out`."""
     require(steps >= 1, "--steps", steps, "at least 1")
-    require(not out.is_file(), "--out", str(out), "a folder")
+    check_folder("--out", out)
     config = default_config()
     policy = Policy.load(model_folder(config))
-    base = evaluate(policy, make_sampler(policy, config), config.task, problems=PROBLEMS, samples=SAMPLES)
+    base = evaluate_policy(policy, config, PROBLEMS, SAMPLES)
     print(f"{len(TARGETS) + 1} runs of {steps} steps, {cpu_count()} at once", flush=True)
     jobs = {"GRPO": evaluated_job(out / f"grpo-seed{seed}-{steps}", ("--method", "grpo"), steps, seed)}
     for target in TARGETS:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -41,6 +39,7 @@ class Grade:
 
     def run(self) -> None:
         """Grade, write the graded lines, and print what came out."""
+        from aepo.bars import counted
         from aepo.errors import require
         from aepo.grading.files import grade_file
         from aepo.grading.math import MathGrader
@@ -58,12 +57,13 @@ class Grade:
         source = self.file / "samples.jsonl" if self.file.is_dir() else self.file
         out = self.out or source.with_name(f"{source.stem}.graded.jsonl")
         limit = 5.0 if self.seconds is None else self.seconds
-        with _progress() as progress:
+        with counted("graded", error=True) as progress:
             summary = grade_file(source, out, grader, self.processes, limit, progress)
         print("\n".join(summary.lines()))
         print(f"written: {out}")
 
     def _grade_code(self) -> None:
+        from aepo.bars import counted
         from aepo.errors import require
         from aepo.grading.code.files import grade_code_file
 
@@ -72,23 +72,7 @@ class Grade:
         for name in ("rounded", "units"):
             require(not getattr(self, name), f"--{name}", True, "left out with --grader code")
         out = self.out or self.file.with_name(f"{self.file.stem}.graded.jsonl")
-        with _progress() as progress:
+        with counted("graded", error=True) as progress:
             summary = grade_code_file(self.file, out, self.processes, seconds, self.sandbox, progress)
         print("\n".join(summary.lines()))
         print(f"written: {out}")
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Yield a function that shows how many of all completions are graded, on standard error."""
-    from aepo.bars import Bar
-
-    with ExitStack() as stack:
-        bars: list[Bar] = []
-
-        def show(done: int, total: int) -> None:
-            if not bars:
-                bars.append(stack.enter_context(Bar(total, "graded", error=True)))
-            bars[0].reach(done)
-
-        yield show

@@ -14,6 +14,7 @@ import torch
 from aepo.config import Config, PolicyConfig, SamplingConfig, make_config, override, read_toml
 from aepo.engines.positions import OverLength
 from aepo.errors import InvalidValue
+from aepo.model.names import check_name
 from aepo.model.policy import Policy
 from aepo.training.checkpoint import FOLDER, steps_saved
 from aepo.training.runner import model_folder
@@ -37,11 +38,12 @@ class EvaluatedModel:
         """Return the model of this name. A run stands for its newest checkpoint.
 
         Raises:
-            InvalidValue: The name is a run without a checkpoint.
+            InvalidValue: The name is a run without a checkpoint, or no model can have it.
         """
         path = Path(name)
         if name == "builtin":
             return cls(name, None)
+        check_name(name)
         if (path / CONFIG).is_file():
             saved = steps_saved(path)
             if not saved:
@@ -102,14 +104,7 @@ class EvaluatedModel:
             settings = override(settings, read_toml(self.run / CONFIG).get("policy", {}), "policy.")
         if over_length is not None:
             settings = replace(settings, over_length=over_length)
-        return Policy.load(self.folder or _builtin(config), device, settings, template=template)
-
-
-def _builtin(config: Config) -> Path:
-    try:
-        return model_folder(config)
-    except TypeError as error:
-        raise InvalidValue("model", "builtin", f"one given as a folder ({error})") from None
+        return Policy.load(self.folder or model_folder(config), device, settings, template=template)
 
 
 def weights_digest(policy: Policy) -> str:

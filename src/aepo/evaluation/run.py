@@ -32,7 +32,7 @@ from aepo.sampling.draw import Cuts
 from aepo.sampling.prompts import ends_line, fitted
 from aepo.tasks.chat import ChatSettings
 from aepo.tasks.rewards import Verdict
-from aepo.training.folder import environment, write_atomically
+from aepo.training.folder import check_folder, environment, write_atomically
 from aepo.training.progress import plain
 from aepo.training.runner import make_sampler
 from aepo.types import Prompt, Request
@@ -67,6 +67,8 @@ def run(options: Options) -> dict[str, Any]:
         InvalidValue: An option cannot work. This is checked before any sampling.
     """
     options.check()
+    if options.out is not None:
+        check_folder("--out", options.out)
     model = EvaluatedModel.find(options.model)
     if options.entropy is not None:
         return measure_entropy(options, model)

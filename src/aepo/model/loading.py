@@ -22,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 from aepo.config import PolicyConfig
 from aepo.errors import InvalidValue, require
+from aepo.model.names import check_name
 
 # transformers shows a progress bar for each file that it reads. These bars would hide the bar of the run.
 transformers_logging.disable_progress_bar()
@@ -67,6 +68,7 @@ def load(name: str, settings: PolicyConfig, seed: int) -> Loaded:
     Raises:
         InvalidValue: The model, the tokenizer or the adapter cannot be used. The message is one line.
     """
+    check_name(name)
     if (Path(name) / ADAPTER_CONFIG).is_file():
         return _with_saved_adapter(name, settings)
     model = _load_model(name, settings, settings.revision)
@@ -88,6 +90,7 @@ def load_language(name: str, settings: PolicyConfig, template: str | None = None
     Raises:
         InvalidValue: The files cannot be read.
     """
+    check_name(name)
     base, revision = name, settings.revision
     if (Path(name) / ADAPTER_CONFIG).is_file():
         lora = _adapter_config(name, settings)

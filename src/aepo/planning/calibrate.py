@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from aepo.bars import counted
 from aepo.config import Config, make_config, to_dict
 from aepo.control.base import Needs, generator
 from aepo.convert import parse_setting
@@ -25,7 +26,7 @@ from aepo.sampling.base import Sampler
 from aepo.sampling.draw import WHOLE
 from aepo.sampling.prompts import fitted, reward, take_prompts
 from aepo.tasks import TASKS, Task
-from aepo.training.runner import make_sampler, model_folder
+from aepo.training.runner import check_machine, make_sampler, model_folder
 from aepo.types import Completion, Prompt, Request, Rollout, Sample, asked_for
 
 # Number of completions that are sampled and scored at a time.
@@ -175,6 +176,8 @@ def measure(config: Config, prompts: int, samples: int) -> Measurement:
     """
     require(prompts >= 2, "--prompts", prompts, "at least 2: a standard error is over prompts")
     require(samples >= GROUP_SIZES[0], "--samples", samples, f"at least {GROUP_SIZES[0]}, the smallest group size")
+    check_machine(config)
+    config.task.check()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
@@ -186,10 +189,16 @@ def measure(config: Config, prompts: int, samples: int) -> Measurement:
     asked = take_prompts(task, policy, config.seed, 0, prompts)
     answered: list[PromptMeasurement] = []
     failures, at_once = 0, max(1, AT_ONCE // samples)
-    for first in range(0, prompts, at_once):
-        some, failed = _answer(base, asked[first : first + at_once], samples, first)
-        answered += some
-        failures += failed
+    with counted("completions", "base model", error=True) as show:
+        for first in range(0, prompts, at_once):
+
+            def report(done: int, before: int = first * samples) -> None:
+                show(before + done, prompts * samples)
+
+            sampler.report = report
+            some, failed = _answer(base, asked[first : first + at_once], samples, first)
+            answered += some
+            failures += failed
     return replace(summed_up(answered, task.max_tokens, failures), rule=task.right_rule.describe())
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -142,7 +141,7 @@ def texts(config: Config) -> tuple[int, list[str]]:
     from aepo.model.loading import load_language
     from aepo.training.runner import model_folder
 
-    name = str(model_folder(config) if config.model == "builtin" else config.model)
+    name = model_folder(config)
     language = load_language(name, config.policy, config.task.template())
     encoding = Encoding(language.tokenizer, name)
     room = Room(positions(language.config), config.policy.over_length)
@@ -169,9 +168,11 @@ def architecture(config: Config) -> Model:
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from aepo.model.names import check_name
     from aepo.training.runner import model_folder
 
-    name: str | Path = model_folder(config) if config.model == "builtin" else config.model
+    name = model_folder(config)
+    check_name(name)
     settings = {"trust_remote_code": config.policy.trust_remote_code, "revision": config.policy.revision}
     try:
         known: Any = AutoConfig.from_pretrained(name, **{k: v for k, v in settings.items() if v is not None})

@@ -106,6 +106,14 @@ class Task(ABC):
         """Return the task with absolute paths, so that a run can be resumed from another folder."""
         return self
 
+    def check(self) -> None:
+        """Check what needs no model, before one is loaded, such as that reward functions can be imported.
+
+        Raises:
+            InvalidValue: Something cannot be used.
+        """
+        return
+
     def fitted(self, length: Callable[[Problem], int]) -> Task:
         """Check the task against what is known before the run starts, and return the task that the run uses.
 

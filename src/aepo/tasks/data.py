@@ -152,6 +152,10 @@ class Data(ChatSettings, Task):
         found: str | None = problem["solution"]
         return found
 
+    def check(self) -> None:
+        """Import the reward functions, and find their signatures."""
+        self._judge.check()
+
     def fitted(self, length: Callable[[Problem], int]) -> Data:
         """Return the task with every prompt checked against `max_prompt`; longer ones are refused or skipped.
 

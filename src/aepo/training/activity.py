@@ -18,20 +18,27 @@ class Activity:
     def __init__(self) -> None:
         self.show: Show | None = None
         self._what, self._all, self._done, self._shown = "", 0, 0, 0.0
+        self._before = 0
 
     def begin(self, what: str, rows: int) -> None:
         """Begin something that handles this number of rows."""
         self._what, self._all, self._done, self._shown = what, rows, 0, time.monotonic()
+        self._before = 0
         if self.show is not None:
             self.show(what, 0, rows)
+
+    def part(self, before: int) -> None:
+        """Begin a part of it, whose own count starts at 0; `before` is the number of rows in earlier parts."""
+        self._before = before
+        self.at(0)
 
     def advance(self, rows: int) -> None:
         """Report that further rows are done."""
         self.at(self._done + rows)
 
     def at(self, done: int) -> None:
-        """Report how many rows are done."""
+        """Report how many rows are done, in the present part."""
         self._done, now = done, time.monotonic()
         if self.show is not None and now - self._shown >= OFTEN:
             self._shown = now
-            self.show(self._what, done, self._all)
+            self.show(self._what, self._before + done, self._all)

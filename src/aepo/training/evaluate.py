@@ -106,10 +106,10 @@ def evaluate(
     correct, failures, reward = [0] * len(prompts), 0, Metric(0.0, 0)
     # Only a few problems are sampled at a time, so that memory does not grow with the number of samples.
     at_once = max(1, 4096 // samples)
+    activity.begin("evaluation", len(prompts) * samples)
     for first in range(0, len(prompts), at_once):
         some = prompts[first : first + at_once]
-        named = f" of problems {first + 1} to {first + len(some)}" if len(some) < len(prompts) else ""
-        activity.begin(f"evaluation{named}", len(some) * samples)
+        activity.part(first * samples)
         found = _judged(policy, sampler, task, some, samples, temperature, (seed, first))
         correct[first : first + at_once] = found.correct
         failures += found.failures

@@ -24,7 +24,7 @@ import torch
 from aepo import __version__
 from aepo.config import Config, to_toml
 from aepo.doctor.live import FILE as DOCTOR
-from aepo.errors import InvalidValue
+from aepo.errors import InvalidValue, require
 
 try:
     import fcntl
@@ -42,6 +42,16 @@ def write_atomically(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text)
     partial.replace(path)
+
+
+def check_folder(field: str, folder: Path) -> None:
+    """Check that a folder can be made or written, before the work starts. Nothing is made.
+
+    Raises:
+        InvalidValue: The folder, or what stands where a folder above it would be, is a file or cannot be written.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    require(there.is_dir() and os.access(there, os.W_OK), field, str(folder), "a folder that can be written")
 
 
 @contextmanager
@@ -98,7 +108,9 @@ def new_folder(run: Path, config: Config) -> Iterator[None]:
         InvalidValue: The folder holds a run with a finished step, or it cannot be written.
     """
     if read_rows(run / METRICS):
-        raise InvalidValue("out", str(run), "a new folder (there is a run in this one; go on with --resume)")
+        raise InvalidValue(
+            "out", str(run), f"a new folder: there is a run in this one; go on with: aepo train --resume {run}"
+        )
     existed = run.exists()
     with ExitStack() as stack:
         try:
@@ -230,6 +242,8 @@ KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
 def cut_back(run: Path, step: int) -> None:
     """Delete everything that was logged after `step`. A resumed run does these steps again.
 
+    A run that begins again also evaluates the base model again, so nothing is kept at step 0.
+
     Raises:
         InvalidValue: A file cannot be read (see `read_rows`), or the run is of version 0.1, which counted steps from 0.
             No file is changed then.
@@ -239,7 +253,7 @@ def cut_back(run: Path, step: int) -> None:
     if kept[METRICS] and kept[METRICS][0]["step"] == 0:
         raise InvalidValue("resume", str(run), "a run of this version (version 0.1 counted steps from 0)")
     for name, rows in kept.items():
-        write_atomically(run / name, "".join(json.dumps(row) + "\n" for row in rows))
+        write_atomically(run / name, "".join(json.dumps(row) + "\n" for row in rows) if step else "")
 
 
 def cpu_count() -> int:

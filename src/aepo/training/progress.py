@@ -27,6 +27,8 @@ SAMPLES_PER_STEP = 4
 LINE_EVERY = 5.0
 # Seconds without a line after which one says what the run does, where there is no terminal.
 QUIET_SECONDS = 20.0
+# Seconds after which a part of a step, or an evaluation, shows the time that it has left.
+LEFT_AFTER = 2.0
 # Steps with one and the same reward after which the log says so.
 CONSTANT_STEPS = 5
 
@@ -87,8 +89,11 @@ def sample_line(sample: Mapping[str, Any], longest: int = 200) -> str:
 
 
 def _cut(text: str, longest: int) -> str:
-    """Return the text on one line; of a long one its beginning and its end."""
-    text = " ".join(text.split())
+    """Return the text on one line; of a long one its beginning and its end.
+
+    Characters that a terminal would obey, such as escape, become a replacement character.
+    """
+    text = "".join(sign if sign.isprintable() else "\ufffd" for sign in " ".join(text.split()))
     return text if len(text) <= longest else f"{text[: longest // 2]} ... {text[-longest // 2 :]}"
 
 
@@ -109,6 +114,7 @@ class RunLog:
         self._reward_error_said = False
         self._constant: tuple[float | None, int] = (None, 0)
         self._begun, self._first = time.monotonic(), start
+        self._doing, self._doing_since = "", 0.0
 
     def __enter__(self) -> RunLog:
         self._files = {name: (self._run / name).open("a") for name in FILES}
@@ -164,15 +170,20 @@ class RunLog:
     def say(self, text: str) -> None:
         """Print one line in the terminal, unless the log is quiet."""
         if not self._quiet:
-            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self._console.print(text, markup=False, highlight=False, soft_wrap=not self._console.is_terminal)
 
     def activity(self, what: str, done: int, rows: int) -> None:
         """Show what the run does now: in the bar's line, or, without a terminal, a line when it takes long."""
+        now = time.monotonic()
+        if what != self._doing or not done:
+            self._doing, self._doing_since = what, now
+        took = now - self._doing_since
+        left = f", {duration(took / done * (rows - done))} left" if done and took >= LEFT_AFTER else ""
         if self._live:
-            self._progress.update(self._bar, description=f"{what} {done}/{rows} rows")
-        elif done and time.monotonic() - self._last_line >= QUIET_SECONDS:
-            self._last_line = time.monotonic()
-            self.say(f"  {what}: {done} of {rows} rows")
+            self._progress.update(self._bar, description=f"{what} {done}/{rows}{left}")
+        elif done and now - self._last_line >= QUIET_SECONDS:
+            self._last_line = now
+            self.say(f"  {what}: {done} of {rows} rows{left}")
 
     def _append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         # All lines are written at once. If the disk is full, only the last line can be incomplete. Readers ignore it.
@@ -234,7 +245,7 @@ def status_line(row: Mapping[str, Any], steps: int) -> str:
 
 def _progress_bar(console: Console) -> Progress:
     columns = (
-        *(BarColumn(16), MofNCompleteColumn(), TextColumn("steps,"), TimeRemainingColumn(), TextColumn("left")),
+        *(BarColumn(8), MofNCompleteColumn(), TextColumn("steps,"), TimeRemainingColumn(), TextColumn("left")),
         TextColumn("{task.description}"),
     )
     return Progress(*columns, console=console)

@@ -7,21 +7,22 @@ import math
 import signal
 import sys
 from collections import deque
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from aepo.bars import counted, print_wrapped
 from aepo.config import Config, make_config, to_dict
 from aepo.control.base import generator
 from aepo.doctor.live import Watcher
 from aepo.engines.preflight import Seen, implausible_targets, unusable_rewards
 from aepo.engines.stops import StopStrings
 from aepo.errors import InvalidValue, RunDiedError, require
-from aepo.model.builtin import base_model
+from aepo.model.builtin import PretrainingTask, base_model
 from aepo.model.memory import fitted, memory_of, sizes
 from aepo.model.policy import Policy
 from aepo.sampling.base import Sampler
@@ -30,6 +31,7 @@ from aepo.sampling.draw import WHOLE
 from aepo.sampling.hf import HFSampler
 from aepo.sampling.prompts import checked_prompts
 from aepo.sampling.prompts import fitted as fitted_task
+from aepo.training.activity import Activity
 from aepo.training.callbacks import Callback
 from aepo.training.checkpoint import FOLDER, TrainState, load_checkpoint, save_checkpoint, steps_saved
 from aepo.training.evaluate import Evaluation, evaluate
@@ -75,13 +77,13 @@ def start(
             `strict` is set and preflight finds a problem.
         RunDiedError: The run cannot learn any more.
     """
-    with new_folder(out, config):
+    with new_folder(out, config), _told_how_to_begin_again(out, quiet):
         _say_preflight(preflight(config), quiet, strict)
         run, state = _prepare(config, None, quiet)
         write_config(out, run.config)
         write_environment(out, run.policy.device)
         if not quiet:
-            print(*header(run, out), sep="\n", flush=True)
+            print_wrapped(*header(run, out))
         _say_preflight(_probe(run, quiet), quiet, strict)
         _finish(run, state, out, quiet, callbacks)
 
@@ -103,16 +105,27 @@ def resume(out: Path, quiet: bool = False, settings: Sequence[str] = (), callbac
     """
     if not (out / "config.toml").exists():
         raise InvalidValue("resume", str(out), "a run folder (it holds no config.toml)")
-    with sole_writer(out):
+    with sole_writer(out), _told_how_to_begin_again(out, quiet):
         config = _changed(out, settings)
         saved = steps_saved(out)
         run, state = _prepare(config, out / FOLDER / f"step-{saved[-1]}" if saved else None, quiet)
         cut_back(out, state.step)
         if not quiet:
-            print(*header(run, out), f"resumed after step {state.step}", sep="\n", flush=True)
+            print_wrapped(*header(run, out), f"resumed after step {state.step}")
         if settings:
             write_change(out, run.config, state.step, settings)
         _finish(run, state, out, quiet, callbacks)
+
+
+@contextmanager
+def _told_how_to_begin_again(out: Path, quiet: bool) -> Iterator[None]:
+    """Say how to go on if Ctrl-C ends the `with` block while the run still loads; later `_finish` says it."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if not quiet and not stop.args:
+            print(f"stopped; go on with: aepo train --resume {out}", flush=True)
+        raise
 
 
 # The settings, or tables of settings, that a run may change when it is resumed: none of them alters what was done.
@@ -155,10 +168,9 @@ def _probe(run: Run, quiet: bool) -> list[str]:
     sentences += implausible_rate(config.optimizer.lr, parameters, run.policy.adapter is not None)
     sentences += run.fit.problems() if run.fit else []
     if not quiet:
-        print(
+        print_wrapped(
             f"before training: entropy {found.entropy.mean:.3f} nats, reward {math.fsum(rewards) / len(rewards):.3f} "
-            f"({min(rewards):g} to {max(rewards):g}), right {right} of {len(rewards)} ({rule.describe()})",
-            flush=True,
+            f"({min(rewards):g} to {max(rewards):g}), right {right} of {len(rewards)} ({rule.describe()})"
         )
     return sentences
 
@@ -167,22 +179,33 @@ def _say_preflight(sentences: Sequence[str], quiet: bool, strict: bool) -> None:
     if sentences and strict:
         raise InvalidValue("preflight", "; ".join(sentences), "empty with --strict")
     if not quiet:
-        print(*(f"preflight: {sentence}" for sentence in sentences), sep="\n", end="\n" * bool(sentences), flush=True)
+        print_wrapped(*(f"preflight: {sentence}" for sentence in sentences))
 
 
-def model_folder(config: Config, quiet: bool = False) -> Path:
+def model_folder(config: Config, quiet: bool = False) -> str:
     """Return the folder, or the name on the hub, of the run's base model.
 
     The built-in model is trained first if it is not in the cache.
+
+    Raises:
+        InvalidValue: The built-in model cannot be trained for this task.
     """
     if config.model != "builtin":
-        return Path(config.model)
-    return base_model(config.task, progress=None if quiet else _say_pretraining)
+        return config.model
+    if not isinstance(config.task, PretrainingTask):
+        task = type(config.task).__name__.lower()
+        wanted = f"a folder in Hugging Face format or a name on the hub (task {task} cannot train the built-in model)"
+        raise InvalidValue("model", "builtin", wanted)
+    if quiet:
+        return str(base_model(config.task))
+    with counted("steps", "built-in base model") as show:
 
+        def progress(step: int, steps: int, loss: float) -> None:
+            if step == 1:
+                print(f"training the built-in base model, once: {steps} steps", flush=True)
+            show(step, steps)
 
-def _say_pretraining(step: int, steps: int, loss: float) -> None:
-    if step % 100 == 0 or step == 1:
-        print(f"training the base model, once: step {step}/{steps}, loss {loss:.3f} nats per token", flush=True)
+        return str(base_model(config.task, progress=progress))
 
 
 def make_sampler(policy: Policy, config: Config) -> Sampler:
@@ -235,6 +258,7 @@ def _prepare(config: Config, checkpoint: Path | None, quiet: bool) -> tuple[Run,
     """Load everything that the run needs, from the checkpoint if there is one. Nothing is written to the run folder."""
     check_installed(config.tracker)
     check_machine(config)
+    config.task.check()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device = config.device
@@ -312,7 +336,7 @@ def _finish(run: Run, state: TrainState, out: Path, quiet: bool, callbacks: Sequ
     if asked.signal == signal.SIGTERM:
         sys.exit(128 + signal.SIGTERM)
     if asked.signal is not None:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt("the run has said how to go on")
 
 
 def _evaluate_first(run: Run, log: RunLog, callbacks: Sequence[Callback]) -> None:
@@ -386,16 +410,31 @@ def _logged_step(
 
 
 def evaluate_policy(policy: Policy, config: Config, problems: int, samples: int) -> Evaluation:
-    """Return an evaluation of a policy on the task of a configuration."""
-    task = fitted_task(config.task, policy, config.seed)
-    with closing(make_sampler(policy, config)) as sampler:
+    """Return an evaluation of a policy on the task of a configuration. A bar shows how far it is."""
+    task, told = fitted_task(config.task, policy, config.seed), Activity()
+    with closing(make_sampler(policy, config)) as sampler, _bar(told, sampler, "evaluation"):
         sampler.refresh(policy)
-        return evaluate(policy, sampler.with_cuts(WHOLE), task, problems=problems, samples=samples)
+        whole = sampler.with_cuts(WHOLE)
+        return evaluate(policy, whole, task, problems=problems, samples=samples, activity=told)
 
 
 def evaluate_base(config: Config) -> Evaluation:
-    """Return the evaluation of the base model, on the same problems and draws as a run with `config`."""
-    return _evaluate(_prepare(config, None, quiet=True)[0])
+    """Return the evaluation of the base model, on the same problems and draws as a run with `config`.
+
+    A bar shows how far it is.
+    """
+    run, _ = _prepare(config, None, quiet=False)
+    with closing(run.sampler), _bar(run.activity, run.sampler, "base model"):
+        return _evaluate(run)
+
+
+@contextmanager
+def _bar(activity: Activity, sampler: Sampler, text: str) -> Iterator[None]:
+    """Show in a bar what the activity tells and the sampler reports inside the `with` block."""
+    with counted("completions", text) as show:
+        activity.show = lambda _, done, rows: show(done, rows)
+        sampler.report = activity.at
+        yield
 
 
 def _shown(run: Run, samples: Sequence[Sample], draw: torch.Generator) -> list[Shown]:

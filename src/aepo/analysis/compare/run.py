@@ -20,10 +20,10 @@ from aepo.config import Config, to_dict
 from aepo.control.base import hooks
 from aepo.errors import require
 from aepo.planning.dry_run import GIB, architecture, most_extra, on_paper
-from aepo.training.folder import METRICS, cpu_count, read_rows, write_atomically
+from aepo.training.folder import METRICS, check_folder, cpu_count, read_rows, write_atomically
 from aepo.training.preflight import preflight
 from aepo.training.processes import launch
-from aepo.training.runner import evaluate_base, model_folder
+from aepo.training.runner import check_machine, evaluate_base, model_folder
 
 # The memory of a process before it loads weights (bytes), and the factor on the computed memory of a run. The factor
 # leaves space for activations.
@@ -46,7 +46,10 @@ def compare(file: Path, out: Path, *, dry_run: bool = False, at_once: int | None
         InvalidValue: The file asks for something that is not possible. This is raised before the first run.
     """
     require(at_once is None or at_once >= 1, "--at-once", at_once, "at least 1")
+    check_folder("--out", out)
     study = read_study(file, out)
+    check_machine(study.runs[0].config)
+    study.runs[0].config.task.check()
     together = at_once or _held(study.runs[0].config)
     for line in plan(study, together):
         print(line, flush=True)

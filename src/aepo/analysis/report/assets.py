@@ -15,7 +15,8 @@ h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
 .scroll { overflow-x: auto; margin: 1.5rem 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
 caption { caption-side: bottom; text-align: left; padding-top: .5rem; }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--rule); text-align: left; white-space: nowrap; }
+tbody td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 8rem; }
+th, td { padding: .3rem .45rem; border-bottom: 1px solid var(--rule); text-align: left; white-space: nowrap; }
 td.number { text-align: right; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; margin: 1.5rem 0; font-size: .9rem; }
 dt { color: var(--faint); } dd { margin: 0; overflow-wrap: anywhere; }
@@ -26,7 +27,7 @@ figure { margin: 1rem 0; } figure img { width: 100%; max-width: 56rem; backgroun
 pre { background: var(--card); border: 1px solid var(--rule); border-radius: 6px; padding: .6rem; margin: .3rem 0 1rem;
   white-space: pre-wrap; overflow-wrap: anywhere; max-height: 24rem; overflow-y: auto; unicode-bidi: isolate; }
 pre.prompt { margin-bottom: 0; border-style: dashed; color: var(--faint); }
-@media (max-width: 640px) {
+@media (max-width: 1080px) {
   body { margin: 1rem auto; } h1 { font-size: 1.3rem; overflow-wrap: anywhere; } code { overflow-wrap: anywhere; }
   table, caption, tbody, tr { display: block; } thead, caption span { display: none; }
   tr { border: 1px solid var(--rule); border-radius: 6px; margin: .8rem 0; background: var(--card); }
