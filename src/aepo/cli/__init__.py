@@ -51,6 +51,9 @@ COMMANDS: dict[str, type] = {
 }
 """The commands by name, in the order of the help."""
 
+SLOW_TO_LOAD = (Evaluate, Export, Demo, Compare, Calibrate)
+"""The commands that import torch and say so first; `train` says it itself, since its dry run does not."""
+
 DESCRIPTION = (
     "Reinforcement fine-tuning of language models at an entropy that you set. `aepo --version` prints the version."
 )
@@ -73,7 +76,10 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     commands: dict[str, Callable[..., Any]] = {name: with_plain_help(command) for name, command in COMMANDS.items()}
     try:
-        _parsed(commands).run()
+        command = _parsed(commands)
+        if type(command) in SLOW_TO_LOAD:
+            print(f"aepo {__version__} {type(command).__name__.lower()}: loading ...", flush=True)
+        command.run()
     except InvalidValue as error:
         sys.exit(_refuse(str(error)))
     except RunDiedError as error:
