@@ -83,5 +83,5 @@ def test_what_the_tutorial_says_happens(tmp_path):
         assert abs(aim - entropy) < 0.03
     assert (tmp_path / "tutorial.png").exists() == (find_spec("matplotlib") is not None)
     # 8. Settings and refusals.
-    assert "this one: linear(1x,0.5x,200), PI(gain=5.0" in shown
-    assert "refused: law.gain: got -1.0; must be a positive number" in shown
+    assert "this one: linear(1x,0.5x,200), SelfTuning(gain=0.7" in shown
+    assert "refused: law.gain: got -1.0; must be a share in (0, 1]" in shown

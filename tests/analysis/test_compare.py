@@ -152,7 +152,7 @@ def test_methods_times_targets_times_seeds(tmp_path):
         assert config.seed in (3, 4) and config.sampling.prompts == 6 and config.evaluation.prompts == 4
     switch, plain = study.of(study.arms[1])[0].config, study.of(study.arms[4])[0].config
     assert (switch.control.law.name, switch.control.target.spec) == ("switch", "0.4")
-    assert (plain.control.law.name, plain.control.target.spec) == ("pi", "0.5x")
+    assert (plain.control.law.name, plain.control.target.spec) == ("self-tuning", "0.5x")
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_labels_stay_text_in_the_table():
     found = compared("a|b", {"a|b": [result((1, 3), [0.5])], "<b>x\ny": [result((2, 4), [0.5])]})
     *table, _, below = markdown(found, "completions", 16, [0]).splitlines()
     assert len(table) == 4 and table[2].startswith("| a\\|b |") and table[3].startswith("| &lt;b&gt;x y |")
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {10} and "the difference to a\\|b," in below
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {11} and "the difference to a\\|b," in below
 
 
 def test_a_label_in_brackets_is_no_style_in_the_terminal(capsys):

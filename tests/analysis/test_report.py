@@ -75,6 +75,7 @@ def test_the_table_says_what_the_rows_say(several):
         "entropy": "0.520",
         "error": "-0.020",
         "RMSE": "0.020",
+        "/ floor": "",
         "settled": "0",
         "reward": "0.320",
         "pass@1": "0.400",

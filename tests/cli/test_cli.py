@@ -128,20 +128,20 @@ def test_one_method_is_shown_with_its_settings(monkeypatch, capsys):
     for line in (
         "  paper     https://arxiv.org/abs/2510.08141",
         "  sensor    exact entropy",
-        "  law       pi",
+        "  law       self-tuning",
         "  actuator  positives drawn at T_high / T_low",
         "  cost      extra completions",
         "  engines   loop, trl, verl",
         "  page      docs/methods/aepo.md",
         "  control.target = 0.6x",
-        "  control.law.gain = 10.0",
+        "  control.law.gain = 0.5",
         "  control.per_prompt = none",
         "  control.shuffle = true",
     ):
         assert line in shown
     assert run(monkeypatch, "methods", "aepo", "--json") == 0
     row = json.loads(capsys.readouterr().out)
-    assert (row["method"], row["settings"]["control.law.name"]) == ("aepo", "pi")
+    assert (row["method"], row["settings"]["control.law.name"]) == ("aepo", "self-tuning")
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -207,8 +207,8 @@ def test_settings_by_prefix_by_part_and_of_a_method(monkeypatch, capsys):
 
     assert {name.split(".")[0] for name, _ in names("optimizer")} == {"optimizer"}
     assert [name for name, _ in names("grad_norm")] == ["optimizer.max_grad_norm"]
-    assert ("control.law.gain", "10.0") in names("control", "--method", "aepo")
-    assert ("control.law.gain", "10.0") not in names("control", "--method", "entropic")
+    assert ("control.law.gain", "0.5") in names("control", "--method", "aepo")
+    assert ("control.law.gain", "0.5") not in names("control", "--method", "entropic")
     assert ("control.first.target", "0.6x") in names("control", "--method", "aepo+dynamic-sampling")
 
 

@@ -12,6 +12,7 @@ import torch
 
 from aepo.control import CONTROLS
 from aepo.control.closed_loop import ClosedLoop
+from aepo.control.quantities import Entropy
 from aepo.control.schedules import Target
 from aepo.loss.surrogates import Bounds
 from aepo.methods import METHODS
@@ -136,7 +137,7 @@ def test_what_is_reported_can_be_logged(name):
 
 @pytest.mark.parametrize("name", [name for name in ALL if isinstance(ALL[name], ClosedLoop)])
 def test_closed_loops_push_up_below_the_target_and_down_above_it(name):
-    control = replace(ALL[name], target=Target("0.5"))
+    control = replace(ALL[name], target=Target("0.5"), approach=0, quantity=Entropy())
     target = 0.5
     low = control.update(control.initial_state(), b.measured(target - 0.3, mixed=target - 0.3))
     high = control.update(control.initial_state(), b.measured(target + 0.3, mixed=target + 0.3))

@@ -252,7 +252,7 @@ def reweights(odds: bool) -> Evidence:
 
     def check(run, other):
         step = run[1]
-        assert step.row["extra_completions"] == 0 and step.row["command"] == -1.0
+        assert step.row["extra_completions"] == 0 and step.row["command"] < 0
         with_control, without = step.advantages, other[1].advantages
         # DCPO: a = x / (x + share of right answers), x = 0.1.
         kept = 1 - 0.1 / (0.1 + step.row["reward"]) if odds else 1.0
@@ -261,6 +261,16 @@ def reweights(odds: bool) -> Evidence:
         assert (gained[without < 0].abs() < 1e-6).all()
 
     return check
+
+
+def reweights_by_length(run, other):
+    """The mean length is held; nothing is drawn; in step 1 right rows gain by different amounts, wrong rows nothing."""
+    step, without = run[1], other[1].advantages
+    assert step.row["quantity"] == "length" and step.row["quantity_reading"] == step.row["length"]
+    assert step.row["extra_completions"] == 0 and step.row["command"]
+    gained = step.advantages - without
+    assert (gained > -1e-6).all() and (gained[without < 0].abs() < 1e-6).all()
+    assert len(gained[gained > 1e-4].unique()) > 1
 
 
 def bonuses(*coefficients: float | Callable[[list[Recorded]], float], logged: bool = True) -> Evidence:
@@ -641,6 +651,7 @@ CASES = (
     Case("aepo-signed", 1, [draws(None, 0.67, used=8, advantage=None)]),
     Case("aepo-signed", 1, [draws(None, 1.5, used=8, advantage=None)], BELOW),
     Case("aepo-reweighted", 1, [reweights(odds=False)]),
+    Case("aepo-length", 1, [reweights_by_length]),
     Case("dcpo", 1, [reweights(odds=True)]),
     # A bonus in the loss.
     Case("entropy-reg", 0, [bonuses(0.03, 0.03, logged=False)]),

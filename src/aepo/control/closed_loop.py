@@ -82,8 +82,13 @@ class ClosedLoop(Control):
             return found
         held, error = found.target_entropy, found.error
         reading = None if error is None else held - error
-        named = {"quantity": self.quantity.name, "quantity_target": held, "quantity_reading": reading}
-        return replace(found, target_entropy=None, **named)
+        return replace(
+            found,
+            target_entropy=None,
+            quantity=self.quantity.name,
+            quantity_target=held,
+            quantity_reading=reading,
+        )
 
     def update(self, state: State, measured: Measured) -> State:
         """Return the state with the command for the next step. A step that measured nothing (NaN) changes nothing."""
