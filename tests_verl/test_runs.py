@@ -28,8 +28,14 @@ pytestmark = pytest.mark.minutes
 STEPS = 12
 # The entropy is above the target, soon below it, and above it again.
 TARGET = "piecewise(0:5.52,7:5.0)"
-AEPO_RUN = ["aepo.method=aepo", "aepo.law=switch", f"aepo.target={TARGET}", "actor_rollout_ref.actor.optim.lr=5e-3"]
-ALGORITHM = replace(preset("aepo"), control=AEPO(law=Switch(), target=Target(TARGET)))
+AEPO_RUN = [
+    "aepo.method=aepo",
+    "aepo.law=switch",
+    "aepo.control.approach=0",
+    f"aepo.target={TARGET}",
+    "actor_rollout_ref.actor.optim.lr=5e-3",
+]
+ALGORITHM = replace(preset("aepo"), control=AEPO(law=Switch(), target=Target(TARGET), approach=0))
 
 
 @pytest.fixture(scope="session")
