@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -169,9 +168,10 @@ def architecture(config: Config) -> Model:
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from aepo.model.packaged import local_folder
     from aepo.training.runner import model_folder
 
-    name: str | Path = model_folder(config) if config.model == "builtin" else config.model
+    name = str(model_folder(config) if config.model == "builtin" else local_folder(config.model))
     settings = {"trust_remote_code": config.policy.trust_remote_code, "revision": config.policy.revision}
     try:
         known: Any = AutoConfig.from_pretrained(name, **{k: v for k, v in settings.items() if v is not None})
@@ -179,9 +179,7 @@ def architecture(config: Config) -> Model:
             model: Any = AutoModelForCausalLM.from_config(known)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise InvalidValue(
-            "model", str(name), f"a model in Hugging Face format that can be reached ({reason})"
-        ) from None
+        raise InvalidValue("model", name, f"a model in Hugging Face format that can be reached ({reason})") from None
     parameters = sum(p.numel() for p in model.parameters())
     found = replace(sizes(model), trained=_trained(model, config))
     half = config.policy.dtype == "bfloat16"
