@@ -11,6 +11,7 @@ import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -79,7 +80,7 @@ def _source(name: str, packaged: Packaged) -> Path:
 def _convert(source: Path, folder: Path) -> None:
     """Write the model of a GGUF file in Hugging Face format, with its tokenizer and chat template."""
     print(f"converting {source.name}, once: about half a minute", flush=True)
-    model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
     # transformers refuses to save a model that still says that it is quantized; its weights are float32 now.
     model.is_quantized = False
     model.hf_quantizer = None
