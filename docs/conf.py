@@ -25,7 +25,18 @@ REPOSITORY = os.environ.get("AEPO_REPOSITORY", "").rstrip("/")
 NAVIGATION = {
     "index": {
         "The idea": ["entropy", "theory", "tasks", "results"],
-        "Run": ["commands", "data", "models", "sampling", "evaluation", "grading", "code", "calibrate", "scale"],
+        "Run": [
+            "commands",
+            "demo",
+            "data",
+            "models",
+            "sampling",
+            "evaluation",
+            "grading",
+            "code",
+            "calibrate",
+            "scale",
+        ],
         "Look and compare": ["metrics", "report", "compare", "doctor", "conformance"],
         "Other trainers": ["engines/trl", "engines/verl"],
         "Reference": ["settings", "methods/README", "api", "api/*"],

@@ -260,7 +260,9 @@ class Config:
     task: Task
     """Where problems come from, and what checks the answers."""
     model: str = "builtin"
-    """`builtin`, or a folder in Hugging Face format, or a model's name on the Hugging Face hub."""
+    """`builtin`, a folder in Hugging Face format, a model's name on the Hugging Face hub, or `smollm2`, a pretrained
+    model from a Python package (docs/models.md).
+    """
     seed: int = 0
     """Seed of everything random in the run."""
     steps: int = 200

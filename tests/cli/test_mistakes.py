@@ -87,6 +87,8 @@ MISTAKES = {
     "watch configdir --once": "config: got 'configdir/config.toml'",
     "watch old --every 0": "--every: got 0.0",
     "demo --steps 0": "--steps: got 0",
+    "demo --minutes 5": "--minutes: got 5.0; must be left out with the built-in model",
+    "demo --model dir": "model: got ",
     "methods nope": "method: got 'nope'",
     "settings nope": "PREFIX: got 'nope'",
 }

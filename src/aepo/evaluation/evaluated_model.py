@@ -15,6 +15,7 @@ from aepo.config import Config, PolicyConfig, SamplingConfig, make_config, overr
 from aepo.engines.positions import OverLength
 from aepo.errors import InvalidValue
 from aepo.model.names import check_name
+from aepo.model.packaged import PACKAGED
 from aepo.model.policy import Policy
 from aepo.training.checkpoint import FOLDER, steps_saved
 from aepo.training.runner import model_folder
@@ -43,7 +44,8 @@ class EvaluatedModel:
         path = Path(name)
         if name == "builtin":
             return cls(name, None)
-        check_name(name)
+        if name not in PACKAGED:
+            check_name(name)
         if (path / CONFIG).is_file():
             saved = steps_saved(path)
             if not saved:

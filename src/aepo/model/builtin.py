@@ -7,12 +7,9 @@ Qwen3 architecture and a tokenizer with one token per word. The architecture is 
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -27,12 +24,12 @@ from torch.nn import functional as F
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging
 
+from aepo.model.cache import cache_folder, cached, digest
 from aepo.tasks import TASKS, Task
 
 # Increase VERSION with every change, here or in a task's data, that makes another model from the same fields.
 VERSION = 1
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
-MANIFEST = "manifest.json"
 
 Progress = Callable[[int, int, float], None]
 
@@ -111,16 +108,14 @@ def base_model(
     chosen = _task(task)
     setup = pretraining or Pretraining()
     recipe = _recipe(chosen, setup, seed)
-    parent = cache or Path(os.environ.get("AEPO_CACHE") or Path.home() / ".cache" / "aepo")
-    folder = parent / f"{type(chosen).__name__.lower()}-{_digest(json.dumps(recipe).encode())[:16]}"
-    if not _whole(folder):
-        parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=parent) as work:
-            tokenizer = make_tokenizer(chosen.vocabulary)
-            model = pretrain(chosen, tokenizer, setup, seed, progress)
-            _save(Path(work) / "model", model, tokenizer, recipe)
-            _publish(Path(work), folder)
-    return folder
+    parent = cache or cache_folder()
+    folder = parent / f"{type(chosen).__name__.lower()}-{digest(json.dumps(recipe).encode())[:16]}"
+
+    def make(folder: Path) -> None:
+        tokenizer = make_tokenizer(chosen.vocabulary)
+        _save(folder, pretrain(chosen, tokenizer, setup, seed, progress), tokenizer, recipe)
+
+    return cached(folder, make)
 
 
 def make_tokenizer(words: tuple[str, ...]) -> PreTrainedTokenizerFast:
@@ -230,8 +225,6 @@ def _save(folder: Path, model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerF
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "recipe.json").write_text(json.dumps(recipe, indent=2))
-    digests = {path.name: _digest(path.read_bytes()) for path in sorted(folder.iterdir())}
-    (folder / MANIFEST).write_text(json.dumps(digests, indent=2))
 
 
 @contextmanager
@@ -243,30 +236,6 @@ def _no_progress_bar() -> Iterator[None]:
         logging.enable_progress_bar()
 
 
-def _publish(work: Path, folder: Path) -> None:
-    """Rename work/model to `folder`.
-
-    A broken model in `folder` is moved away first. A complete model of another process stays in place.
-    """
-    if folder.exists() and not _whole(folder):
-        with suppress(FileNotFoundError):
-            folder.rename(work / "broken")
-    try:
-        (work / "model").rename(folder)
-    except OSError:
-        if not _whole(folder):
-            raise
-
-
-def _whole(folder: Path) -> bool:
-    """Return whether every file of the folder is there and unchanged."""
-    try:
-        digests = json.loads((folder / MANIFEST).read_text())
-        return all(_digest((folder / name).read_bytes()) == digest for name, digest in digests.items())
-    except (OSError, ValueError):
-        return False
-
-
 def _recipe(task: PretrainingTask, setup: Pretraining, seed: int) -> dict[str, Any]:
     """Return everything that determines the weights, as plain values."""
     return {
@@ -276,7 +245,3 @@ def _recipe(task: PretrainingTask, setup: Pretraining, seed: int) -> dict[str, A
         "pretraining": asdict(setup),
         "seed": seed,
     }
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

@@ -23,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 from aepo.config import PolicyConfig
 from aepo.errors import InvalidValue, require
 from aepo.model.names import check_name
+from aepo.model.packaged import local_folder
 
 # transformers shows a progress bar for each file that it reads. These bars would hide the bar of the run.
 transformers_logging.disable_progress_bar()
@@ -61,13 +62,14 @@ def load(name: str, settings: PolicyConfig, seed: int) -> Loaded:
     """Load a model and its tokenizer, with the adapter that the folder holds or that `settings` ask for.
 
     Args:
-        name: A folder, or the name of a model on the hub.
+        name: A folder, the name of a model on the hub, or that of a packaged one (`aepo.model.packaged`).
         settings: The settings of the policy.
         seed: Seed of the weights of a new adapter.
 
     Raises:
         InvalidValue: The model, the tokenizer or the adapter cannot be used. The message is one line.
     """
+    name = local_folder(name)
     check_name(name)
     if (Path(name) / ADAPTER_CONFIG).is_file():
         return _with_saved_adapter(name, settings)
@@ -83,13 +85,14 @@ def load_language(name: str, settings: PolicyConfig, template: str | None = None
     """Load what a model says about texts, without its weights.
 
     Args:
-        name: A folder, with an adapter or not, or the name of a model on the hub.
+        name: A folder, with an adapter or not, the name of a model on the hub, or that of a packaged one.
         settings: The settings of the policy.
         template: The text of a chat template that replaces the tokenizer's own; None keeps it.
 
     Raises:
         InvalidValue: The files cannot be read.
     """
+    name = local_folder(name)
     check_name(name)
     base, revision = name, settings.revision
     if (Path(name) / ADAPTER_CONFIG).is_file():

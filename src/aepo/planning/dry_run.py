@@ -169,9 +169,10 @@ def architecture(config: Config) -> Model:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from aepo.model.names import check_name
+    from aepo.model.packaged import local_folder
     from aepo.training.runner import model_folder
 
-    name = model_folder(config)
+    name = str(model_folder(config) if config.model == "builtin" else local_folder(config.model))
     check_name(name)
     settings = {"trust_remote_code": config.policy.trust_remote_code, "revision": config.policy.revision}
     try:
@@ -180,9 +181,7 @@ def architecture(config: Config) -> Model:
             model: Any = AutoModelForCausalLM.from_config(known)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise InvalidValue(
-            "model", str(name), f"a model in Hugging Face format that can be reached ({reason})"
-        ) from None
+        raise InvalidValue("model", name, f"a model in Hugging Face format that can be reached ({reason})") from None
     parameters = sum(p.numel() for p in model.parameters())
     found = replace(sizes(model), trained=_trained(model, config))
     half = config.policy.dtype == "bfloat16"

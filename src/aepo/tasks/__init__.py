@@ -6,13 +6,15 @@ from aepo.tasks.data import Data
 from aepo.tasks.gym import Gym
 from aepo.tasks.paths import Paths
 from aepo.tasks.programs import Programs
+from aepo.tasks.sentences import Sentences
 
 TASKS: dict[str, type[Task]] = {
     "paths": Paths,
     "countdown": Countdown,
     "programs": Programs,
+    "sentences": Sentences,
     "data": Data,
     "gym": Gym,
 }
 
-__all__ = ["TASKS", "Countdown", "Data", "Gym", "Paths", "Problem", "Programs", "Task"]
+__all__ = ["TASKS", "Countdown", "Data", "Gym", "Paths", "Problem", "Programs", "Sentences", "Task"]

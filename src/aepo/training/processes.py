@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aepo.bars import Bar
+from aepo.config import make_config
 from aepo.training.checkpoint import FOLDER, steps_saved
 from aepo.training.folder import METRICS, being_written, cpu_count, read_rows
 
@@ -46,9 +47,11 @@ class Job:
         return bool(state[unit] >= number)
 
     def command(self) -> list[str]:
-        """Return the command that starts the run, or resumes it if its folder exists."""
-        if (self.out / "config.toml").exists():
-            arguments = ["--resume", str(self.out)]
+        """Return the command that starts the run, or resumes it if its folder exists, up to this number of steps."""
+        config = self.out / "config.toml"
+        if config.exists():
+            longer = self.budget is None and make_config(config).steps != self.steps
+            arguments = ["--resume", str(self.out), *(("--steps", str(self.steps)) if longer else ())]
         else:
             fixed = ("--steps", str(self.steps), "--set", "threads=1", "--out", str(self.out))
             arguments = [*self.arguments, *fixed]
