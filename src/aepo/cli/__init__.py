@@ -52,7 +52,7 @@ COMMANDS: dict[str, type] = {
 """The commands by name, in the order of the help."""
 
 SLOW_TO_LOAD = (Evaluate, Export, Demo, Compare, Calibrate)
-"""The commands that import torch and say so first; `train` says it itself, since its dry run does not."""
+"""The commands that import torch and say so first in a terminal; `train` says it itself, since its dry run does not."""
 
 DESCRIPTION = (
     "Reinforcement fine-tuning of language models at an entropy that you set. `aepo --version` prints the version."
@@ -77,7 +77,7 @@ def main() -> None:
     commands: dict[str, Callable[..., Any]] = {name: with_plain_help(command) for name, command in COMMANDS.items()}
     try:
         command = _parsed(commands)
-        if type(command) in SLOW_TO_LOAD:
+        if type(command) in SLOW_TO_LOAD and sys.stdout.isatty():
             print(f"aepo {__version__} {type(command).__name__.lower()}: loading ...", flush=True)
         command.run()
     except InvalidValue as error:
