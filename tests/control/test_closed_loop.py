@@ -1,5 +1,7 @@
 """What the base class of closed loops adds to a law: the way to the target, one-sided control, and what is missing."""
 
+from dataclasses import replace
+
 import pytest
 
 from aepo.control.adapted import Adapted
@@ -47,6 +49,17 @@ def test_one_that_does_not_fall_is_pushed_along_the_line():
     assert [s["error"] for s in found] == pytest.approx(
         [0.6 - 1.1] * 15
     )  # what is logged is the distance to the target
+
+
+def test_a_short_run_has_a_third_of_its_steps_for_the_way():
+    control, steps = loop(approach=50), 12
+    state = control.initial_state()
+    for number in range(6):
+        measured = b.measured(1.0, step=number)
+        short = replace(measured, scored=replace(measured.scored, step=b.place(number, steps=steps)))
+        state = control.update(state, short)
+    assert state["command"] == -1  # the line from 1.0 to 0.6 ended at step 4
+    assert commands(control, [1.0] * 6)[-1] == pytest.approx(5 * -0.4 * 5 / 33)
 
 
 def test_from_the_target_on_it_is_held_on_both_sides():

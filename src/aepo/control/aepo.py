@@ -58,7 +58,7 @@ class AEPO(ClosedLoop):
     law: Law = SelfTuning()
     """How the reading becomes a command from -1 to 1."""
     approach: int = 50
-    """Steps in which a constant target is reached at the latest. On the way the entropy may be anywhere between the
+    """Steps, at most a third of the run, in which a constant target is reached at the latest. On the way the entropy may be anywhere between the
     target and a line from the first entropy to the target, so the control does not act while the policy goes there by
     itself. 0: the target holds from the first step.
     """

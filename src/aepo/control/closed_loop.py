@@ -48,7 +48,7 @@ class ClosedLoop(Control):
     hold: Literal["at", "at-least", "at-most"] = "at"
     """`at`: the entropy is held at the target. `at-least`: it is only raised. `at-most`: it is only lowered."""
     approach: int = 0
-    """Steps in which a constant target is reached at the latest. On the way the entropy may be anywhere between the
+    """Steps, at most a third of the run, in which a constant target is reached at the latest. On the way the entropy may be anywhere between the
     target and a line from the first entropy to the target, so the control does not act while the policy goes there by
     itself. 0: the target holds from the first step.
     """
@@ -102,7 +102,9 @@ class ClosedLoop(Control):
         if self.approach:
             now["arrived"] = self._arrived(now, entropy)
         low, high = {"at": (-1.0, 1.0), "at-least": (0.0, 1.0), "at-most": (-1.0, 0.0)}[self.hold]
-        this, soon, later = (self._band(now, measured.step + ahead) for ahead in range(3))
+        # A short run is to arrive, too.
+        span = max(1, min(self.approach, measured.scored.step.steps // 3))
+        this, soon, later = (self._band(now, measured.step + ahead, span) for ahead in range(3))
         seen = Seen(entropy, (this, soon, later), se, state["command"] or 0.0, low, high)
         unit = abs(now["first_entropy"]) if self._special else 1.0
         after = {**now, **commanded(self.law, state, seen, known["error"], unit)}
@@ -118,13 +120,13 @@ class ClosedLoop(Control):
         reached = entropy <= target if first > target else entropy >= target
         return bool(state.get("arrived", not self.target.constant) or reached)
 
-    def _band(self, state: State, step: int) -> Band:
+    def _band(self, state: State, step: int, span: int) -> Band:
         """Return where the reading of a step should be: at the target, or, on the way, not beyond the line to it."""
         first = state["first_entropy"]
         target = self.target.at(step, first)
         if state.get("arrived", True):
             return target, target
-        line = first + (target - first) * min(1.0, step / self.approach)
+        line = first + (target - first) * min(1.0, step / span)
         return min(target, line), max(target, line)
 
 
