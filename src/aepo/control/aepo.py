@@ -58,9 +58,9 @@ class AEPO(ClosedLoop):
     law: Law = SelfTuning()
     """How the reading becomes a command from -1 to 1."""
     approach: int = 50
-    """Steps, at most a third of the run, in which a constant target is reached at the latest. On the way the entropy may
-    be anywhere between the target and a line from the first entropy to it, so the control does not act while the policy
-    goes there by itself. 0: the target holds from the first step.
+    """Steps, at most a third of the run, in which a constant target is reached at the latest. On the way the entropy
+    may be anywhere between the target and a line to it from the first entropy, so the control does not act while the
+    policy goes there by itself. 0: the target holds from the first step.
     """
     variates: bool = True
     """Take what is known of the drawn prompts from earlier epochs out of the reading (control variates)."""

@@ -48,9 +48,9 @@ class ClosedLoop(Control):
     hold: Literal["at", "at-least", "at-most"] = "at"
     """`at`: the entropy is held at the target. `at-least`: it is only raised. `at-most`: it is only lowered."""
     approach: int = 0
-    """Steps, at most a third of the run, in which a constant target is reached at the latest. On the way the entropy may
-    be anywhere between the target and a line from the first entropy to it, so the control does not act while the policy
-    goes there by itself. 0: the target holds from the first step.
+    """Steps, at most a third of the run, in which a constant target is reached at the latest. On the way the entropy
+    may be anywhere between the target and a line to it from the first entropy, so the control does not act while the
+    policy goes there by itself. 0: the target holds from the first step.
     """
     variates: bool = False
     """Take what is known of the drawn prompts from earlier epochs out of the reading (control variates)."""
