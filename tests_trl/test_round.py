@@ -89,7 +89,7 @@ def test_the_sensor_is_the_exact_entropy_of_the_ordinary_rows(tmp_path, spread):
 
 
 def test_positives_drawn_hotter_take_the_places_of_ordinary_rows(tmp_path):
-    done = watched(tmp_path)
+    done = watched(tmp_path, settings={"control.law": "switch", "control.approach": 0})  # commands at the limits
     for number, (drawn, out) in enumerate(zip(done.drawn, done.out, strict=True)):
         ordinary = drawn[0][1]
         before, after = texts(ordinary.rows), texts(out)
