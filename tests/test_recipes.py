@@ -142,6 +142,8 @@ def test_aepos_extra_completions_are_counted(quick_model):
     assert (work.ordinary, work.extra, work.scored, work.trained) == (512, 128, 576, 512)
     reweighted = work_of(make_config(method="aepo-reweighted", settings=[f"model='{quick_model}'"]), model)
     assert (reweighted.extra, reweighted.scored, reweighted.temperatures) == (0, 512, 1)
+    settings = [f"model='{quick_model}'", "mismatch.correction=token_mask"]
+    assert (work.temperatures, work_of(make_config(settings=settings), model).temperatures) == (0, 1)
     both = work_of(make_config(method="aepo+entropy-reg", settings=[f"model='{quick_model}'"]), model)
     assert (both.extra, both.kept) == (128, 1)
 

@@ -6,17 +6,56 @@ import pytest
 import torch
 
 from aepo.errors import InvalidValue
-from aepo.integrations.trl.rows import check, fit, place, placement, token_weights, without_correction
+from aepo.integrations.trl.rows import Correction, check, fit, place, placement, tempered_correction, token_weights
+
+
+def hot_rows(gap: list[float]) -> tuple[dict, torch.Tensor]:
+    """A tempered row with this gap between log pi^T and the sampler's log-probability, and log pi^T."""
+    tempered = torch.full((1, len(gap)), -2.0)
+    rows = {
+        "completion_mask": torch.ones(1, len(gap), dtype=torch.long),
+        "importance_sampling_ratio": torch.full((1, len(gap)), 0.1),
+        "old_per_token_logps": torch.full((1, len(gap)), -1.0),
+        "sampling_per_token_logps": tempered - torch.tensor([gap]),
+    }
+    return rows, tempered
 
 
 def test_tempered_rows_are_not_weighted_back_to_t_1():
     """vLLM's log-probabilities are after temperature: TRL's correction would weigh the rows by pi / pi^T."""
-    ratio, old, sampled = torch.tensor([[0.1, 0.2]]), torch.tensor([[-1.0, -2.0]]), torch.tensor([[-2.0, -3.0]])
-    rows = {"importance_sampling_ratio": ratio, "old_per_token_logps": old, "sampling_per_token_logps": sampled}
-    neutral = without_correction(rows)
-    assert torch.equal(neutral["importance_sampling_ratio"], torch.ones(1, 2))
-    assert torch.equal(neutral["sampling_per_token_logps"], old)
-    assert torch.equal(rows["importance_sampling_ratio"], ratio)
+    rows, tempered = hot_rows([0.0, 0.0])
+    for known in (tempered, None):
+        fair = tempered_correction(rows, Correction("token_truncate", None, 3.0), known)
+        assert torch.equal(fair["importance_sampling_ratio"], torch.ones(1, 2))
+        assert torch.equal(fair["sampling_per_token_logps"], rows["old_per_token_logps"])
+    assert torch.equal(rows["importance_sampling_ratio"], torch.full((1, 2), 0.1))
+
+
+@pytest.mark.parametrize(
+    ("mode", "low", "high", "first", "second"),
+    [
+        ("token_truncate", None, 2.0, [2.0, 0.818731, 1.105171], [0.367879, 0.818731]),
+        ("token_truncate", 0.5, 2.0, [2.0, 0.818731, 1.105171], [0.5, 0.818731]),
+        ("token_mask", 0.5, 2.0, [0.0, 0.818731, 1.105171], [0.0, 0.818731]),
+        ("sequence_mask", None, 3.0, [2.225541], [0.301194]),
+        ("sequence_mask", None, 2.0, [0.0], [0.301194]),
+        ("sequence_truncate", None, 2.0, [2.0], [0.301194]),
+        ("token_mask", None, None, [2.459603, 0.818731, 1.105171], [0.367879, 0.818731]),
+    ],
+)
+def test_golden_the_ratio_of_tempered_rows_is_trls(mode, low, high, first, second):
+    """The values come from running TRL 1.16.0 (its own clamp without a bound raises)."""
+    for gap, wanted in (([0.9, -0.2, 0.1], first), ([-1.0, -0.2], second)):
+        rows, tempered = hot_rows(gap)
+        made = tempered_correction(rows, Correction(mode, low, high), tempered)
+        assert made["importance_sampling_ratio"].tolist() == [pytest.approx(wanted, abs=1e-6)]
+
+
+def test_padding_and_unknown_log_probabilities_have_no_gap():
+    rows, tempered = hot_rows([0.9, float("nan"), 0.9])
+    rows["completion_mask"][0, 2] = 0
+    made = tempered_correction(rows, Correction("sequence_truncate", None, None), tempered)
+    assert made["importance_sampling_ratio"].tolist() == [[pytest.approx(2.459603, abs=1e-6)]]
 
 
 def test_place_pads_prompts_on_the_left_and_completions_on_the_right():

@@ -19,6 +19,7 @@ from aepo.control.base import Control, hooks
 from aepo.convert import SETTINGS, Settings, parse_setting, tree
 from aepo.defaults import by_model
 from aepo.doctor.live import DoctorConfig
+from aepo.engines.mismatch import MismatchConfig
 from aepo.engines.positions import OverLength
 from aepo.errors import InvalidValue, require
 from aepo.grading.base import Grader
@@ -273,6 +274,8 @@ class Config:
     """Where the model runs. `auto` takes a GPU if there is one."""
     sampling: SamplingConfig = SamplingConfig()
     """How ordinary completions are drawn."""
+    mismatch: MismatchConfig = MismatchConfig()
+    """How the loss is corrected for a sampler that is not exactly the policy."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """How the weights are updated."""
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -312,7 +315,17 @@ class Config:
         by_token = "token_temperature" in hooks(self.control)
         wanted = f"hf: the control {self.control.name} heats single tokens"
         require(not by_token or self.sampling.engine == "hf", "sampling.engine", self.sampling.engine, wanted)
+        self._check_correction(by_token)
         _ = self.algorithm
+
+    def _check_correction(self, by_token: bool) -> None:
+        name, given = "mismatch.correction", self.mismatch.correction
+        wanted = f"none: the control {self.control.name} draws each token at its own temperature"
+        require(given == "none" or not by_token, name, given, wanted)
+        cuts = {cut: value for cut, value in self.sampling.changes.items() if cut != "sampling.temperature"}
+        listed = " and ".join(f"{cut} = {value}" for cut, value in cuts.items())
+        wanted = f"none with {listed}: the sampler's log-probabilities are then those of the cut distribution"
+        require(given == "none" or not cuts, name, given, wanted)
 
     @property
     def algorithm(self) -> Algorithm:

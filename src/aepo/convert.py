@@ -296,6 +296,11 @@ ELSEWHERE = {
     "reward_funcs": "task.rewards",
     "gradient_accumulation_steps": "optimizer.microbatch",
     "report_to": "tracker",
+    "vllm_importance_sampling_mode": "mismatch.correction",
+    "vllm_importance_sampling_clip_max": "mismatch.clip_max",
+    "vllm_importance_sampling_clip_min": "mismatch.clip_min",
+    "rollout_is": "mismatch.correction",
+    "rollout_is_threshold": "mismatch.clip_max",
 }
 
 

@@ -68,7 +68,7 @@ class Completion:
     """Its tokens. The last one is the end-of-sequence token, unless the answer is truncated."""
     logprobs: tuple[float, ...]
     """The sampler's own log-probability of each token, nats, of the distribution that it really drew from:
-    softmax(logits / temperature).
+    softmax(logits / temperature). NaN where no sampler drew the token.
     """
     truncated: bool
     """Whether the length limit cut the answer before the model ended it."""

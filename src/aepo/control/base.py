@@ -126,6 +126,10 @@ class Scored:
     """[B, T], log pi_ref(y_t) of the frozen base model, nats; None unless `Needs.reference` asked for it."""
     marks: Mapping[str, Tensor] = field(default_factory=dict)
     """What the control's hook `mark` returned, each [B, T]."""
+    correction: Tensor | None = None
+    """[B, T], what the objective of each token is multiplied by because the sampler is not exactly the policy
+    (`aepo.engines.mismatch`); None without a correction.
+    """
 
     def select(self, rows: Tensor) -> Scored:
         """Return the same for these rows (an index, or a bool mask [B])."""
@@ -135,6 +139,7 @@ class Scored:
             old=self.old.select(rows),
             ref_logprobs=None if self.ref_logprobs is None else self.ref_logprobs[rows],
             marks={name: values[rows] for name, values in self.marks.items()},
+            correction=None if self.correction is None else self.correction[rows],
         )
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -61,6 +62,6 @@ def _row(prompt: Prompt, group: int) -> Sample:
 
     Nothing sampled it, so its log-probabilities say nothing.
     """
-    logprobs = (0.0,) * len(prompt.solution)
+    logprobs = (math.nan,) * len(prompt.solution)
     completion = Completion(prompt, -1 - group, 1.0, prompt.solution, logprobs, truncated=False)
     return Sample(Rollout(completion, 0.0), advantage=0.0, extra=True)

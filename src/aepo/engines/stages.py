@@ -78,7 +78,8 @@ def loss(
 
     Args:
         algorithm: It gives the surrogate and the control.
-        part: The microbatch; its advantages [B, T] are those after `shape`.
+        part: The microbatch; its advantages [B, T] are those after `shape`. Its correction, if it has one, multiplies
+            the objective of each token.
         new: The statistics under the current policy, with gradient.
         weights: The aggregate over the whole minibatch, [B, T].
         state: The state of the control.
@@ -95,6 +96,7 @@ def loss(
         sum(terms[1:], terms[0]) if terms else None,
         control.bounds(part, new, state),
         reinforced=part.batch.extra[:, None] & part.batch.mask.bool() if control.reinforces_extra else None,
+        correction=part.correction,
     )
 
 

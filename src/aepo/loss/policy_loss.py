@@ -1,6 +1,7 @@
-"""The policy loss: the sum over tokens of weight * (-surrogate(tokens, advantage) + penalty).
+"""The policy loss: the sum over tokens of weight * (-correction * surrogate(tokens, advantage) + penalty).
 
-`weight` is the aggregate of the whole minibatch (`aepo.loss.aggregates`).
+`weight` is the aggregate of the whole minibatch (`aepo.loss.aggregates`). `correction` is 1 unless the sampler's
+mismatch is corrected (`aepo.engines.mismatch`).
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ def policy_loss(
     penalty: Tensor | None = None,
     bounds: Bounds | None = None,
     reinforced: Tensor | None = None,
+    correction: Tensor | None = None,
 ) -> LossOutput:
-    """Return the sum of weights * (-surrogate + penalty), and what is logged about it.
+    """Return the sum of weights * (-correction * surrogate + penalty), and what is logged about it.
 
     Gradient flows through `logprobs` and `penalty` only. The log ratio is cut to +-20 nats.
 
@@ -54,6 +56,8 @@ def policy_loss(
         bounds: Limits that replace the surrogate's own clip bounds (`Algorithm` refuses them where they mean nothing).
         reinforced: The tokens, bool [B, T], whose objective is REINFORCE's in place of the surrogate: the gradient is
             A * grad log pi, without a ratio and without a clip, and the value is A.
+        correction: What the objective of each token is multiplied by, [B, T]; None for 1. A token of factor 0 is no
+            padding: it stays in what is logged, and its penalty stays.
     """
     mask = weights > 0
     advantages = advantages.detach()
@@ -61,7 +65,7 @@ def policy_loss(
     objective = surrogate(tokens, advantages, bounds)
     if reinforced is not None:
         objective = torch.where(reinforced, advantages * (tokens.logprobs - tokens.logprobs.detach()).exp(), objective)
-    per_token = -objective
+    per_token = -objective if correction is None else -correction * objective
     if penalty is not None:
         per_token = per_token + penalty
     loss = (weights * torch.where(mask, per_token, 0.0)).sum()

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from aepo.config import Config
-from aepo.control.base import ExtraGroup, State, Step
+from aepo.control.base import ExtraGroup, Needs, State, Step
 from aepo.engines.ends import find_ends
 from aepo.engines.positions import Room, positions
 from aepo.errors import InvalidValue, require
@@ -234,7 +234,8 @@ def work_of(config: Config, model: Model, assumed: Assumed = Assumed()) -> Work:
         for sample in _made_up(step.prompts + number, group.count, assumed.extra_accuracy)
     ]
     mixed = control.mix(ordinary, extra, state, step)
-    needs = control.needs(state)
+    heats = config.mismatch.temperatures([config.sampling.temperature, *(group.temperature for group in planned)])
+    needs = control.needs(state) | Needs(temperatures=heats)
     prompt = assumed.prompt or float(getattr(config.task, "max_prompt", PROMPT))
     length = assumed.length or float(step.max_tokens)
     return Work(

@@ -96,6 +96,9 @@ def train_step(run: Run, state: TrainState) -> tuple[TrainState, dict[str, Any],
     ordinary, extra = stages.with_advantages(run.algorithm, drawn.rollouts, drawn.extra, state.control, step)
     samples = control.mix(ordinary, extra, state.control, step)
     scored = score(run, samples, state, step)
+    correction = config.mismatch.of(samples, scored)
+    if correction:
+        scored = replace(scored, correction=correction.weights)
     clock.lap("scoring")
 
     rate = config.optimizer.rate(step.number, config.steps)
@@ -113,6 +116,7 @@ def train_step(run: Run, state: TrainState) -> tuple[TrainState, dict[str, Any],
         **stages.measurements(measured, samples, sampler=_at_temperature_one(run, state)),
         **vars(control.report(state.control, control_state)),
         **updated.row(),
+        **(correction.row() if correction else {}),
         "lr": rate,
         "reward_failures": len(drawn.failures),
         **({"reward_error": drawn.failures[0]} if drawn.failures else {}),
@@ -233,10 +237,12 @@ def draw(run: Run, state: TrainState, step: Step) -> Drawn:
 def score(run: Run, samples: Sequence[Sample], state: TrainState, step: Step) -> Scored:
     """Collate the samples into a batch and score it with the present weights.
 
-    The result also holds the base model's log-probabilities, if they are needed, and the control's marks.
+    The result also holds the base model's log-probabilities, if they are needed, and the control's marks. With a
+    correction of the sampler's mismatch, the one pass also takes log pi^T at the temperature of each row.
     """
     control = run.algorithm.control
-    needs = control.needs(state.control)
+    heats = run.config.mismatch.temperatures(sample.rollout.completion.temperature for sample in samples)
+    needs = control.needs(state.control) | Needs(temperatures=heats)
     batch = collate(samples, run.policy.pad_token_id).to(run.policy.device)
     run.activity.begin("scoring", len(samples))
     scored = Scored(batch, run.policy.score(batch, needs, run.activity.at), step)
@@ -327,7 +333,8 @@ def update(run: Run, scored: Scored, state: TrainState, purpose: str = "minibatc
 def replay(run: Run, state: TrainState, step: Step) -> None:
     """Train once more on the samples that the control kept from earlier steps.
 
-    The ratio is taken against the log-probabilities at the time of sampling.
+    The ratio is taken against the log-probabilities at the time of sampling. The sampler's own ones are not kept, so
+    there is no correction of a mismatch.
     """
     samples = run.algorithm.control.replay(state.control, step)
     if samples:

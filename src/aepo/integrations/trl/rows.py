@@ -5,6 +5,7 @@ Shapes: B rows of a rank, P prompt columns (left-padded), T completion columns (
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -57,14 +58,49 @@ def fit(values: Tensor, width: int, padding: float = 0, left: bool = False) -> T
     return F.pad(values, (0, width - values.shape[1]), value=padding)
 
 
-def without_correction(extra: Rows) -> Rows:
-    """Return tempered rows with importance weight 1 and no gap between the sampler and the policy.
+@dataclass(frozen=True)
+class Correction:
+    """`Correction` is TRL's correction of vLLM's log-probabilities: its mode and its bounds."""
 
-    Tempered rows are drawn off the policy on purpose, so TRL must not correct for it.
+    mode: str
+    """`token_truncate`, `token_mask`, `sequence_truncate` or `sequence_mask`."""
+    low: float | None
+    """The lower bound of the ratio; None for no bound."""
+    high: float | None
+    """The upper bound of the ratio; None for no bound."""
+
+    def ratio(self, log_ratio: Tensor) -> Tensor:
+        """Return TRL's `importance_sampling_ratio`, [B, T], or [B, 1] in the sequence modes.
+
+        Args:
+            log_ratio: log pi_old - log mu of each token, nats, [B, T]; 0 outside the mask.
+        """
+        by_row = self.mode.startswith("sequence")
+        ratio = (log_ratio.sum(1, keepdim=True) if by_row else log_ratio).exp()
+        low, high = self.low or 0.0, math.inf if self.high is None else self.high
+        if self.mode.endswith("mask"):
+            return ratio.masked_fill((ratio < low) | (ratio > high), 0.0)
+        return ratio.clamp(low, high)
+
+
+def tempered_correction(extra: Rows, correction: Correction, tempered: Tensor | None) -> Rows:
+    """Return tempered rows corrected at their own temperature T, with no gap between the sampler and the policy.
+
+    TRL compares vLLM's log mu^T with log pi at T = 1. For tempered rows that is no mismatch: they are drawn off the
+    policy on purpose.
+
+    Args:
+        extra: The rows as TRL made them.
+        correction: TRL's correction.
+        tempered: log pi_old^T of each token, nats, [B, T]; None for the ratio 1.
     """
     rows = dict(extra)
     if "importance_sampling_ratio" in rows:
-        rows["importance_sampling_ratio"] = torch.ones_like(rows["importance_sampling_ratio"])
+        ratio = torch.ones_like(rows["importance_sampling_ratio"])
+        if tempered is not None:
+            gap = (tempered - rows["sampling_per_token_logps"]) * rows["completion_mask"]
+            ratio = correction.ratio(gap.nan_to_num(nan=0.0)).to(ratio.dtype)
+        rows["importance_sampling_ratio"] = ratio
     if "sampling_per_token_logps" in rows and "old_per_token_logps" in rows:
         rows["sampling_per_token_logps"] = rows["old_per_token_logps"]
     return rows

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -115,7 +117,30 @@ class SamplingTrainer(GRPOTrainer):  # type: ignore[misc]
         own = self._ranks.part(wanted, len(wanted) // ranks)
         with self._sampling_at(temperature):
             drawn = self._draw([dict(row) for row in own], range(groups, groups + count), temperature)
-        return SampledRows(table.without_correction(self._ranks.rows(drawn.rows)), drawn.rollouts)
+        return SampledRows(self._ranks.rows(self._corrected(drawn.rows, temperature)), drawn.rollouts)
+
+    def _corrected(self, rows: Rows, temperature: float) -> Rows:
+        """Return this rank's extra rows with TRL's correction taken at the temperature that they were drawn at."""
+        high = getattr(self, "vllm_importance_sampling_clip_max", getattr(self, "vllm_importance_sampling_cap", None))
+        correction = table.Correction(
+            mode=getattr(self, "vllm_importance_sampling_mode", "token_truncate"),
+            low=getattr(self, "vllm_importance_sampling_clip_min", None),
+            high=high,
+        )
+        tempered = None
+        if "importance_sampling_ratio" in rows and self._own_pass_works:
+            tempered = self._stats(rows, Needs(temperatures=(temperature,))).tempered[temperature]
+        return table.tempered_correction(rows, correction, tempered)
+
+    @cached_property
+    def _own_pass_works(self) -> bool:
+        """Return whether this package's own pass, which takes log pi^T, can read the model's output layer."""
+        try:
+            self._check_own_pass()
+        except InvalidValue as refusal:
+            warnings.warn(f"tempered rows have the importance ratio 1, without a correction: {refusal}", stacklevel=2)
+            return False
+        return True
 
     @contextmanager
     def _sampling_at(self, temperature: float) -> Iterator[None]:

@@ -182,6 +182,8 @@ class EntropyControlTrainer(SamplingTrainer):
         mask = inputs["completion_mask"].float()
         part = table.narrowed(self._round.scored.select(inputs["aepo_row"]), mask.shape[1])
         new = self._present(model, inputs, mask, self._round.state)
+        if "importance_sampling_ratio" in inputs:
+            part = replace(part, correction=inputs["importance_sampling_ratio"].expand_as(mask))
         weights = self._weights(mask, inputs)
         output = stages.loss(self._algorithm, part, new, weights, self._round.state)
         self._log_loss(output, new, mask)
@@ -196,22 +198,18 @@ class EntropyControlTrainer(SamplingTrainer):
         return table.inside(replace(stats, entropy=asked_for(stats.entropy).detach()), mask)
 
     def _weights(self, mask: Tensor, inputs: Rows) -> Tensor:
-        """Return TRL's weight of each token in this backward pass, [B, T].
-
-        The weight includes TRL's correction for the sampler's probabilities, where TRL makes one.
-        """
+        """Return TRL's weight of each token in this backward pass, [B, T]."""
         accumulated = self.current_gradient_accumulation_steps
         # `num_items_in_batch` counts the whole round over all ranks, and gradients are averaged over the ranks.
         share = accumulated / self.args.steps_per_generation / self._ranks.number
         tokens = inputs["num_items_in_batch"].clamp(min=1) * share
-        weights = table.token_weights(
+        return table.token_weights(
             self.loss_type,
             mask,
             window_tokens=tokens,
             longest=self.max_completion_length,
             accumulated=accumulated,
         )
-        return weights * inputs["importance_sampling_ratio"] if "importance_sampling_ratio" in inputs else weights
 
     # --- log and checkpoint -------------------------------------------------------------------------------------------
 
