@@ -3,7 +3,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: help setup lock demo test test-architectures test-range test-report test-triton test-vllm test-trl test-verl check wheel clean
+.PHONY: help setup lock demo test test-architectures test-gpu test-range test-report test-triton test-vllm test-trl test-verl check wheel clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*/\1/p' $(MAKEFILE_LIST) | sort -u
@@ -74,6 +74,15 @@ test: setup
 # Two-layer toys of some 90 architectures of transformers against plain logits: five minutes on two cores.
 test-architectures: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto tests_architectures
+
+# All that needs a GPU, in under 8 minutes: tests, token statistics, a step, a held target; the results are in build/gpu.
+# With small sizes on the CPU where there is no GPU. PYTHON=... takes that interpreter and what it has, without network;
+# PARTS="statistics step" and MODEL=folder choose.
+OWN := $(if $(filter file,$(origin PYTHON)),setup)
+
+test-gpu: $(OWN)
+	PYTHONPATH=src $(if $(OWN),$(BIN)/python,$(PYTHON)) benchmarks/gpu.py --out $(or $(OUT),build/gpu) \
+		$(if $(PARTS),--parts $(PARTS)) $(if $(MODEL),--model $(MODEL))
 
 # The report's page in a headless Chromium: the machine's own, or else one that playwright puts into .venv.
 test-report: export PLAYWRIGHT_BROWSERS_PATH := $(CURDIR)/.venv/browsers

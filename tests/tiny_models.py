@@ -86,7 +86,7 @@ def drawn(policy: Policy, count: int = 8, max_tokens: int = 12) -> list[Completi
 
 def mismatch(policy: Policy, completions: list[Completion]) -> float:
     """Largest difference of the sampler's and the scored log-probabilities, nats."""
-    rows = collate([Sample(Rollout(c, 0.0), 0.0) for c in completions], policy.pad_token_id)
+    rows = collate([Sample(Rollout(c, 0.0), 0.0) for c in completions], policy.pad_token_id).to(policy.device)
     return ((policy.score(rows, Needs()).logprobs - rows.sampling_logprobs) * rows.mask).abs().max().item()
 
 

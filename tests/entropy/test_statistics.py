@@ -625,6 +625,7 @@ def test_a_missing_triton_ends_no_run(monkeypatch, caplog):
         assert torch.equal(a, b)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_cuda_agrees_with_the_cpu(dtype):

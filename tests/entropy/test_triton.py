@@ -11,6 +11,7 @@ import torch
 CASES = Path(__file__).with_name("triton_cases.py")
 
 
+@pytest.mark.gpu
 def test_the_triton_kernels():
     """In a process of their own, because Triton must not have been imported before it is told to interpret."""
     pytest.importorskip("triton", reason="Triton is not installed")

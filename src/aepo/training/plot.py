@@ -1,15 +1,19 @@
-"""`plot_run` draws figures of runs as PNG and SVG: entropy with its target, and reward."""
+"""`plot_run` draws figures of runs as PNG and SVG: entropy with its target, and reward.
+
+matplotlib is imported with the first figure, so that a step runs where it is missing.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from aepo.training.folder import METRICS, read_rows
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLOURS = ("#4c4c4c", "#d1495b", "#edae49", "#00798c", "#5f4b8b", "#66a182")
 
@@ -28,6 +32,8 @@ def figure(runs: Mapping[str, Sequence[Mapping[str, Any]]], title: str | None = 
         runs: The rows of each run's metrics.jsonl by the run's label. Each run has its own colour.
         title: The title of the figure.
     """
+    from matplotlib.figure import Figure
+
     canvas = Figure(figsize=(8, 6), layout="constrained")
     entropy, reward = canvas.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     for (label, rows), colour in zip(runs.items(), COLOURS * len(runs), strict=False):

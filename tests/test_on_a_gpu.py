@@ -1,0 +1,67 @@
+"""What a GPU computes, and what a run on it writes. Each test also runs on the CPU, so that it is known to work."""
+
+import pytest
+import torch
+
+from aepo.config import PolicyConfig, make_config
+from aepo.entropy.statistics import token_statistics
+from aepo.model.policy import Policy
+from aepo.training import runner
+from aepo.training.folder import METRICS, read_rows
+from tests.tiny_models import drawn, mismatch
+
+pytestmark = pytest.mark.gpu
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")),
+]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_real_vocabulary_in_bfloat16(device):
+    """Two tiles, the second one shorter, against float64."""
+    draw = torch.Generator().manual_seed(0)
+    rows, width, vocabulary = 24, 64, 152_064
+    hidden = torch.randn(rows, width, generator=draw).to(device, torch.bfloat16).requires_grad_()
+    weight = 2 * torch.randn(vocabulary, width, generator=draw) / width**0.5
+    weight = weight.to(device, torch.bfloat16).requires_grad_()
+    labels = torch.randint(vocabulary, (rows,), generator=draw).to(device)
+    found = token_statistics(hidden, weight, labels, temperatures=(0.8,), chunk=16)
+    (found.logprobs.sum() + found.entropy.sum() + found.tempered.sum()).backward()
+
+    exact = [x.detach().double().requires_grad_() for x in (hidden, weight)]
+    z = exact[0] @ exact[1].t()
+    logs, heated = z.log_softmax(-1), (z / 0.8).log_softmax(-1)
+    place = labels[:, None]
+    entropy = -(logs.exp() * logs).sum(-1)
+    wanted = (logs.gather(1, place)[:, 0], entropy, heated.gather(1, place)[:, 0])
+    sum(map(torch.sum, wanted)).backward()
+    for got, want in zip((found.logprobs, found.entropy, found.tempered[0]), wanted, strict=True):
+        assert (got - want).abs().max() < 1e-4
+    for got, want in zip((hidden, weight), exact, strict=True):
+        assert (got.grad - want.grad).abs().max() < 0.02 * want.grad.abs().max()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_sampler_and_the_scoring_agree(llama, device):
+    policy = Policy.load(llama, device)
+    assert mismatch(policy, drawn(policy)) < 1e-4
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_they_agree_in_bfloat16_to_its_rounding(llama, device):
+    policy = Policy.load(llama, device, PolicyConfig(dtype="bfloat16"))
+    assert mismatch(policy, drawn(policy)) < 0.3
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_run_is_resumed(quick_model, tmp_path, monkeypatch, device):
+    monkeypatch.setattr(runner, "plot_run", lambda run: None)  # a machine with a GPU may lack matplotlib
+    settings = [f"device={device}", "steps=2", "sampling.prompts=4", "sampling.group_size=4", "evaluation.every=0"]
+    settings += ["control.target=1.0"]
+    config = make_config(method="aepo", overrides={"model": str(quick_model)}, settings=settings)
+    runner.start(config, tmp_path / "run", quiet=True)
+    runner.resume(tmp_path / "run", quiet=True, settings=["steps=4"])
+    rows = read_rows(tmp_path / "run" / METRICS)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert all(row["entropy"] > 0 and row["updates_skipped"] == 0 for row in rows)
