@@ -28,7 +28,7 @@ from pathlib import Path
 
 from aepo.model.builtin import Pretraining, base_model
 from aepo.training.folder import METRICS, read_rows
-from aepo.training.processes import Job
+from aepo.training.processes import Job, launch
 
 STEPS, PROMPTS_MEASURED, CHECKPOINT_EVERY = 150, 512, 10
 SIZES = {
@@ -70,7 +70,6 @@ class Cell:
             "evaluation.every": 0,
             "checkpoint.every": CHECKPOINT_EVERY,
             "checkpoint.keep": 1000,
-            "doctor.watch": "false",
             **({"control.approach": 0} if law == "switch" else {}),
         }
         parts = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
@@ -107,8 +106,7 @@ def root_mean_square(values: list[float]) -> float:
 def carry_out(cell: Cell, law: str, out: Path) -> dict[str, float]:
     """Run a cell with a law, measure its checkpoints, and return its result."""
     job = Job(out / f"{cell.name}-{law}", cell.arguments(law), STEPS)
-    if not job.finished:
-        subprocess.run(job.command(), check=True, capture_output=True)
+    launch([job], 1)
     if not (job.out / "entropy.json").exists():
         measure = [sys.executable, "-m", "aepo", "evaluate", str(job.out), "--entropy", str(PROMPTS_MEASURED)]
         subprocess.run(measure, check=True, capture_output=True)

@@ -81,6 +81,17 @@ def test_the_switch_does_nothing_on_the_way():
     assert commands(loop(law=Switch(), approach=50), [1.2, 1.1, 0.5]) == [0, 0, 1]
 
 
+@pytest.mark.parametrize("after", [PI(), Proportional(), Switch(), SelfTuning()])
+@pytest.mark.parametrize("before", [PI(), Switch(), SelfTuning()])
+def test_a_run_that_goes_on_with_another_law_begins_its_memory_anew(before, after):
+    state = states(loop(law=before), [0.9, 0.8, 0.5])[-1]
+    changed = loop(law=after).update(state, b.measured(0.3, step=3))
+    assert changed["command"] > 0 and changed["first_entropy"] == 0.9
+    if type(before) is not type(after):
+        fresh = loop(law=after).update({**state, "law": {}}, b.measured(0.3, step=3))
+        assert changed == fresh
+
+
 # --- one side only ------------------------------------------------------------------------------------------------
 
 

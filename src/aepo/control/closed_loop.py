@@ -140,10 +140,12 @@ def commanded(law: Law, state: State, seen: Seen, error: float, unit: float = 1.
         error: Target minus reading, nats per token; the alarm watches it.
         unit: What the alarm's limits are multiplied by, for another quantity than the entropy.
     """
-    command, memory = law(seen, state.get("law", {}))
+    known = state.get("law", {})
+    # A run may go on with another law, which cannot read what this one remembered.
+    command, memory = law(seen, known if known.get("name") == law.name else {})
     at_limit = (command >= seen.high > 0 and error > 0) or (command <= seen.low < 0 and error < 0)
     return {
-        "law": memory,
+        "law": {**memory, "name": law.name},
         "command": command,
         "saturated": float(at_limit),
         **_watch(state, *_watched(error / unit, memory, seen, unit), at_limit),
