@@ -82,3 +82,23 @@ def test_intervals_by_time():
     now[0] = 610.0
     assert not due.evaluation(3)
     assert due.checkpoint(50) and not due.checkpoint(51)
+
+
+@pytest.mark.parametrize(
+    ("settings", "hold"),
+    [
+        (["model=some/model"], "at-least"),
+        (["model=some/model", "control.weight=1"], "at-least"),
+        (["model=some/model", "control.target=0.4"], "at"),
+        (["model=some/model", "control.hold=at-most"], "at-most"),
+        (["model=some/model", "control.law=switch"], "at"),
+        ([], "at"),
+    ],
+)
+def test_without_a_target_the_entropy_of_a_users_model_is_only_kept_up(settings, hold):
+    assert make_config(settings=settings).control.hold == hold
+
+
+@pytest.mark.parametrize("method", ["aepo-v1", "dcpo", "entropic", "aepo-length"])
+def test_methods_with_a_target_of_their_own_hold_it(method):
+    assert make_config(method=method, settings=["model=some/model"]).control.hold == "at"

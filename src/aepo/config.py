@@ -16,6 +16,8 @@ import tomli_w
 
 from aepo.algorithm import Algorithm
 from aepo.control.base import Control, hooks
+from aepo.control.closed_loop import ClosedLoop
+from aepo.control.quantities import Entropy
 from aepo.convert import SETTINGS, Settings, parse_setting, tree
 from aepo.defaults import by_model
 from aepo.doctor.live import DoctorConfig
@@ -372,12 +374,32 @@ def make_config(
     config = default_config(method or data.pop("method", "aepo"))
     data.pop("method", None)
     given = tree({**(overrides or {}), **dict(map(parse_setting, settings))})
-    fitted = tree(by_model(_merged(data, given)))
-    config = override(override(override(config, fitted), data), given)
+    asked = _merged(data, given)
+    config = override(override(override(config, tree(by_model(asked))), data), given)
+    config = _kept_up(config, asked.get("control", {}))
     config = replace(config, task=config.task.located(), model=absolute(config.model))
     if config.evaluation.every:
         config.task.eval_problems(config.evaluation.prompts)
     return config
+
+
+def _kept_up(config: Config, asked: Any) -> Config:
+    """Return the configuration with a target that only keeps the entropy up, where nobody asked for a target.
+
+    The default target of another model than `builtin` lies below its first entropy. Who gives none wants the entropy to
+    stay up, and no cold completions.
+
+    Args:
+        config: The configuration.
+        asked: What the user set of the control: a table, or its name.
+    """
+    control = config.control
+    own = isinstance(asked, Mapping) and not {"target", "hold", "quantity", "law"}.isdisjoint(asked)
+    if config.model == "builtin" or own or not isinstance(control, ClosedLoop):
+        return config
+    if control.quantity != Entropy() or not control.target.spec.endswith("x"):
+        return config
+    return replace(config, control=replace(control, hold="at-least"))
 
 
 def read_toml(file: Path, depth: int = 0) -> dict[str, Any]:
