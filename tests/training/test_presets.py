@@ -19,6 +19,7 @@ from torch import Tensor
 
 from aepo.algorithm import Algorithm
 from aepo.control.base import NoControl
+from aepo.control.closed_loop import ClosedLoop
 from aepo.engines import stages
 from aepo.loss.advantages import (
     group_mean,
@@ -164,6 +165,8 @@ def runs(model: Path, method: str, settings: tuple[str, ...], steps: int) -> tup
     """The steps of the preset, and those without its control."""
     shared = tuple(setting for setting in settings if not setting.startswith("control."))
     algorithm = small(model, method, STEPS, *settings).algorithm
+    if isinstance(algorithm.control, ClosedLoop):  # with a model of one's own, a default target only keeps up
+        algorithm = replace(algorithm, control=replace(algorithm.control, hold="at"))
     other = METHODS[WITHOUT_CONTROL.get(method, method)].algorithm
     return (
         steps_of(model, algorithm, shared, steps),

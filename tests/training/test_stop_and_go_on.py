@@ -119,7 +119,7 @@ def test_the_header_says_what_is_trained_on_what(quick_model, tmp_path, capsys):
     runner.start(small(quick_model, "aepo", 1), tmp_path / "run")
     said = capsys.readouterr().out
     for words in (
-        "method: aepo, target 0.6x nats; 1 steps of 6 prompts x 4",
+        "method: aepo, target at least 0.6x nats; 1 steps of 6 prompts x 4",
         f"model: {quick_model}",
         "M trained, float32 on cpu",
         "a completion ends at",
