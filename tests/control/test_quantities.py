@@ -9,6 +9,7 @@ import torch
 from aepo.control.aepo import AEPO
 from aepo.control.closed_loop import ClosedLoop
 from aepo.control.distributions import ByLength, Shorter
+from aepo.control.laws import Constant, Seen
 from aepo.control.quantities import QUANTITIES, Entropy, Length, Quantity, TokenShare
 from aepo.control.schedules import Target
 from aepo.control.self_tuning import SelfTuning
@@ -70,8 +71,6 @@ def test_a_loop_holds_it_in_its_own_unit_and_reports_it_by_name():
 
 def test_the_law_serves_a_quantity_of_any_size_alike():
     """Three hundred tokens or a share of a thousandth: the commands are those of the entropy, to rounding."""
-    from aepo.control.laws import Seen
-
     readings = [1.0, 0.98, 0.97, 0.99, 0.95, 0.9]
     found = []
     for unit in (1.0, 300.0, 1e-3):
@@ -95,9 +94,8 @@ def test_longer_or_shorter_positives_as_the_command_asks():
 
 def test_candidates_are_drawn_to_choose_from():
     asked = {}
-    for distribution in (ByLength(), Shorter()):
-        law = {} if distribution.two_sided else {"law": make_algorithm("aepo", {"control.law": "constant"}).control.law}
-        control = AEPO(distribution=distribution, per_prompt=1, **law)
+    for distribution, settings in ((ByLength(), {"quantity": Length()}), (Shorter(), {"law": Constant()})):
+        control = AEPO(distribution=distribution, per_prompt=1, **settings)
         asked[distribution.name] = len(control.plan(control.state_at(-1.0), b.place(prompts=64, group_size=1)))
     assert asked == {"length": 48, "shorter": 48}  # three for each of 0.25 * 64 positives
 
@@ -119,6 +117,10 @@ def test_reweighting_by_length_keeps_the_mean_weight_of_a_group_at_one(direction
         ),
         ({"control.quantity.first_token": 4, "control.quantity.last_token": 2}, "quantity.last_token: got 2"),
         ({"control.quantity.most_accuracy": 1.5}, "quantity.most_accuracy: got 1.5"),
+        ({"control.quantity": "length"}, "distribution: got 'temperature'; must be one that moves the quantity length"),
+        ({"control.distribution": "length"}, "distribution: got 'length'; must be one that moves the quantity entropy"),
+        ({"control.quantity": "token-share"}, r"quantity.tokens: got \(\); must be a list of token numbers"),
+        ({"control.quantity": {"name": "token-share", "tokens": [-1]}}, r"quantity.tokens: got \(-1,\)"),
         (
             {"control.distribution": "shorter"},
             "control.law: got 'self-tuning'; must be constant with distribution shorter",
@@ -130,6 +132,7 @@ def test_bad_settings_are_refused(settings, words):
         make_algorithm("aepo", settings)
 
 
-def test_every_quantity_is_a_choice_by_name():
-    for name, kind in QUANTITIES.items():
-        assert isinstance(make_algorithm("aepo", {"control.quantity": name}).control.quantity, kind)
+@pytest.mark.parametrize("name", QUANTITIES)
+def test_every_quantity_is_a_choice_by_name_of_every_loop(name):
+    settings = {"control.quantity": {"name": name, "tokens": [3]} if name == "token-share" else name}
+    assert isinstance(make_algorithm("entropic", settings).control.quantity, QUANTITIES[name])

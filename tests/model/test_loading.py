@@ -160,3 +160,11 @@ def test_a_model_on_the_hub_is_loaded_at_its_revision_and_a_wrong_name_is_one_li
 def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path):
     lines = on_hub(tmp_path, HF_HUB_OFFLINE="1")
     assert len(lines) == 4 and all(line.startswith("model: got '") for line in lines)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_downloads_show_their_bars_in_a_terminal_alone(terminal):
+    program = "import sys; sys.stderr.isatty = lambda: %r; import aepo.model.loading, huggingface_hub.utils as hub; "
+    program += "print(hub.are_progress_bars_disabled())"
+    found = subprocess.run([sys.executable, "-c", program % terminal], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == str(not terminal)

@@ -30,7 +30,7 @@ class Tracking:
     """The root mean square error over the last third of the steps, in nats, whether the run settled or not."""
     floor: float
     """The root mean square of the readings' standard errors over the last third of the steps, in nats. A run that holds
-    its entropy exactly has this `last_third_rmse`. NaN if the rows lack it.
+    its entropy exactly has about this `last_third_rmse` (docs/entropy.md). NaN if the rows lack it.
     """
     extra_share: float
     """The number of extra completions divided by the number of ordinary ones. NaN if there is no ordinary one."""

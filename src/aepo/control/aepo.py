@@ -32,8 +32,9 @@ from aepo.control.base import (
     rows,
 )
 from aepo.control.closed_loop import ClosedLoop, missing_authority
-from aepo.control.distributions import TargetDistribution, Temperature
+from aepo.control.distributions import ByLength, TargetDistribution, Temperature
 from aepo.control.laws import Constant, Law
+from aepo.control.quantities import Entropy, Length
 from aepo.control.schedules import Target
 from aepo.control.self_tuning import SelfTuning
 from aepo.errors import require
@@ -143,6 +144,12 @@ class AEPO(ClosedLoop):
             # (1 - a) A with a above 1 would train on -A.
             require(self.weight <= 1, "control.weight", self.weight, "at most 1 for reweighted with join=replace")
         kind = self.distribution.name
+        # Neither moves the other's quantity in a known direction, so the loop would push without a sense.
+        moves = isinstance(self.quantity, Entropy) or not isinstance(self.distribution, Temperature)
+        wanted = f"one that moves the quantity {self.quantity.name}, such as length or your own module:Class"
+        require(moves, "control.distribution", kind, wanted)
+        lengthens = isinstance(self.quantity, Length) or type(self.distribution) is not ByLength
+        require(lengthens, "control.distribution", kind, f"one that moves the quantity {self.quantity.name}")
         steers = self.distribution.two_sided or isinstance(self.law, Constant)
         require(steers, "control.law", self.law.name, f"constant with distribution {kind}")
         adjusts = self.temperature_adjust or isinstance(self.distribution, Temperature)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from aepo.control import variates
 from aepo.control.base import Control, ControlReport, Measured, State
 from aepo.control.laws import PI, Band, Constant, Law, Proportional, Seen, Switch, outside
-from aepo.control.quantities import Entropy, Quantity
+from aepo.control.quantities import Entropy, Quantity, TokenShare
 from aepo.control.schedules import Target
 from aepo.control.self_tuning import SelfTuning
 from aepo.entropy.standard_error import standard_error
@@ -57,6 +57,8 @@ class ClosedLoop(Control):
 
     def __post_init__(self) -> None:
         require(self.approach >= 0, "control.approach", self.approach, "a number of steps, 0 or more")
+        named = not isinstance(self.quantity, TokenShare) or bool(self.quantity.tokens)
+        require(named, "control.quantity.tokens", (), "a list of token numbers: the share of none is always 0")
 
     def initial_state(self) -> State:
         """Return a state without a measurement and without a command."""

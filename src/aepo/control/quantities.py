@@ -97,6 +97,10 @@ class TokenShare(Quantity):
     tokens: tuple[int, ...] = ()
     """Numbers of the tokens in the vocabulary."""
 
+    def __post_init__(self) -> None:
+        wanted = "numbers of tokens, 0 or more"
+        require(all(token >= 0 for token in self.tokens), "quantity.tokens", self.tokens, wanted)
+
     def values(self, scored: Scored) -> tuple[Tensor, Tensor]:
         """Return 1 on the listed tokens, and the ordinary rows' tokens."""
         drawn = scored.batch.input_ids[:, scored.batch.prompt_width :]

@@ -113,10 +113,20 @@ class MismatchConfig:
         low, high = self.bounds
         by_row = self.correction.startswith("sequence")
         ratio = limited(log_ratio.sum(1, keepdim=True).expand_as(log_ratio) if by_row else log_ratio).exp()
-        cut = (ratio < low) | (ratio > high)
-        if self.correction.endswith("mask"):
-            return torch.where(cut, 0.0, ratio), cut
-        return ratio.clamp(low, high), cut
+        return bounded(ratio, self.correction, low, high)
+
+
+def bounded(ratio: Tensor, correction: str, low: float, high: float) -> tuple[Tensor, Tensor]:
+    """Return the ratio within its bounds, or 0 outside them in the mask modes, and whether the bounds changed it, bool.
+
+    Args:
+        ratio: The importance ratio, any shape.
+        correction: The mode, as in `MismatchConfig.correction`.
+        low: The lower bound; 0 for none.
+        high: The upper bound; infinity for none.
+    """
+    cut = (ratio < low) | (ratio > high)
+    return torch.where(cut, 0.0, ratio) if correction.endswith("mask") else ratio.clamp(low, high), cut
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ away; `policy.dtype` is the dtype of the forward pass. Weights are read only fro
 from __future__ import annotations
 
 import re
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.utils import enable_progress_bars
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
@@ -25,8 +27,11 @@ from aepo.errors import InvalidValue, require
 from aepo.model.names import check_name
 from aepo.model.packaged import local_folder
 
-# transformers shows a progress bar for each file that it reads. These bars would hide the bar of the run.
+# transformers shows a progress bar for each file that it reads. These bars would hide the bar of the run. The
+# same switch turns off the bars of downloads from the hub, which a person in a terminal needs.
 transformers_logging.disable_progress_bar()
+if sys.stderr.isatty():
+    enable_progress_bars()
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # Settings that make a forward pass random. The update would then see other probabilities than sampling and scoring.

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aepo.control.base import Scored
+from aepo.engines.mismatch import bounded
 from aepo.engines.stops import StopStrings
 from aepo.errors import InvalidValue
 from aepo.types import Batch, BatchStatistics, Completion, Prompt, Rollout
@@ -77,10 +78,7 @@ class Correction:
         """
         by_row = self.mode.startswith("sequence")
         ratio = (log_ratio.sum(1, keepdim=True) if by_row else log_ratio).exp()
-        low, high = self.low or 0.0, math.inf if self.high is None else self.high
-        if self.mode.endswith("mask"):
-            return ratio.masked_fill((ratio < low) | (ratio > high), 0.0)
-        return ratio.clamp(low, high)
+        return bounded(ratio, self.mode, self.low or 0.0, math.inf if self.high is None else self.high)[0]
 
 
 def tempered_correction(extra: Rows, correction: Correction, tempered: Tensor | None) -> Rows:
