@@ -27,7 +27,7 @@ class Train:
     (default: 0.6x, the recipe's, or the method's own)"""
     hold: Literal["at", "at-least", "at-most"] | None = None
     """Hold the entropy at the target, or only keep it from falling below (at-least) or rising above (at-most) it
-    (default: at)."""
+    (default: at; at-least for another model than builtin without --target)."""
     steps: int | None = None
     """Number of steps; a step samples and updates once (default: 200, or the recipe's)."""
     seed: int | None = None
