@@ -65,6 +65,7 @@ def test_the_variance_within_prompts_by_hand():
     [
         ({"entropy": 0}, "--entropy: got 0; must be at least 1 prompt"),
         ({"entropy": 8, "benchmark": ("aime24",)}, r"--benchmark: got \('aime24',\); must be left out with --entropy"),
+        ({"entropy": 8, "max_tokens": 4}, "--max-tokens: got 4; must be left out with --entropy"),
         ({"entropy": 8, "temperature": 0.6}, "--temperature: got 0.6; must be left out with --entropy"),
     ],
 )

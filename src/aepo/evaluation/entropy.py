@@ -37,6 +37,11 @@ from aepo.types import Prompt, Request, Rollout, Sample, asked_for
 RESULT = "entropy.json"
 # Completions of each prompt, so that the error of their draw can be told from the difference of prompts.
 COMPLETIONS = 2
+# Options of the command that say how problems are asked and judged.
+UNUSED = (
+    *("benchmark", "data", "k", "temperature", "top_p", "top_k", "min_p", "stop", "grader", "prompt", "limit"),
+    *("max_tokens", "max_rows", "system_prompt", "chat_template", "chat_template_kwargs"),
+)
 # Prompts that are sampled at a time.
 AT_ONCE = 256
 
@@ -75,7 +80,7 @@ def measure_entropy(options: Options, model: EvaluatedModel) -> dict[str, Any]:
     Raises:
         InvalidValue: An option has no meaning here.
     """
-    for name in ("benchmark", "data", "k", "temperature", "top_p", "top_k", "min_p", "grader", "prompt"):
+    for name in UNUSED:
         require(
             not getattr(options, name), f"--{name.replace('_', '-')}", getattr(options, name), "left out with --entropy"
         )
