@@ -104,6 +104,7 @@ _DCPO = AEPO(
     join="replace",
     weighting="odds",
     weight=0.1,
+    reach=1.0,
     law=Proportional(gain=10.0),
     distribution=Temperature(high=1.2, low=0.8),
     approach=0,

@@ -5,8 +5,9 @@ import torch
 
 from aepo.control.aepo import AEPO
 from aepo.control.distributions import Shorter, Temperature
-from aepo.control.laws import Constant, Switch
+from aepo.control.laws import PI, Constant, Switch
 from aepo.control.schedules import Target
+from aepo.control.self_tuning import SelfTuning
 from aepo.engines.stages import loss
 from aepo.errors import InvalidValue
 from aepo.loss.aggregates import token_mean
@@ -182,6 +183,22 @@ def test_how_many_positives_the_command_uses(command, used):
     assert sum(s.extra for s in mixed) == used and sum(not s.extra for s in mixed) == 4
 
 
+@pytest.mark.parametrize(("command", "weight"), [(-0.4, 2.0), (1.0, 2.0), (1.5, 4.0), (-1.95, 40.0)])
+def test_golden_a_command_above_one_raises_the_weight_and_not_the_count(command, weight):
+    control = AEPO(count_high=2, count_low=2)
+    mixed = control.mix([], extra_rows(*[(1.0, 0.0)] * 3), commanded(control, command), b.step())
+    assert [s.advantage for s in mixed] == pytest.approx([weight] * min(2, round(2 * abs(command))))
+
+
+@pytest.mark.parametrize(("law", "most"), [(SelfTuning(), 1.95), (PI(), 1.95), (Switch(), 1.0)])
+def test_a_law_whose_commands_have_no_size_stays_at_full_strength(law, most):
+    control = AEPO(law=law, target=Target("1.0"), approach=0, variates=False)
+    state = control.initial_state()
+    for _ in range(20):
+        state = control.update(state, b.measured(0.1))
+    assert state["command"] == most and state["saturated"] == 1.0
+
+
 def test_replace_keeps_the_size_of_what_is_trained_on():
     control = replace(PAPER, count_high=3)
     mixed = control.mix(ordinary_rows(8), extra_rows(*[(1.0, 0.0)] * 5), commanded(control, 1.0), b.step())
@@ -268,7 +285,7 @@ def test_reweighted_positives_have_the_tempered_expectation():
 
 @pytest.mark.parametrize(("join", "kept"), [("append", 1.0), ("replace", 0.6)])
 def test_reweighted_strength_and_join(join, kept):
-    control = AEPO(positives="reweighted", join=join, weight=0.8)
+    control = AEPO(positives="reweighted", join=join, weight=0.8, reach=1.0)
     batch = b.scored([b.sample(1.0), b.sample(0.0)], logprobs=-1.0, tempered={0.67: torch.tensor(-0.5)})
     shaped = control.shape(torch.full((2, 2), -0.3), batch, commanded(control, -0.5))
     rho = torch.tensor(0.5).exp().item()
@@ -303,6 +320,9 @@ def test_reweighted_shorter_prefers_short_correct_completions():
         ("distribution.high", lambda: Temperature(high=0.8, low=1.2)),
         ("distribution.scale", lambda: Shorter(scale=0.0)),
         ("control.weight", lambda: AEPO(positives="reweighted", join="replace", weight=2.0)),
+        ("control.reach", lambda: AEPO(positives="reweighted", join="replace", weight=1.0)),
+        ("control.reach", lambda: AEPO(reach=2.0)),
+        ("control.reach", lambda: AEPO(reach=0.0)),
         ("control.law", lambda: AEPO(distribution=Shorter())),
         ("control.temperature_adjust", lambda: AEPO(distribution=Shorter(), law=Constant(), temperature_adjust=False)),
     ],

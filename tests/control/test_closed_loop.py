@@ -124,15 +124,16 @@ def collapsing(control):
 
 def test_an_alarm_of_the_self_tuning_law_says_how_much_authority_is_missing():
     advice = [s["advice"] for s in collapsing(loop(law=SelfTuning())) if s["alarm"]]
-    assert "times the control's authority (a full command moves 0.0" in advice[0]
+    assert "times the control's authority (the largest command moves 0.0" in advice[0]
     assert all(s["advice"] is None for s in collapsing(loop()) if not s["alarm"])
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"positives": "reweighted", "weight": 1.0}, "raise control.weight"),
-        ({"positives": "reweighted", "weight": 4.0}, "move the temperatures further from 1"),
+        ({"positives": "reweighted", "reach": 1.0}, "raise control.weight, or control.reach up to 1.95"),
+        ({"positives": "reweighted", "law": Switch()}, "raise control.weight"),
+        ({"positives": "reweighted"}, "move the temperatures further from 1"),
         ({}, "too few right answers are found"),  # the test's steps have no extra completions
     ],
 )

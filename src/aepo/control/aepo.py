@@ -44,8 +44,8 @@ from aepo.types import Sample
 ADVANTAGE_THRESHOLD = 0.05
 # How fast the running share of usable extra completions follows what is drawn.
 PASS_RATE_MEMORY = 0.8
-# The weight up to which a missing authority is sought in the weight; beyond it single answers rule the update.
-MOST_WEIGHT = 4.0
+# The reach from which more of it gives hardly more authority: the positives then rule the update.
+MOST_REACH = 1.9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +62,10 @@ class AEPO(ClosedLoop):
     """Steps, at most a third of the run, in which a constant target is reached at the latest. On the way the entropy
     may be anywhere between the target and a line to it from the first entropy, so the control does not act while the
     policy goes there by itself. 0: the target holds from the first step.
+    """
+    reach: float = 1.95
+    """Largest command of a law that grades its commands, under 2. A command c above 1 uses as many positives as 1, each
+    with 1 / (2 - c) times the weight: 20 times at 1.95.
     """
     variates: bool = True
     """Take what is known of the drawn prompts from earlier epochs out of the reading (control variates)."""
@@ -122,6 +126,7 @@ class AEPO(ClosedLoop):
         require_rows("control.count_high", self.count_high)
         require_rows("control.count_low", self.count_low)
         require(self.weight > 0, "control.weight", self.weight, "a positive number")
+        require(0 < self.reach < 2, "control.reach", self.reach, "a number above 0 and under 2, such as 1.95")
         require(0 < self.prompts <= 1, "control.prompts", self.prompts, "a share of the prompts in (0, 1]")
         self._check_combinations()
         exact = self.sensor == "exact"
@@ -142,7 +147,9 @@ class AEPO(ClosedLoop):
         require(not (reweighted and self.reinforces_extra), "control.positive_loss", self.positive_loss, wanted)
         if reweighted and self.join == "replace" and self.weighting == "command":
             # (1 - a) A with a above 1 would train on -A.
-            require(self.weight <= 1, "control.weight", self.weight, "at most 1 for reweighted with join=replace")
+            wanted = "at most 1 for reweighted with join=replace"
+            require(self.weight <= 1, "control.weight", self.weight, wanted)
+            require(self.most_command <= 1, "control.reach", self.reach, wanted)
         kind = self.distribution.name
         # Neither moves the other's quantity in a known direction, so the loop would push without a sense.
         moves = isinstance(self.quantity, Entropy) or not isinstance(self.distribution, Temperature)
@@ -177,6 +184,11 @@ class AEPO(ClosedLoop):
         """Whether sampled positives are appended."""
         return self.positives == "sampled" and self.join == "append"
 
+    @property
+    def most_command(self) -> float:
+        """The reach, for a law whose commands have a size; the papers' switch is full on at 1."""
+        return self.reach if self.law.graded else 1.0
+
     def in_place(self) -> AEPO:
         """Return the control whose positives replace ordinary rows."""
         return replace(self, join="replace") if self.adds_rows else self
@@ -207,12 +219,13 @@ class AEPO(ClosedLoop):
 
     def advice(self, state: State) -> str:
         """Return which of the count, the weight and the temperatures would give the missing authority."""
-        needed = missing_authority(state)
+        needed = missing_authority(state, self.most_command)
         if state.get("short"):
             return f"{needed}; too few right answers are found: more extra completions (control.per_prompt, prompts)"
-        if self.weight < MOST_WEIGHT:
-            count = "" if self.positives == "reweighted" else ", or control.count_high and count_low"
-            return f"{needed}: raise control.weight{count}"
+        if self.most_command < MOST_REACH:
+            count = "" if self.positives == "reweighted" else ", control.count_high and count_low"
+            reach = ", or control.reach up to 1.95" if self.law.graded else ""
+            return f"{needed}: raise control.weight{count}{reach}"
         return f"{needed}: move the temperatures further from 1 (control.distribution.high and low)"
 
     # --- sampled positives -------------------------------------------------------------------------------
@@ -244,8 +257,8 @@ class AEPO(ClosedLoop):
         if self.positives == "reweighted":
             return [*ordinary, *extra]
         chosen = self._chosen(self._usable(extra), self._wanted(state, step), _direction(state), step)
-        if self.positive_only:
-            chosen = [replace(sample, advantage=self.weight) for sample in chosen]
+        times = max(1.0, _strength(state))
+        chosen = [replace(s, advantage=times * (self.weight if self.positive_only else s.advantage)) for s in chosen]
         if self.join == "append" or not chosen:
             return [*ordinary, *chosen]
         trained = [i for i, sample in enumerate(ordinary) if sample.trained]
@@ -287,7 +300,7 @@ class AEPO(ClosedLoop):
         """Return A + a R pi*/pi (append), or (1 - a) A + a R pi*/pi (replace), a = |command| * weight."""
         if self.positives == "sampled" or not state["command"]:
             return advantages
-        strength = self._strength(scored, abs(state["command"]) * self.weight)
+        strength = self._weighted(scored, _strength(state) * self.weight)
         ratio = self._distribution().log_ratio(scored, _direction(state)).exp()
         positive = scored.batch.right[:, None] * scored.batch.mask
         if self.positive_by == "advantage":
@@ -295,8 +308,8 @@ class AEPO(ClosedLoop):
         kept = 1.0 if self.join == "append" else 1.0 - strength
         return kept * advantages + strength * positive * ratio
 
-    def _strength(self, scored: Scored, strength: float) -> float:
-        """Return a, from |command| * weight."""
+    def _weighted(self, scored: Scored, strength: float) -> float:
+        """Return a, from the command's strength * weight."""
         if self.weighting == "command":
             return strength
         right = scored.batch.right[~scored.batch.extra].float().mean().item()
@@ -308,7 +321,7 @@ class AEPO(ClosedLoop):
         """Return how many positives the command asks for in this step."""
         command: float = state["command"] or 0.0
         full = self.count_high if command > 0 else self.count_low
-        return round(abs(command) * rows(full, step.prompts * step.group_size))
+        return round(min(1.0, abs(command)) * rows(full, step.prompts * step.group_size))
 
     def _pass_rate(self, state: State) -> float:
         """Return the expected share of usable extra completions; until it is known, that of right ordinary ones."""
@@ -321,3 +334,13 @@ class AEPO(ClosedLoop):
 
 def _direction(state: State) -> int:
     return 1 if (state["command"] or 0.0) > 0 else -1
+
+
+def _strength(state: State) -> float:
+    """Return how many times the full strength a command asks for: |c| up to 1, and 1 / (2 - |c|) above it.
+
+    The positives rule a normalised update more and more, so its effect on the entropy grows less than their weight.
+    With this curve it is about linear in the command, as the laws suppose (docs/theory.md).
+    """
+    command = abs(state["command"] or 0.0)
+    return command if command <= 1 else 1 / (2 - command)

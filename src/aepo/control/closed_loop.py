@@ -64,6 +64,11 @@ class ClosedLoop(Control):
         """Return a state without a measurement and without a command."""
         return {"command": None, "law": {}, "first_entropy": None}
 
+    @property
+    def most_command(self) -> float:
+        """The largest command that the law may give; 1 is the control's full strength as its settings name it."""
+        return 1.0
+
     def reading(self, measured: Measured) -> float:
         """Return what the loop controls: the entropy, nats per token, or another quantity, in its unit."""
         return Metric.of(*self.quantity.values(measured.scored)).mean if self._special else measured.entropy.mean
@@ -103,7 +108,8 @@ class ClosedLoop(Control):
             entropy, se, now["variates"] = variates.corrected(measured, state.get("variates", {}), self.quantity)
         if self.approach:
             now["arrived"] = self._arrived(now, entropy)
-        low, high = {"at": (-1.0, 1.0), "at-least": (0.0, 1.0), "at-most": (-1.0, 0.0)}[self.hold]
+        most = self.most_command
+        low, high = {"at": (-most, most), "at-least": (0.0, most), "at-most": (-most, 0.0)}[self.hold]
         # A short run is to arrive, too.
         span = max(1, min(self.approach, measured.scored.step.steps // 3))
         this, soon, later = (self._band(now, measured.step + ahead, span) for ahead in range(3))
@@ -114,7 +120,7 @@ class ClosedLoop(Control):
 
     def advice(self, state: State) -> str:
         """Return what would give the control the authority that it lacks, for a state with an alarm."""
-        return f"{missing_authority(state)} is needed"
+        return f"{missing_authority(state, self.most_command)} is needed"
 
     def _arrived(self, state: State, entropy: float) -> bool:
         """Return whether the entropy has once been at the target, or beyond it as seen from the first entropy."""
@@ -155,14 +161,19 @@ def commanded(law: Law, state: State, seen: Seen, error: float, unit: float = 1.
     }
 
 
-def missing_authority(state: State) -> str:
-    """Return in words how much more authority the control needs; from the law's estimates, if it has any."""
+def missing_authority(state: State, most: float = 1.0) -> str:
+    """Return in words how much more authority the control needs; from the law's estimates, if it has any.
+
+    Args:
+        state: The state with the alarm.
+        most: The largest command.
+    """
     if "drift" not in state:
         return "more authority than the control has"
     up = state["error"] > 0
-    drift, authority = state["drift"], state["authority_up" if up else "authority_down"]
+    drift, authority = state["drift"], most * state["authority_up" if up else "authority_down"]
     against = -drift if up else drift
-    moves = f"a full command moves {authority:.3f} nats a step, the rest of the update {drift:+.3f}"
+    moves = f"the largest command moves {authority:.3f} nats a step, the rest of the update {drift:+.3f}"
     return f"about {max(2.0, 1.5 * against / authority):.1f} times the control's authority ({moves})"
 
 

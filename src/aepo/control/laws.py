@@ -58,6 +58,8 @@ class Law(ABC):
     """`Law` turns what was seen, and what it remembers, into a command and the next memory."""
 
     name: ClassVar[str]
+    graded: ClassVar[bool] = False
+    """Whether the size of the command means something, so that the law may command more than 1."""
 
     @abstractmethod
     def __call__(self, seen: Seen, memory: Memory) -> tuple[float, Memory]:
@@ -108,6 +110,7 @@ class Proportional(Law):
     """`Proportional` commands gain * error, limited to [-1, 1]. A constant disturbance leaves a constant error."""
 
     name: ClassVar[str] = "proportional"
+    graded: ClassVar[bool] = True
     gain: float = 5.0
     """Command per nat of error."""
 
@@ -129,6 +132,7 @@ class PI(Law):
     """
 
     name: ClassVar[str] = "pi"
+    graded: ClassVar[bool] = True
     gain: float = 10.0
     """Command per nat of error."""
     integral_steps: float = 30.0

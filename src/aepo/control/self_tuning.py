@@ -63,6 +63,7 @@ class SelfTuning(Law):
     """
 
     name: ClassVar[str] = "self-tuning"
+    graded: ClassVar[bool] = True
     gain: float = 0.5
     """Share of the expected error that one command is to remove."""
 
