@@ -4,9 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from aepo.model.builtin import QUICK, base_model
 from tests.tiny_models import CLASSES, make_model
+
+# A busy machine may take longer for an example than the 200 ms that hypothesis allows.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session", autouse=True)

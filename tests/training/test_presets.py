@@ -221,7 +221,7 @@ def compares(advantage: Callable[[Tensor, Tensor], Tensor], weights: float | Non
 def draws(*temperatures: float | None, used: int, advantage: float | None, replaced: bool = False) -> Evidence:
     """Extra rows at the temperature of each step (None: no extra rows), `used` at most, at this advantage.
 
-    The temperature is high after an entropy below the target and low after one above it. replaced: they stand in the
+    A command c above 1 gives 1 / (2 - c) times the advantage. The temperature is high after an entropy below the target and low after one above it. replaced: they stand in the
     place of ordinary rows.
     """
 
@@ -243,7 +243,8 @@ def draws(*temperatures: float | None, used: int, advantage: float | None, repla
             if advantage is None:
                 assert min(s.advantage for s in step.extra) < 0 < max(s.advantage for s in step.extra)
             else:
-                assert {sample.advantage for sample in step.extra} == {advantage}
+                strength = 1 / (2 - max(1.0, abs(row["command"])))
+                equal([sample.advantage for sample in step.extra], [advantage * strength] * len(step.extra))
                 assert all(sample.rollout.reward > 0.5 for sample in step.extra)
             equal(step.advantages.sort().values.tolist(), per_token(step))
 
