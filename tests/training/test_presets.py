@@ -221,8 +221,8 @@ def compares(advantage: Callable[[Tensor, Tensor], Tensor], weights: float | Non
 def draws(*temperatures: float | None, used: int, advantage: float | None, replaced: bool = False) -> Evidence:
     """Extra rows at the temperature of each step (None: no extra rows), `used` at most, at this advantage.
 
-    A command c above 1 gives 1 / (2 - c) times the advantage. The temperature is high after an entropy below the target and low after one above it. replaced: they stand in the
-    place of ordinary rows.
+    A command c above 1 gives 1 / (2 - c) times the advantage. The temperature is high after an entropy below the target
+    and low after one above it. replaced: they stand in the place of ordinary rows.
     """
 
     def check(run, other):
