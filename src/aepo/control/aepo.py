@@ -342,5 +342,5 @@ def _strength(state: State) -> float:
     The positives rule a normalised update more and more, so its effect on the entropy grows less than their weight.
     With this curve it is about linear in the command, as the laws suppose (docs/theory.md).
     """
-    command = abs(state["command"] or 0.0)
+    command: float = abs(state["command"] or 0.0)
     return command if command <= 1 else 1 / (2 - command)
