@@ -137,9 +137,73 @@ def test_tests_share_no_memory_and_each_has_the_whole_time():
 
 
 def test_all_tests_together_have_a_limit():
-    code = "import time\nend = time.process_time() + 0.6\nwhile time.process_time() < end: pass\ndef f(x): return 2"
+    code = "import time\ndef f(x):\n    while time.process_time() < 0.6: pass\n    return 2"
     found = grade(code, CodeProblem((Call("f", "1", "2"),) * 16), QUICK)
     assert not found.correct and not found.failed and found.failed_tests[0] > 2 and "together" in found.reason
+
+
+def test_a_program_is_executed_once_for_all_its_calls():
+    once = "open('/tmp/runs', 'a').write('x')\ndef f(x): return len(open('/tmp/runs').read())"
+    assert grade(once, CodeProblem((Call("f", "1", "1"),) * 40)).failed_tests == tuple(range(33, 41))
+    found = grade("while True: pass", CodeProblem((Call("f", "1", "2"),) * 6), QUICK)
+    assert len(found.failed_tests) == 6 and "processor time of 1 s" in found.reason and found.seconds < 3
+    ended = grade("import os\nos._exit(0)", CodeProblem((Call("f", "1", "2"),) * 3))
+    assert ended.failed_tests == (1, 2, 3) and "exit status 0 and gave no value" in ended.reason
+
+
+def test_a_program_that_has_started_threads_is_executed_for_each_call():
+    code = "import concurrent.futures as c\npool = c.ThreadPoolExecutor(1)\npool.submit(int).result()\n"
+    code += "def f(x): return pool.submit(int, x + 1).result()"
+    assert grade(code, CodeProblem((Call("f", "1", "2"), Call("f", "2", "3")))).correct
+
+
+def test_a_call_that_fails_spoils_no_other():
+    code = "import os, signal\ndef f(x):\n    DO\n    return x + 1"
+    three = CodeProblem((Call("f", "1", "2"), Call("f", "2", "3"), Call("f", "3", "4")))
+    for deed in (
+        "os._exit(0)",
+        "raise SystemExit",
+        "1 / 0",
+        "os.kill(os.getpid(), 9)",
+        "[1 for n in iter(int, 1)]",
+        "print('x' * 10**7)",
+        "open('/tmp/x', 'w').write('x' * 10**7)",
+        "os.closerange(0, 64)\n        1 / 0",
+    ):
+        found = grade(code.replace("DO", f"if x == 2:\n        {deed}"), three, QUICK)
+        assert found.failed_tests == (2,) and not found.failed, (deed, found.reason)
+
+
+def test_a_call_that_failed_is_a_verdict_whatever_waits_after_it():
+    code = "import time\ndef f(x):\n    if x > 1: time.sleep(10**6)\n    return 7"
+    calls = CodeProblem((Call("f", "1", "2"), Call("f", "2", "3"), Call("f", "3", "4")))
+    found = grade(code, calls, Sandbox(limits=Limits(idle_seconds=2)))
+    assert not found.failed and found.failed_tests == (1, 2, 3) and "gave 7, wanted 2" in found.reason
+    held = "import os, time\nif os.fork() == 0: time.sleep(10**6)\nos._exit(3)"
+    found = grade(held, calls, Sandbox(limits=Limits(idle_seconds=60)))
+    assert "exit status 3" in found.reason
+
+
+def test_a_candidate_that_forges_what_is_noted_of_its_tests_is_wrong():
+    """It writes notes of success to every descriptor, in the place of the reports and in that of the notes."""
+    code = """
+import os
+for place in range(3, 64):
+    try: os.write(place, b"0 0 0\\n1 0 0\\n9 9\\n-1 x y\\n" + b"9" * 6000 + b"\\n")
+    except OSError: pass
+def f(x): os._exit(0)
+"""
+    found = grade(code, CodeProblem((Call("f", "1", "2"), Call("f", "2", "3"))))
+    assert found.failed_tests == (1, 2) and not found.failed
+
+
+def test_annotations_and_input_are_those_of_a_plain_interpreter():
+    two = CodeProblem((Call("f", "1", "2"), Call("f", "1", "2")))
+    assert "name 'List' is not defined" in grade("def f(x: List[int]): return 2", two).reason
+    kept = "class A:\n    x: int\ndef f(x): return 2 if A.__annotations__ == {'x': int} else 3"
+    assert grade(kept, two).correct and grade(kept, TWO).correct
+    long = CodeProblem((Stdio("1\n" * 2**20, str(2**20)),))
+    assert grade("import sys\nprint(len(sys.stdin.readlines()))", long).correct
 
 
 def test_asserts_run_last_and_apart_and_are_marked():
@@ -232,6 +296,23 @@ def test_everything_ends_with_the_program_that_started_it(marked):
     process.kill()
     process.wait()
     assert eventually(lambda: marked() == 0)
+
+
+@pytest.mark.parametrize(("gone", "written"), [(False, b"ready\n"), (True, b"")])
+def test_the_driver_does_not_start_without_the_program_that_wants_the_verdict(tmp_path, gone, written):
+    """bubblewrap asks the kernel to end it with its parent; the driver sees a parent that ended before that."""
+    read, write = os.pipe()
+    job = {"lifeline": read, "alone": False, "processes": 4000, "memory": 2**30, "before": "", "tests": []}
+    (tmp_path / "job").write_text(ascii(job))
+    if gone:
+        os.close(write)
+    with (tmp_path / "job").open() as stdin:
+        command = [module._interpreter(), "-I", "-S", "-c", module._driver()]
+        done = subprocess.run(command, stdin=stdin, stdout=subprocess.PIPE, pass_fds=(read,))
+    assert done.stdout == written
+    os.close(read)
+    if not gone:
+        os.close(write)
 
 
 def test_what_root_starts_runs_as_another_user():

@@ -67,7 +67,6 @@ class _Record:
     seconds: float
     report: bytes
     stdout: bytes
-    stderr: bytes
 
 
 @dataclass
@@ -181,13 +180,13 @@ def _records(written: bytes) -> dict[int, _Record]:
         line, _, written = written.partition(b"\n")
         try:
             place, status, micros, *sizes = map(int, line.split())
-            first, second, third = (min(max(size, 0), len(written)) for size in sizes)
+            first, second = (min(max(size, 0), len(written)) for size in sizes)
         except ValueError:
             break
-        parts = written[:first], written[first : first + second], written[first + second : first + second + third]
+        parts = written[:first], written[first : first + second]
         seconds = min(max(micros, 0), 10**12) / 1e6
         records.setdefault(place, _Record(status & 0xFFFF, seconds, *parts))
-        written = written[first + second + third :]
+        written = written[first + second :]
     return records
 
 

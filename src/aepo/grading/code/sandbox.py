@@ -125,10 +125,9 @@ class Sandbox:
             **job,
         }
         with ExitStack() as files:
-            stdin, stdout, stderr = (files.enter_context(_memory_file()) for _ in range(3))
-            _fill(stdin, ascii(full).encode("ascii"))
-            rules = files.enter_context(_memory_file())
-            program = files.enter_context(_memory_file())
+            stdin, stdout, stderr, rules, program = (files.enter_context(_memory_file()) for _ in range(5))
+            lifeline = files.enter_context(_lifeline())
+            _fill(stdin, ascii({**full, "lifeline": lifeline}).encode("ascii"))
             _fill(program, _compiled(self.python or _interpreter()))
             command = self._command(slot, rules, program)
             try:
@@ -140,7 +139,7 @@ class Sandbox:
                     # /proc/1/environ would show it to the candidate, whatever is cleared later.
                     env={"PYTHONHASHSEED": "0"} if self.isolation == "weak" else {},
                     cwd="/",
-                    pass_fds=(rules, program),
+                    pass_fds=(rules, program, lifeline),
                     start_new_session=True,
                 )
             except OSError as error:
@@ -331,6 +330,20 @@ def _memory_file() -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _lifeline() -> Iterator[int]:
+    """Yield the read end of a pipe that ends with this process.
+
+    A sandbox asks the kernel to end it with its parent. If the parent is gone before that, the driver sees it here.
+    """
+    read, write = os.pipe()
+    try:
+        yield read
+    finally:
+        os.close(read)
+        os.close(write)
 
 
 def _fill(descriptor: int, data: bytes) -> None:
