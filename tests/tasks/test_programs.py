@@ -15,7 +15,7 @@ from aepo.tasks.programs import STATEMENTS, _after, _bodies, _start, source
 
 @pytest.fixture(scope="module")
 def task():
-    return Programs()
+    return Programs(kinds=tuple(STATEMENTS))
 
 
 def problem_of(task, prompt):
@@ -42,6 +42,12 @@ def problem_of(task, prompt):
         ("list b c d :", "x.pop(0)", True),
         ("list b c d :", "x.pop()", False),
         ("list b c d :", "del(x[0])", True),
+        ("items 2 -1 0 :", "x[1]-=1 x[0]+=2", True),
+        ("items 2 -1 0 :", "x[0]+=1 x[1]-=2 x[0]+=1 x[1]+=1", True),
+        ("items 2 -1 0 :", "x[2]+=1 x[0]+=2 x[1]-=1 x[2]-=1", True),
+        ("items 2 -1 0 :", "x[0]+=2 x[1]-=2", False),
+        ("items 2 -1 0 :", "x[0]+=2 x[1]-=1 x[0]+=3", False),
+        ("items 2 -1 0 :", "x[0]+=1 x[0]-=1 x[0]+=1 x[0]-=1 x[0]+=2 x[1]-=1 x[2]+=1 x[2]-=1", False),
         ("list b c d a :", "x[:]=x[1:]+x[:1]", True),
     ],
 )
@@ -81,7 +87,7 @@ def test_every_prompt_has_many_right_bodies_and_a_shortest_one(task):
 
 def test_the_ceiling_is_the_root_of_its_definition():
     """Mean over prompts of log of the sum over right bodies of exp(-ceiling (statements + 1)) is 0, by enumeration."""
-    small = Programs(max_statements=3, eval_functions=60, train_functions=30)
+    small = Programs(max_statements=3, kinds=("int", "list"), eval_functions=60, train_functions=30)
     lengths = {key: [] for key in small._train}
     for kind, statements in STATEMENTS.items():
         for length in (1, 2, 3):
@@ -96,7 +102,8 @@ def test_the_ceiling_is_the_root_of_its_definition():
 
 
 def test_both_spellings_of_a_step_do_the_same():
-    for kind, statements in STATEMENTS.items():
+    for kind in ("int", "list"):
+        statements = STATEMENTS[kind]
         for first, second in zip(statements[::2], statements[1::2], strict=True):
             assert first != second and _after(_start(kind), first) == _after(_start(kind), second)
 
@@ -123,7 +130,7 @@ def test_the_sandbox_gives_the_same_verdicts(task):
     except InvalidValue as refusal:
         pytest.skip(f"no sandbox: {refusal}")
     rng = random.Random(0)
-    for index in range(6):
+    for index in range(8):
         problem = task.train_problem(1, index)
         words = STATEMENTS[problem.data["kind"]]
         bodies = [task.solution(problem.data), " ".join(rng.choice(words) for _ in range(4))]

@@ -1,9 +1,10 @@
 """Short Python functions: a task of code that a small model learns on a CPU, with many right programs for each prompt.
 
-The prompt says what the function f(x) must compute: `int 6 4 :` asks for 6 x + 4 of an integer, `list c b a :` for the
-list [c, b, a] of the list [a, b, c, d]. The completion is the body, one statement a word: `x*=2 x+=1 x*=3 x+=1`. It is
-right if the function passes all generated tests. Every function has many right bodies, because each step has two
-spellings, and steps can be exchanged, undone and done again.
+The prompt says what the function f(x) must compute: `items 2 -1 0 :` asks for [a + 2, b - 1, c] of a list of integers
+[a, b, c], `int 6 4 :` for 6 x + 4 of an integer, `list c b a :` for the list [c, b, a] of the list [a, b, c, d]. The
+completion is the body, one statement a word: `x[1]-=1 x[0]+=2`. It is right if the function passes all generated tests.
+Every function has many right bodies: steps can be exchanged, divided, undone and done again, and those of the kinds int
+and list have two spellings each.
 """
 
 from __future__ import annotations
@@ -40,15 +41,20 @@ STATEMENTS: Mapping[str, tuple[str, ...]] = {
         *("x.pop(0)", "del(x[0])"),
         *("x.append(x[0])", "x+=x[:1]"),
     ),
+    "items": tuple(f"x[{place}]{step}" for place in range(3) for step in ("+=1", "-=1", "+=2", "-=2")),
 }
-"""The statements of a body, by the type of x; each line has two spellings of one step. A completion with any other word
-is wrong, so no other code ever runs.
+"""The statements of a body, by the kind of the function; for int and list, each line has two spellings of one step. A
+completion with any other word is wrong, so no other code ever runs.
 """
 
 # What identifies a function: its values at these arguments. All statements on integers are of the form a x + b.
-_PROBES: Mapping[str, tuple[Any, ...]] = {"int": (0, 1), "list": ([0, 1, 2, 3],)}
+_PROBES: Mapping[str, tuple[Any, ...]] = {"int": (0, 1), "list": ([0, 1, 2, 3],), "items": ([0, 0, 0],)}
 # The arguments of the generated tests.
-_INPUTS: Mapping[str, tuple[Any, ...]] = {"int": (0, 1, -7, 40, 1001), "list": ([10, 20, 30, 40], [7, 5, 5, -3])}
+_INPUTS: Mapping[str, tuple[Any, ...]] = {
+    "int": (0, 1, -7, 40, 1001),
+    "list": ([10, 20, 30, 40], [7, 5, 5, -3]),
+    "items": ([10, 20, 30], [-4, 0, 9]),
+}
 _MOST_ITEMS = 6
 
 Function = tuple[Any, ...]
@@ -62,9 +68,11 @@ class Programs(Task):
     max_statements: int = 6
     """Most statements in a right body."""
     largest: int = 24
-    """Largest absolute value of a and b in the functions a x + b that are asked for."""
-    kinds: tuple[str, ...] = ("int", "list")
-    """The types of x: int, list."""
+    """Largest absolute number in a prompt."""
+    kinds: tuple[str, ...] = ("items",)
+    """What the functions do: `items` adds to the items of a list, `int` computes with an integer, `list` moves, drops
+    and repeats the items of a list.
+    """
     eval_functions: int = 256
     """Number of functions that are kept for evaluation."""
     train_functions: int | None = 128
@@ -133,7 +141,7 @@ class Programs(Task):
     def vocabulary(self) -> tuple[str, ...]:
         """Return every word of a prompt or completion."""
         numbers = map(str, range(-self.largest, self.largest + 1))
-        return (*STATEMENTS["int"], *STATEMENTS["list"], *STATEMENTS, *numbers, *LETTERS, SEPARATOR)
+        return (*sum(STATEMENTS.values(), ()), *STATEMENTS, *numbers, *LETTERS, SEPARATOR)
 
     def pretraining_examples(self, seed: int) -> Iterator[tuple[str, str]]:
         """Yield (prompt, completion) of random bodies for ever; the prompt asks for what the body computes."""
@@ -169,12 +177,15 @@ class Programs(Task):
             return False
         if kind == "list":
             return bool(function[0])
+        if kind == "items":
+            return bool(max(map(abs, function[0])) <= self.largest)
         return max(map(abs, _coefficients(function))) <= self.largest
 
     def _prompt(self, kind: str, function: Function) -> str:
         if kind == "int":
             return f"int {' '.join(map(str, _coefficients(function)))} {SEPARATOR}"
-        return f"list {' '.join(LETTERS[item] for item in function[0])} {SEPARATOR}"
+        words = [LETTERS[item] for item in function[0]] if kind == "list" else map(str, function[0])
+        return f"{kind} {' '.join(words)} {SEPARATOR}"
 
     def _problem(self, kind: str, function: Function) -> Problem:
         tests = [(given, _expected(kind, function, given)) for given in _INPUTS[kind]]
@@ -267,6 +278,8 @@ def _coefficients(function: Function) -> tuple[int, int]:
 def _expected(kind: str, function: Function, given: Any) -> Any:
     if kind == "list":
         return [given[item] for item in function[0]]
+    if kind == "items":
+        return [item + step for item, step in zip(given, function[0], strict=True)]
     factor, offset = _coefficients(function)
     return factor * given + offset
 
