@@ -174,7 +174,7 @@ FUNCTIONAL = [{"input": "[1, 2]\n3", "output": "[3]", "testtype": "functional"}]
         ({"tests": ["assert f(1) < 2"]}, (Program("assert f(1) < 2"),)),
         ({"tests": ["assert f(x) == 2"]}, (Program("assert f(x) == 2"),)),
         ({"tests": [{"stdin": "a", "stdout": "b"}]}, (Stdio("a", "b"),)),
-        ({"tests": [{"function": "f", "args": [1, "a"], "value": None}]}, (Call("f", "1, 'a'", "None", True),)),
+        ({"tests": [{"function": "f", "args": [1, "a"], "value": None}]}, (Call("f", "1, 'a'", "None", True, True),)),
         (
             {
                 "entry_point": "f",
@@ -203,13 +203,13 @@ FUNCTIONAL = [{"input": "[1, 2]\n3", "output": "[3]", "testtype": "functional"}]
         ),
         (
             {"public_test_cases": json.dumps(FUNCTIONAL), "metadata": '{"func_name": "f"}'},
-            (Call("f", "[1, 2], 3", "[3]", True),),
+            (Call("f", "[1, 2], 3", "[3]", True, True),),
         ),
         ({"input_output": '{"inputs": ["1\\n"], "outputs": ["2\\n"]}'}, (Stdio("1\n", "2\n"),)),
         ({"input_output": "{'inputs': ['1'], 'outputs': ['2']}"}, (Stdio("1", "2"),)),
         (
             {"input_output": '{"inputs": [[1, [2]]], "outputs": [[3]], "fn_name": "f"}'},
-            (Call("f", "1, [2]", "3", True),),
+            (Call("f", "1, [2]", "[3]", True, True, True),),
         ),
         (
             {"reward_model": {"ground_truth": '{"inputs": [["1", "2"]], "outputs": [["3"]]}'}},
@@ -230,7 +230,7 @@ FUNCTIONAL = [{"input": "[1, 2]\n3", "output": "[3]", "testtype": "functional"}]
                     ],
                 }
             },
-            (Stdio("1", "2"), Call("f", "1", "2", True)),
+            (Stdio("1", "2"), Call("f", "1", "[2]", True, True, True)),
         ),
         (
             {"test": "from solution import f as g\n\ndef test_one():\n    assert g(1) == 2\n    assert g(2) == 3\n"},

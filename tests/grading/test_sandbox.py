@@ -197,6 +197,17 @@ def f(x): os._exit(0)
     assert found.failed_tests == (1, 2) and not found.failed
 
 
+def test_a_function_of_a_contest_may_be_a_method_and_its_value_may_stand_in_a_list():
+    contest = CodeProblem((Call("f", "1", "[2]", True, method=True, either=True),))
+    solution = "class Solution:\n    def f(self, x): return VALUE"
+    for value, right in (("2", True), ("[2]", True), ("[[2]]", False), ("3", False), ("[]", False)):
+        assert grade(solution.replace("VALUE", value), contest).correct is right, value
+    assert grade("def f(x): return 2", contest).correct
+    assert "f is not defined" in grade(solution, TWO).reason
+    exact = CodeProblem((Call("f", "1", "[2]", True, method=True),))
+    assert not grade("def f(x): return 2", exact).correct
+
+
 def test_annotations_and_input_are_those_of_a_plain_interpreter():
     two = CodeProblem((Call("f", "1", "2"), Call("f", "1", "2")))
     assert "name 'List' is not defined" in grade("def f(x: List[int]): return 2", two).reason

@@ -308,7 +308,7 @@ def tested(job: "dict[str, Any]", test: tuple[str, ...], given: "Given", names: 
     """Run a call or a program, and report the value."""
     try:
         if test[0] == "call":
-            write(REPORT, b"V" + encoded(call(test[1], given, names), job["file_bytes"]))
+            write(REPORT, b"V" + encoded(function(test[1], test[3], names)(*given[0], **given[1]), job["file_bytes"]))
         else:
             program(test[1], test[2], names)
             write(REPORT, b"P")
@@ -343,21 +343,22 @@ def ended() -> None:
         pass  # the program has closed it
 
 
-def call(function: str, given: "Given", names: "dict[str, Any]") -> "Any":
-    """Return what the candidate's function returns."""
-    head = function.split("(")[0].split(".")[0]
-    if head not in names:
-        raise NameError(f"{head} is not defined")
-    called = names[head] if head == function else eval(function, names)
-    return called(*given[0], **given[1])
+def function(name: str, method: str, names: "dict[str, Any]") -> "Any":
+    """Return the candidate's function, or with `method` that of its class Solution."""
+    head = name.split("(")[0].split(".")[0]
+    if head in names:
+        return names[name] if head == name else eval(name, names)
+    if method and "Solution" in names:
+        return getattr(names["Solution"](), name)
+    raise NameError(f"{head} is not defined")
 
 
-def program(text: str, function: str, names: "dict[str, Any]") -> None:
+def program(text: str, last: str, names: "dict[str, Any]") -> None:
     """Run a test that is a program, in the name space of the candidate; it may import the candidate as `solution`."""
     sys.modules["solution"] = sys.modules["__main__"]
     exec(text, names)
-    if function:
-        eval(function, names)
+    if last:
+        eval(last, names)
 
 
 def encoded(value: "Any", most: int) -> bytes:

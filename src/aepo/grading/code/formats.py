@@ -18,6 +18,7 @@ import ast
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from aepo.errors import InvalidValue
@@ -173,13 +174,13 @@ def _input_output(row: Mapping[str, Any], value: Any, where: str) -> CodeProblem
 
 
 def _pair(given: Any, wanted: Any, name: str | None, where: str) -> Test:
-    """Return a test of APPS' form: with a function, `given` lists the arguments and `wanted` may be a list of one."""
+    """Return a test of APPS' form: with a function, `given` lists the arguments, and a list of one value means both."""
     if not name:
         return Stdio(_joined(given, where), _joined(wanted, where))
     if isinstance(given, str):
         return _exchange(given, wanted, name, where)
-    value = wanted[0] if isinstance(wanted, list) and len(wanted) == 1 else wanted
-    return _call(name, _list(given, where), value)
+    call = _call(name, _list(given, where), wanted)
+    return replace(call, either=True) if isinstance(wanted, list) and len(wanted) == 1 else call
 
 
 def _code_contests(row: Mapping[str, Any], value: Any, where: str) -> CodeProblem:
@@ -242,7 +243,7 @@ def _exchange(given: Any, wanted: Any, name: str | None, where: str) -> Test:
 
 
 def _call(name: str, arguments: Sequence[Any], value: Any) -> Call:
-    return Call(name, ", ".join(map(_literal, arguments)), _literal(value), loose=True)
+    return Call(name, ", ".join(map(_literal, arguments)), _literal(value), loose=True, method=True)
 
 
 def _literal(value: Any) -> str:

@@ -137,7 +137,7 @@ def _expected_size(test: Test) -> int:
 
 def _row(test: Test) -> tuple[str, ...]:
     if isinstance(test, Call):
-        return "call", test.function, test.arguments
+        return "call", test.function, test.arguments, "method" if test.method else ""
     return ("stdio", test.stdin) if isinstance(test, Stdio) else ("program", test.text, test.function)
 
 
@@ -199,12 +199,17 @@ def _problem(test: Test, record: _Record, limit: int) -> str:
     if record.report[:1] != b"V" or not isinstance(test, Call):
         return _error(record, limit)
     text = record.report[1:].decode("ascii", errors="replace")
-    try:
-        right = equal(ast.literal_eval(test.value), text, test.loose)
-    except Unreadable:
-        right = False
+    wanted = ast.literal_eval(test.value)
+    right = any(_equal(value, text, test.loose) for value in [wanted, *(wanted if test.either else ())])
     asked = f"{test.function}({shown(test.arguments)})"
     return "" if right else f"{asked} gave {shown(text)}, wanted {shown(test.value)}"
+
+
+def _equal(wanted: Any, text: str, loose: bool) -> bool:
+    try:
+        return equal(wanted, text, loose)
+    except Unreadable:
+        return False
 
 
 def _output_problem(test: Stdio, record: _Record, limit: int) -> str:

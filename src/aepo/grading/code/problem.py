@@ -14,13 +14,17 @@ class Call:
     """`Call` is a test that calls a function and compares the returned value outside of the sandbox."""
 
     function: str
-    """The function as an expression, such as `add` or `Solution().add`."""
+    """The name of the function, or an expression for it."""
     arguments: str
     """The arguments as Python literals, as they stand between the parentheses of the call."""
     value: str
     """The expected value as a Python literal."""
     loose: bool = False
     """Whether the expected value is from JSON: a tuple then equals a list, and a decimal number has a tolerance."""
+    method: bool = False
+    """Whether the function may be a method of a class `Solution` instead, as on sites of contests."""
+    either: bool = False
+    """Whether the expected value is a list of one item that may also be returned alone (APPS)."""
 
 
 @dataclass(frozen=True)

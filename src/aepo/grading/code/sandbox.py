@@ -276,7 +276,7 @@ def _checked(sandbox: Sandbox) -> None:
     if os.geteuid() == 0 and shutil.which("setpriv") is None:
         raise InvalidValue("sandbox", "root without setpriv", "with setpriv of util-linux, or an ordinary user")
     weak = sandbox.isolation == "weak"
-    outcome = sandbox.run({"before": "", "code": _PROBE, "tests": [("call", "probe", "")]})
+    outcome = sandbox.run({"before": "", "code": _PROBE, "tests": [("call", "probe", "", "")]})
     if not outcome.written.startswith(b"ready\n"):
         lines = outcome.errors.splitlines()
         reason = f"{lines[-1] if lines else 'it wrote nothing'}"
