@@ -118,8 +118,12 @@ def at_once(name: str, some: Sequence[Case], isolated: Sandbox) -> None:
 
 
 def run_bare(case: Case) -> None:
-    """Run the script of a case in a bare interpreter: the one that judged programs have."""
-    subprocess.run([sandbox._interpreter(), "-I", "-S", "-c", case.script], capture_output=True, check=True)
+    """Run the script of a case in a bare interpreter: the one that judged programs have.
+
+    It has a session of its own, as a sandbox has: on a busy machine Linux divides the processors among sessions.
+    """
+    command = [sandbox._interpreter(), "-I", "-S", "-c", case.script]
+    subprocess.run(command, capture_output=True, check=True, start_new_session=True)
 
 
 def run_judged(case: Case, isolated: Sandbox) -> None:
@@ -147,7 +151,7 @@ def processor() -> float:
 WRONG_VALUES = {
     "None": "None if value is not None else 0",
     "one more": "_aepo_more(value)",
-    "wrong at the last test": "_aepo_more(value) if repr((given, named)) == LAST else value",
+    "wrong at the last test": "_aepo_more(value) if asked == LAST else value",
     "inner": "[value]",
 }
 _WRAPPED = """
@@ -165,6 +169,7 @@ def _aepo_more(value):
 
 _aepo_right = NAME
 def NAME(*given, **named):
+    asked = repr((given, named))
     value = _aepo_right(*given, **named)
     return CHANGED
 """
@@ -215,8 +220,8 @@ def soak(count: int, folder: Path | None) -> None:
     with CodeJudge(Sandbox(limits=limits[0])) as patient, CodeJudge(Sandbox(limits=limits[1])) as quick:
         for first in range(0, count, 500):
             part = wanted[first : first + 500]
-            for judge, hostile in ((patient, False), (quick, True)):
-                some = [(kind, code, problem) for kind, code, problem in part if (kind == "hostile") == hostile]
+            for judge, kinds in ((patient, ("right", "wrong")), (quick, ("hostile", "probe"))):
+                some = [(kind, code, problem) for kind, code, problem in part if kind in kinds]
                 found = judge.judge([(code, problem) for _, code, problem in some])
                 seen.update(f"{kind}: {verdict(one)}" for (kind, *_), one in zip(some, found, strict=True))
             print(first + len(part), held(), f"{time.perf_counter() - began:.0f} s", flush=True)
@@ -226,14 +231,14 @@ def soak(count: int, folder: Path | None) -> None:
 
 
 def _candidates(known: Sequence[Case], draws: random.Random) -> Iterator[tuple[str, str, CodeProblem]]:
-    """Yield programs without end: 40 of 100 right, 40 wrong, 20 hostile."""
+    """Yield programs without end: 40 of 100 right, 40 wrong, 20 hostile or probes, which pass if they could do nothing."""
     two, nothing = CodeProblem((Call("f", "1", "2"),)), CodeProblem((Call("f", "", "[]"),))
-    hostile = [(code, two) for code, _ in WRONG.values()] + [(code, two) for code in WAITING.values()]
-    hostile += [(code.replace("PORT", "9").replace("NAME", "'aepo'"), nothing) for code in PROBES.values()]
+    hostile = [("hostile", code, two) for code in (*(code for code, _ in WRONG.values()), *WAITING.values())]
+    hostile += [("probe", code.replace("PORT", "9").replace("NAME", "'a'"), nothing) for code in PROBES.values()]
     for number in itertools.count():
         case = draws.choice(known)
         if number % 5 == 4:
-            yield "hostile", *hostile[number // 5 % len(hostile)]
+            yield hostile[number // 5 % len(hostile)]
         elif number % 5 < 2 or (code := wrong(case, draws.choice(list(WRONG_VALUES)))) is None:
             yield "right", case.code, case.problem
         else:

@@ -54,6 +54,8 @@ settings. A method is a point on four axes, advantage x surrogate x aggregate x 
 
 These methods are named by the papers around AEPO and left out: {left_out}.
 
+On code (the built-in task `programs`) these were run: grpo, aepo and skywork-or1 ([results](../results.md#programs)).
+
 Of EDGE-GRPO only the entropy scaling is built, not the guided error correction. Of 2603.11682, REPO-D and ADAPO are not
 built: their formulas could not be found.
 
