@@ -231,7 +231,7 @@ def soak(count: int, folder: Path | None) -> None:
 
 
 def _candidates(known: Sequence[Case], draws: random.Random) -> Iterator[tuple[str, str, CodeProblem]]:
-    """Yield programs without end: 40 of 100 right, 40 wrong, 20 hostile or probes, which pass if they could do nothing."""
+    """Yield programs: of 100, 40 are right, 40 wrong, and 20 hostile or probes, which pass if they can do nothing."""
     two, nothing = CodeProblem((Call("f", "1", "2"),)), CodeProblem((Call("f", "", "[]"),))
     hostile = [("hostile", code, two) for code in (*(code for code, _ in WRONG.values()), *WAITING.values())]
     hostile += [("probe", code.replace("PORT", "9").replace("NAME", "'a'"), nothing) for code in PROBES.values()]
