@@ -392,3 +392,30 @@ def test_the_pools_settings_are_checked():
         Limits(seconds=0)
     with pytest.raises(InvalidValue, match="python"):
         Sandbox(python="/no/such/python").check()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives its sandboxes other users")
+def test_two_processes_that_judge_take_different_users():
+    ask = "import os; from aepo.grading.code.sandbox import _first_user; print(_first_user(os.getpid())); input()"
+    asked = [subprocess.Popen([sys.executable, "-c", ask], stdin=-1, stdout=-1, text=True) for _ in range(4)]
+    users = [int(process.stdout.readline()) for process in asked]
+    for process in asked:
+        process.communicate("\n")
+    assert len(set(users)) == 4 and all(61_184 <= user <= 65_024 - 256 for user in users)
+
+
+def test_a_user_with_many_processes_has_room_for_those_of_a_weak_candidate(monkeypatch):
+    monkeypatch.setattr(module.os, "geteuid", lambda: 12_345)
+    monkeypatch.setattr(module.os, "getuid", lambda: 0)  # whose processes run here
+    sleepers = [subprocess.Popen(["sleep", "60"]) for _ in range(20)]
+    allowed = Sandbox("weak", limits=Limits(processes=3))._others()
+    for sleeper in sleepers:
+        sleeper.kill()
+    assert allowed >= 20 + 64
+    assert Sandbox("bubblewrap")._others() == 0
+
+
+def test_where_no_process_can_start_a_weak_sandbox_gives_no_verdict():
+    sandbox = Sandbox("weak", limits=Limits(seconds=1))
+    job = {"before": "", "code": "def f(x): return 2", "tests": [("call", "f", "(1,)", "{}")], "processes": 1}
+    assert not sandbox.run(job).written.startswith(b"ready")

