@@ -232,8 +232,24 @@ class PolicyConfig:
     """The adapter's output is multiplied by lora_alpha / lora_rank."""
     lora_targets: str | tuple[str, ...] = "all-linear"
     """Names of the linear layers that get an adapter, or `all-linear`."""
+    vision_tower: Literal["auto", "frozen", "trained"] = "auto"
+    """Whether the vision tower of a model of images is trained. `auto` trains it with all weights, and gives it no
+    adapter with LoRA.
+    """
+    min_pixels: int | None = None
+    """Least number of pixels of an image; a smaller one is enlarged. None takes the model's own."""
+    max_pixels: int | None = None
+    """Largest number of pixels of an image; a larger one is made smaller. None takes the model's own."""
+
+    @property
+    def freezes_tower(self) -> bool:
+        """Return whether the vision tower stays as it is."""
+        return self.vision_tower == "frozen" or (self.vision_tower == "auto" and self.lora_rank is not None)
 
     def __post_init__(self) -> None:
+        for name in ("min_pixels", "max_pixels"):
+            pixels = getattr(self, name)
+            require(pixels is None or pixels >= 1, f"policy.{name}", pixels, "at least 1, or none")
         flash = self.attention == "flash_attention_2"
         require(not flash or self.dtype == "bfloat16", "policy.dtype", self.dtype, "bfloat16 with flash_attention_2")
         require(self.lora_rank is None or self.lora_rank >= 1, "policy.lora_rank", self.lora_rank, "1 or more, or none")

@@ -9,7 +9,7 @@ tensors. A stage without a reward or an advantage is another type; these fields 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -36,6 +36,13 @@ class Prompt:
     """What the task's reward needs to know of the problem."""
     solution: tuple[int, ...] = ()
     """The tokens of a reference completion, end-of-sequence included; empty where there is none."""
+    images: tuple[str, ...] = ()
+    """The content hashes of the images, in the order of their places in the tokens; empty for a prompt of text."""
+
+    @property
+    def seen(self) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        """Return all that the model sees: the tokens and the images. Two prompts with equal tokens may differ in it."""
+        return self.tokens, self.images
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,57 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Pixels:
+    """`Pixels` is one image as a vision model takes it."""
+
+    patches: Tensor
+    """[n, D], the values of the n patches."""
+    grid: tuple[int, int, int]
+    """The number of patches in time, height and width; their product is n."""
+    digest: str
+    """The content hash of the image."""
+
+
+@dataclass(frozen=True)
+class PromptVision:
+    """`PromptVision` is what a vision model needs of a prompt besides its tokens."""
+
+    images: tuple[Pixels, ...]
+    """The images, in the order of their places."""
+    positions: Tensor
+    """[A, L], the positions of the prompt's L tokens on the A axes of the model."""
+
+
+@dataclass(frozen=True)
+class Vision:
+    """`Vision` holds the images of a batch: a different number for each row, each of a different size."""
+
+    rows: tuple[tuple[Pixels, ...], ...]
+    """The images of each of the B rows, in the order of their places. Rows of one prompt share them."""
+
+    def to(self, device: torch.device) -> Vision:
+        """Return the images on this device; an image that rows share is moved once."""
+        moved: dict[int, Pixels] = {}
+        for image in (image for row in self.rows for image in row):
+            if id(image) not in moved:
+                moved[id(image)] = replace(image, patches=image.patches.to(device))
+        return Vision(tuple(tuple(moved[id(image)] for image in row) for row in self.rows))
+
+    def select(self, rows: Tensor) -> Vision:
+        """Return the images of these rows (an index, or a bool mask [B])."""
+        numbers = rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows
+        return Vision(tuple(self.rows[number] for number in numbers.tolist()))
+
+    def cat(self) -> tuple[Tensor, Tensor] | None:
+        """Return all images, row by row: the patches [N, D] and the grids [images, 3]; None if no row has one."""
+        images = [image for row in self.rows for image in row]
+        if not images:
+            return None
+        patches = torch.cat([image.patches for image in images])
+        return patches, torch.tensor([image.grid for image in images], device=patches.device)
+
+
+@dataclass(frozen=True)
 class Batch:
     """`Batch` holds samples as tensors.
 
@@ -136,6 +194,10 @@ class Batch:
     """[B], bool, whether a control added the row."""
     trained: Tensor
     """[B], bool, whether the row is trained on."""
+    positions: Tensor | None = None
+    """[B, A, P + T], the position of each token on the A axes of a vision model; None where no row has an image."""
+    vision: Vision | None = None
+    """The images of the rows; None where no row has one."""
 
     def __len__(self) -> int:
         return self.input_ids.shape[0]
@@ -147,11 +209,16 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on this device."""
-        return Batch(**{name: value.to(device) for name, value in vars(self).items()})
+        return self._each(lambda values: values.to(device))
 
     def select(self, rows: Tensor) -> Batch:
         """Return the batch of these rows (an index, or a bool mask [B])."""
-        return Batch(**{name: value[rows] for name, value in vars(self).items()})
+        return self._each(lambda values: values.select(rows) if isinstance(values, Vision) else values[rows])
+
+    def _each(self, function: Callable[[Any], Any]) -> Batch:
+        """Return the batch with `function` applied to each field. What is not there stays None."""
+        fields: dict[str, Any] = {name: None if v is None else function(v) for name, v in vars(self).items()}
+        return Batch(**fields)
 
 
 @dataclass(frozen=True)

@@ -159,6 +159,7 @@ class EFRame(Control):
                     "logprobs": scored.old.logprobs[row][mask].tolist(),
                     "advantage": batch.advantages[row, 0].item(),
                     "reward": batch.rewards[row].item(),
+                    **({"images": [image.digest for image in batch.vision.rows[row]]} if batch.vision else {}),
                 }
             )
         return stored
@@ -170,7 +171,7 @@ def _rows(step: Step) -> int:
 
 
 def _sample(row: Mapping[str, Any], number: int) -> Sample:
-    prompt = Prompt(f"replay-{number}", tuple(row["prompt"]), {})
+    prompt = Prompt(f"replay-{number}", tuple(row["prompt"]), {}, images=tuple(row.get("images", ())))
     answer, logprobs = tuple(row["completion"]), tuple(row["logprobs"])
     completion = Completion(prompt, number, 1.0, answer, logprobs, truncated=False)
     return Sample(Rollout(completion, row["reward"]), row["advantage"])

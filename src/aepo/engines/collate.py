@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from aepo.entropy.statistics import TokenStatistics
-from aepo.types import Batch, BatchStatistics, Sample
+from aepo.errors import require
+from aepo.types import Batch, BatchStatistics, Prompt, PromptVision, Sample, Vision
+
+Look = Callable[[Prompt], PromptVision]
+"""A function that returns the pixels of a prompt's images, and the positions of the prompt's tokens."""
 
 
-def collate(samples: Sequence[Sample], pad_token_id: int) -> Batch:
+def collate(samples: Sequence[Sample], pad_token_id: int, look: Look | None = None) -> Batch:
     """Return the samples as one batch, with prompts padded on the left and completions on the right.
 
     `Batch` gives the shapes.
+
+    Args:
+        samples: The samples.
+        pad_token_id: The padding token.
+        look: What a vision model sees of a prompt; None for a model of text.
+
+    Raises:
+        ValueError: A prompt has images, and `look` is None.
     """
     completions = [sample.rollout.completion for sample in samples]
     answers = [completion.tokens for completion in completions]
@@ -33,7 +46,39 @@ def collate(samples: Sequence[Sample], pad_token_id: int) -> Batch:
         groups=torch.tensor([completion.group for completion in completions]),
         extra=torch.tensor([s.extra for s in samples]),
         trained=torch.tensor([s.trained for s in samples]),
+        **_vision([completion.prompt for completion in completions], mask.shape[1], look),
     )
+
+
+def _vision(prompts: Sequence[Prompt], width: int, look: Look | None) -> dict[str, Any]:
+    """Return the fields of a batch that images need; none if no prompt has an image.
+
+    Args:
+        prompts: The prompt of each row.
+        width: T, the number of completion columns.
+        look: What a vision model sees of a prompt.
+    """
+    if not any(prompt.images for prompt in prompts):
+        return {}
+    require(look is not None, "prompt", "one with images", "a prompt of text: this trainer takes no images")
+    assert look is not None
+    looked = {prompt.seen: look(prompt) for prompt in {prompt.seen: prompt for prompt in prompts}.values()}
+    rows = [looked[prompt.seen] for prompt in prompts]
+    columns = max(len(prompt.tokens) for prompt in prompts)
+    positions = torch.stack([continued(row.positions, columns, width) for row in rows])
+    return {"positions": positions, "vision": Vision(tuple(row.images for row in rows))}
+
+
+def continued(positions: Tensor, columns: int, width: int) -> Tensor:
+    """Return the positions of a row, [A, columns + width], given those of its prompt, [A, L].
+
+    The prompt is padded on the left to `columns`, with position 0. A completion goes on after the largest position of
+    the prompt, on all axes alike.
+    """
+    axes, length = positions.shape
+    padding = positions.new_zeros(axes, columns - length)
+    after = positions.max() + 1 + torch.arange(width, device=positions.device)
+    return torch.cat([padding, positions, after.expand(axes, width)], dim=1)
 
 
 def scatter(statistics: TokenStatistics, mask: Tensor, temperatures: Sequence[float]) -> BatchStatistics:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from aepo.errors import InvalidValue, UnknownName
 from aepo.types import Rollout
@@ -86,8 +86,8 @@ class RightRule:
 def _best_of_prompt(rollouts: Iterable[Rollout]) -> list[bool]:
     """Return for each rollout whether it has the greatest reward of its prompt, where the rewards differ."""
     rows = list(rollouts)
-    by_prompt: dict[tuple[int, ...], list[float]] = {}
+    by_prompt: dict[Any, list[float]] = {}
     for rollout in rows:
-        by_prompt.setdefault(rollout.completion.prompt.tokens, []).append(rollout.reward)
-    most = {tokens: max(rewards) for tokens, rewards in by_prompt.items() if max(rewards) > min(rewards)}
-    return [rollout.reward == most.get(rollout.completion.prompt.tokens) for rollout in rows]
+        by_prompt.setdefault(rollout.completion.prompt.seen, []).append(rollout.reward)
+    most = {seen: max(rewards) for seen, rewards in by_prompt.items() if max(rewards) > min(rewards)}
+    return [rollout.reward == most.get(rollout.completion.prompt.seen) for rollout in rows]

@@ -21,7 +21,6 @@ from rich.table import Table
 from aepo.bars import Bar
 from aepo.config import Config
 from aepo.control.base import Needs, generator
-from aepo.engines.collate import collate
 from aepo.entropy.standard_error import cluster_sums
 from aepo.errors import require
 from aepo.evaluation.evaluated_model import EvaluatedModel
@@ -145,7 +144,7 @@ def policy_entropy(
         requests = [Request(prompt, group, COMPLETIONS, 1.0) for group, prompt in enumerate(some)]
         draws = generator(seed, first, "entropy of the policy")
         completions = sampler.sample(requests, max_tokens=max_tokens, generator=draws)
-        batch = collate([Sample(Rollout(c, 0.0), 0.0) for c in completions], policy.pad_token_id).to(policy.device)
+        batch = policy.collate([Sample(Rollout(c, 0.0), 0.0) for c in completions])
         entropy = asked_for(policy.score(batch, Needs()).entropy)
         _, sums, counts = cluster_sums(entropy, batch.mask, batch.groups.new_tensor(range(len(completions))))
         totals += sums.tolist()

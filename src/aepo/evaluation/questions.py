@@ -16,7 +16,7 @@ from aepo.grading.qwen import QwenGrader, known_answer
 from aepo.grading.table import GRADERS
 from aepo.grading.text import accepted
 from aepo.model.policy import Policy
-from aepo.sampling.prompts import prompt_tokens
+from aepo.sampling.prompts import made_prompt
 from aepo.tasks import Data, Problem, Task
 from aepo.tasks.chat import ChatSettings
 from aepo.tasks.code import Code
@@ -75,7 +75,7 @@ class Questions:
         Raises:
             InvalidValue: The prompts are chat turns and the tokenizer has no chat template.
         """
-        return [Prompt(p.id, prompt_tokens(policy, p), p.data) for p in self.problems]
+        return [made_prompt(policy, problem) for problem in self.problems]
 
     def settings(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
         """Return everything that decides what is sampled and how it is judged, as plain JSON data.
@@ -85,7 +85,7 @@ class Questions:
         """
         digest = hashlib.sha256()
         for prompt in prompts:
-            digest.update(repr((prompt.id, prompt.tokens, prompt.problem.get("answer"))).encode())
+            digest.update(repr((prompt.id, prompt.tokens, prompt.problem.get("answer"), *prompt.images)).encode())
         return {
             "name": self.name,
             "source": self.source,
@@ -133,7 +133,7 @@ def from_rows(
     for row in source.rows[:limit]:
         shown = Rendered(row.text, row.messages) if row.messages else _shown(style, row)
         data = {"prompt": row.text, "answer": row.answer, "columns": row.columns}
-        problem = Problem(row.id, shown.text, data, shown.messages, row.template_kwargs, row.where)
+        problem = Problem(row.id, shown.text, data, shown.messages, row.template_kwargs, row.where, row.images)
         problems.append(chat.asked(problem))
     verifier: Verifier = Code() if source.code else Graded(_grader(grader, source.name))
     start = None

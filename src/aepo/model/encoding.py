@@ -12,8 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aepo.errors import InvalidValue
+from aepo.errors import InvalidValue, require
+from aepo.model.images import ImageEncoding
 from aepo.tasks import Problem
+from aepo.tasks.images import MARK
 from aepo.tasks.messages import Message
 
 # Roles that templates take without naming them, because they print any role.
@@ -28,6 +30,8 @@ class Encoding:
     """The tokenizer of the model, with its chat template."""
     model: str
     """The name of the model, for messages."""
+    images: ImageEncoding | None = None
+    """What turns images into tokens; None for a model of text."""
 
     def text(self, text: str) -> tuple[int, ...]:
         """Return the token ids of a text alone, without special tokens."""
@@ -39,10 +43,17 @@ class Encoding:
         Raises:
             InvalidValue: The problem cannot be shown to this model; the message names the row of the data.
         """
-        if not problem.messages:
-            return self.plain(problem.text)
-        where = f"{problem.where}, messages" if problem.where else "messages"
-        return self.chat(problem.messages, problem.template_kwargs, where)
+        place, shown = problem.where or problem.id, problem.images
+        if self.images is None:
+            wanted = f"a problem of text: {self.model} reads no images"
+            require(not shown, place, f"{len(shown)} images", wanted)
+        if problem.messages:
+            where = f"{problem.where}, messages" if problem.where else "messages"
+            tokens = self.chat(problem.messages, problem.template_kwargs, where, bool(shown))
+        else:
+            mark = self.images.mark if self.images is not None and shown else MARK
+            tokens = self.plain(problem.text.replace(MARK, mark))
+        return tokens if self.images is None else self.images.expanded(tokens, shown, place)
 
     def plain(self, text: str) -> tuple[int, ...]:
         """Return the token ids of a prompt that is plain text, after the tokens with which the tokenizer begins."""
@@ -55,7 +66,11 @@ class Encoding:
         return _start(tuple(self.tokenizer(text)["input_ids"]), bare, self.tokenizer.bos_token_id), bare
 
     def chat(
-        self, turns: Sequence[Message], arguments: Mapping[str, Any] | None = None, where: str = "messages"
+        self,
+        turns: Sequence[Message],
+        arguments: Mapping[str, Any] | None = None,
+        where: str = "messages",
+        images: bool = False,
     ) -> tuple[int, ...]:
         """Return the token ids of chat turns in the chat template, up to where the answer begins.
 
@@ -65,6 +80,7 @@ class Encoding:
             turns: The turns, each (role, content).
             arguments: Arguments of the template.
             where: The name of the turns, for messages.
+            images: Whether `<image>` in a turn is the place of an image. It then gives one token.
 
         Raises:
             InvalidValue: The tokenizer has no chat template, or the template does not take the turns or an argument.
@@ -74,14 +90,15 @@ class Encoding:
             raise InvalidValue("model", self.model, wanted)
         template = self.tokenizer.get_chat_template()
         _check_arguments(template, arguments or {}, where)
-        start, bare = self._parts(self._rendered(_with_known_roles(turns, template, where), arguments or {}, where))
+        shown = _with_known_roles(turns, template, where)
+        start, bare = self._parts(self._rendered(shown, arguments or {}, where, images))
         # A template may write something before the beginning-of-sequence token, such as a line break.
         return bare if set(start) <= set(bare) else (*start, *bare)
 
-    def _rendered(self, turns: Sequence[Message], arguments: Mapping[str, Any], where: str) -> str:
+    def _rendered(self, turns: Sequence[Message], arguments: Mapping[str, Any], where: str, images: bool) -> str:
         """Return the text of the turns. Some templates print contents only if they are lists of parts."""
-        for parts in (False, True):
-            content = [[{"type": "text", "text": text}] if parts else text for _, text in turns]
+        for parts in (True,) if images else (False, True):
+            content = [_content(text, images) if parts else text for _, text in turns]
             messages = [{"role": role, "content": c} for (role, _), c in zip(turns, content, strict=True)]
             try:
                 text: str = self.tokenizer.apply_chat_template(
@@ -91,7 +108,7 @@ class Encoding:
                 roles, reason = [role for role, _ in turns], " ".join(str(error).split())
                 wanted = f"turns that the chat template of {self.model} takes ({reason})"
                 raise InvalidValue(where, roles, wanted) from None
-            lost = _lost(turns, text)
+            lost = _lost(turns, text, images)
             if lost is None:
                 return text
         wanted = f"turns that the chat template of {self.model} prints; it leaves this one out"
@@ -137,11 +154,22 @@ def _with_known_roles(turns: Sequence[Message], template: str, where: str) -> li
     return known
 
 
-def _lost(turns: Sequence[Message], text: str) -> str | None:
+def _content(text: str, images: bool) -> list[dict[str, str]]:
+    """Return a turn as a list of parts: its text, with `images` an image in the place of each mark."""
+    if not images:
+        return [{"type": "text", "text": text}]
+    parts: list[dict[str, str]] = []
+    for number, piece in enumerate(text.split(MARK)):
+        parts += [{"type": "image"}] * (number > 0) + [{"type": "text", "text": piece}] * bool(piece)
+    return parts
+
+
+def _lost(turns: Sequence[Message], text: str, images: bool) -> str | None:
     """Return the role of the first turn whose content the template left out, or None.
 
     Templates drop the reasoning of earlier answers on purpose and write the results of tools as JSON, so only the
     other turns are searched.
     """
     checked = ("system", "developer", "user")
-    return next((role for role, content in turns if role in checked and content.strip() not in text), None)
+    pieces = [(role, piece) for role, content in turns for piece in (content.split(MARK) if images else [content])]
+    return next((role for role, piece in pieces if role in checked and piece.strip() not in text), None)

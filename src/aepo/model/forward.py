@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from aepo.errors import InvalidValue
+from aepo.types import Vision
 
 # Largest relative change of a token's hidden state by padding and by later tokens, as the median over tokens. Masked
 # attention rounds in another way; a model that reads padding changes by much more.
@@ -24,19 +25,29 @@ def accepted(module: Any, **arguments: Any) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if name in known}
 
 
-def last_hidden(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
+def last_hidden(
+    model: Any, ids: Tensor, mask: Tensor, positions: Tensor | None = None, vision: Vision | None = None
+) -> Tensor:
     """Return the last hidden states, [B, T, D].
 
     Args:
         model: A causal language model of transformers.
         ids: The tokens, [B, T].
         mask: 0 on padding, else 1, [B, T].
+        positions: The positions of the tokens, [B, A, T]; None counts the tokens of each row.
+        vision: The images of the rows; None for rows of text.
     """
     body = model.base_model
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    more = accepted(body, position_ids=positions, use_cache=False)
+    places = (mask.cumsum(1) - 1).clamp(min=0) if positions is None else positions.transpose(0, 1)
+    more = accepted(body, position_ids=places, use_cache=False, **seen(vision))
     hidden: Tensor = body(input_ids=ids, attention_mask=mask, **more)[0]
     return hidden
+
+
+def seen(vision: Vision | None) -> dict[str, Tensor]:
+    """Return the images as arguments of a model of Qwen's interface; none where there is no image."""
+    images = None if vision is None else vision.cat()
+    return {} if images is None else {"pixel_values": images[0], "image_grid_thw": images[1]}
 
 
 def check_padding(model: Any, ids: Tensor, pad_token_id: int, dtype: torch.dtype) -> None:

@@ -6,6 +6,7 @@ away; `policy.dtype` is the dtype of the forward pass. Weights are read only fro
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import warnings
@@ -19,11 +20,22 @@ import torch
 from huggingface_hub.utils.tqdm import enable_progress_bars
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+)
 from transformers.utils import logging as transformers_logging
+from transformers.utils.hub import cached_file
 
 from aepo.config import PolicyConfig
 from aepo.errors import InvalidValue, require
+from aepo.model.images import TOWER, WANTED, ImageEncoding, check_interface, tower, tower_layer
 from aepo.model.names import check_name
 from aepo.model.packaged import local_folder
 
@@ -34,6 +46,9 @@ if sys.stderr.isatty():
     enable_progress_bars()
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREPROCESSOR, TEMPLATE = "preprocessor_config.json", "chat_template.json"
+# What other programs want beside the image processor.
+FURTHER_FILES = ("video_preprocessor_config.json", TEMPLATE)
 # Settings that make a forward pass random. The update would then see other probabilities than sampling and scoring.
 _NOISE = re.compile(r"drop(out)?(_|$)|pdrop$|layerdrop$|jitter")
 _UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, AssertionError, SafetensorError)
@@ -41,7 +56,7 @@ _UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, Assertion
 
 @dataclass(frozen=True)
 class Loaded:
-    """`Loaded` holds a causal language model on the CPU, its tokenizer, and its LoRA adapter if there is one."""
+    """`Loaded` holds a causal language model on the CPU with what belongs to it."""
 
     model: Any
     """The causal language model, with the adapter's layers inside."""
@@ -49,6 +64,8 @@ class Loaded:
     """The tokenizer of the model."""
     adapter: Any = None
     """peft's view of the same model; None without an adapter. It saves the adapter, switches it off and merges it."""
+    images: ImageEncoding | None = None
+    """What turns images into tokens and patches; None for a model of text."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +78,8 @@ class Language:
     """The generation config."""
     config: Any
     """The configuration."""
+    images: ImageEncoding | None = None
+    """What turns images into tokens; None for a model of text."""
 
 
 def load(name: str, settings: PolicyConfig, seed: int) -> Loaded:
@@ -81,9 +100,12 @@ def load(name: str, settings: PolicyConfig, seed: int) -> Loaded:
     model = _load_model(name, settings, settings.revision)
     tokenizer = _load_tokenizer(name, settings, settings.revision)
     _check_vocabulary(model, tokenizer)
-    if settings.lora_rank is None:
-        return Loaded(model, tokenizer)
-    return Loaded(model, tokenizer, _new_adapter(model, settings, seed))
+    images = _load_images(name, settings, settings.revision, model.config, tokenizer)
+    if settings.lora_rank is not None:
+        return Loaded(model, tokenizer, _new_adapter(model, settings, seed), images)
+    if images is not None and settings.freezes_tower:
+        tower(model).requires_grad_(False)
+    return Loaded(model, tokenizer, images=images)
 
 
 def load_language(name: str, settings: PolicyConfig, template: str | None = None) -> Language:
@@ -115,7 +137,61 @@ def load_language(name: str, settings: PolicyConfig, template: str | None = None
         generation = GenerationConfig.from_pretrained(base, revision=revision or "main")
     except OSError:  # a model need not have the file
         generation = GenerationConfig.from_model_config(config)
-    return Language(tokenizer, generation, config)
+    has_own = base == name or (Path(name) / PREPROCESSOR).is_file()
+    images = _load_images(name if has_own else base, settings, revision, config, tokenizer)
+    return Language(tokenizer, generation, config, images)
+
+
+def model_class(config: Any) -> Any:
+    """Return the class of transformers that loads the model: that of images only where no other knows the kind."""
+    kind = type(config)
+    images = kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and kind not in MODEL_FOR_CAUSAL_LM_MAPPING
+    return AutoModelForImageTextToText if images else AutoModelForCausalLM
+
+
+def _load_images(
+    name: str, settings: PolicyConfig, revision: str | None, config: Any, tokenizer: Any
+) -> ImageEncoding | None:
+    """Return what turns images into tokens, or None for a model of text.
+
+    The image processor is the one on Pillow, so that a machine with torchvision computes the same patches as one
+    without. transformers' `AutoProcessor` is not used: it needs torchvision, for videos.
+    """
+    given = {"policy.min_pixels": settings.min_pixels, "policy.max_pixels": settings.max_pixels}
+    if model_class(config) is not AutoModelForImageTextToText:
+        for setting, value in given.items():
+            require(value is None, setting, value, "left out with a model of text")
+        wanted = "auto with a model of text, which has none"
+        require(settings.vision_tower == "auto", "policy.vision_tower", settings.vision_tower, wanted)
+        return None
+    sizes = {setting.removeprefix("policy."): value for setting, value in given.items() if value is not None}
+    where = {"revision": revision or "main", "trust_remote_code": settings.trust_remote_code}
+    try:
+        import PIL  # noqa: F401
+        from transformers import AutoImageProcessor
+
+        processor: Any = AutoImageProcessor.from_pretrained(name, backend="pil", **where, **sizes)
+    except ImportError:
+        raise InvalidValue("model", name, "a model of text, or pip install 'aepo[vision]' for images") from None
+    except _UNREADABLE as error:
+        raise _not_a_model(name, error) from None
+    fits = hasattr(processor, "merge_size") and hasattr(processor, "get_number_of_image_patches")
+    require(fits, "model", f"{name}, whose images go through {type(processor).__name__}", WANTED)
+    least, most = processor.size["shortest_edge"], processor.size["longest_edge"]
+    require(least <= most, "policy.min_pixels", least, f"at most policy.max_pixels ({most})")
+    found = {file: _file(name, file, revision) for file in FURTHER_FILES}
+    template = found[TEMPLATE]
+    if not tokenizer.chat_template and template is not None:
+        tokenizer.chat_template = json.loads(Path(template).read_text())["chat_template"]
+    return ImageEncoding(processor, tokenizer, config, tuple(file for file in found.values() if file is not None))
+
+
+def _file(name: str, file: str, revision: str | None) -> str | None:
+    """Return the path of a file of the model, or None if the model does not have it."""
+    quiet = dict.fromkeys(("gated_repo", "missing_entries", "connection_errors"), False)
+    silent = {f"_raise_exceptions_for_{kind}": value for kind, value in quiet.items()}
+    found: str | None = cached_file(name, file, revision=revision or "main", **silent)
+    return found
 
 
 def _load_model(name: str, settings: PolicyConfig, revision: str | None) -> Any:
@@ -123,7 +199,7 @@ def _load_model(name: str, settings: PolicyConfig, revision: str | None) -> Any:
     try:
         config = AutoConfig.from_pretrained(name, **where)
         _silence(config)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = model_class(config).from_pretrained(
             name,
             config=config,
             dtype=torch.float32,
@@ -145,18 +221,22 @@ def _load_model(name: str, settings: PolicyConfig, revision: str | None) -> Any:
     require(not missing, "model", name, f"a causal language model with all its weights (missing: {missing[:1]})")
     if getattr(model, "_hf_peft_config_loaded", False):
         raise InvalidValue("model", name, "a whole model, or a local folder with an adapter (it is an adapter)")
+    if model_class(config) is AutoModelForImageTextToText:
+        check_interface(model)
     # An adapter saves this path to find its base model again. It must hold in every working directory.
     model.name_or_path = str(Path(name).resolve()) if Path(name).is_dir() else name
     return model
 
 
 def _silence(config: Any) -> None:
-    """Set the rates of dropout and jitter to zero.
+    """Set the rates of dropout and jitter to zero, also in the configurations of text and vision inside this one.
 
     The layers read these rates from the configuration when they are created.
     """
-    for key, value in vars(config).items():
-        if _NOISE.search(key) and isinstance(value, float):
+    for key, value in list(vars(config).items()):
+        if isinstance(value, PreTrainedConfig):
+            _silence(value)
+        elif _NOISE.search(key) and isinstance(value, float):
             setattr(config, key, 0.0)
 
 
@@ -196,12 +276,15 @@ def _new_adapter(model: Any, settings: PolicyConfig, seed: int) -> Any:
     """Add a new adapter: A is random from `seed` and B = 0, so the policy starts as the base model."""
     peft = _peft(settings)
     targets = settings.lora_targets
-    _check_targets(model, targets)
+    _check_targets(model, settings)
+    # A name of a layer, such as q_proj, may stand in the text model and in the vision tower.
+    left_out = rf"(.*\.)?{TOWER}\..*" if tower(model) is not None and settings.freezes_tower else None
     lora = peft.LoraConfig(
         task_type="CAUSAL_LM",
         r=settings.lora_rank,
         lora_alpha=settings.lora_alpha,
         target_modules=targets if isinstance(targets, str) else list(targets),
+        exclude_modules=left_out,
         revision=settings.revision,
     )
     with torch.random.fork_rng(devices=[]), _peft_reads_old_names():
@@ -220,11 +303,19 @@ def _peft_reads_old_names() -> Iterator[None]:
         yield
 
 
-def _check_targets(model: Any, targets: str | tuple[str, ...]) -> None:
+def linear_layers(model: Any, settings: PolicyConfig) -> list[tuple[str, nn.Linear]]:
+    """Return the layers that may get an adapter, by name: not the head, and not those of a frozen vision tower."""
+    head = model.get_output_embeddings()
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    frozen = settings.freezes_tower and tower(model) is not None
+    return [(name, m) for name, m in layers if m is not head and not (frozen and tower_layer(name))]
+
+
+def _check_targets(model: Any, settings: PolicyConfig) -> None:
+    targets = settings.lora_targets
     if isinstance(targets, str):
         return
-    head = model.get_output_embeddings()
-    layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head]
+    layers = [name for name, _ in linear_layers(model, settings)]
     known = sorted({name.rpartition(".")[2] for name in layers})
     for target in targets:
         found = any(name == target or name.endswith(f".{target}") for name in layers)
@@ -248,12 +339,15 @@ def _with_saved_adapter(folder: str, settings: PolicyConfig) -> Loaded:
     model = _load_model(lora.base_model_name_or_path, settings, lora.revision)
     tokenizer = _load_tokenizer(folder, settings, None)
     _check_vocabulary(model, tokenizer)
+    has_own = (Path(folder) / PREPROCESSOR).is_file()
+    base = folder if has_own else lora.base_model_name_or_path
+    images = _load_images(base, settings, None if has_own else lora.revision, model.config, tokenizer)
     try:
         with _peft_reads_old_names():
             adapter = peft.PeftModel.from_pretrained(model, folder, is_trainable=True)
     except _UNREADABLE as error:
         raise _not_a_model(folder, error) from None
-    return Loaded(model, tokenizer, adapter)
+    return Loaded(model, tokenizer, adapter, images)
 
 
 def _not_a_model(name: str, error: Exception) -> InvalidValue:

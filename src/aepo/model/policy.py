@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from aepo.config import PolicyConfig
 from aepo.control.base import Needs
-from aepo.engines.collate import scatter
+from aepo.engines.collate import Look, collate, scatter
 from aepo.engines.ends import find_ends
 from aepo.engines.linear_head import logit_transform, real_tokens
 from aepo.engines.positions import Room, positions
@@ -23,7 +23,7 @@ from aepo.entropy.statistics import token_statistics
 from aepo.model.encoding import Encoding
 from aepo.model.forward import check_padding, last_hidden
 from aepo.model.loading import Loaded, load
-from aepo.types import Batch, BatchStatistics
+from aepo.types import Batch, BatchStatistics, Prompt, Sample
 
 # Largest number of tokens, padding included, in one scoring pass without gradient. It keeps activations small.
 SCORING_TOKENS = 2**15
@@ -37,6 +37,7 @@ class Policy:
         tokenizer: The tokenizer of the model.
         adapter: peft's view of the model; None without an adapter.
         checkpointing: Whether the backward pass recomputes activations.
+        images: What turns images into tokens and patches; None for a model of text.
         encoding: What turns a prompt into tokens.
         ends: The tokens that end a completion, with the places that name them.
         room: How long a prompt and its completion may be.
@@ -49,7 +50,8 @@ class Policy:
         self.adapter = loaded.adapter
         self._adapter_off = False
         self.checkpointing = False
-        self.encoding = Encoding(self.tokenizer, self.model.name_or_path)
+        self.images = loaded.images
+        self.encoding = Encoding(self.tokenizer, self.model.name_or_path, self.images)
         self.end_at()
         self.room = Room(positions(self.model.config), settings.over_length)
         pad = self.tokenizer.pad_token_id
@@ -59,6 +61,9 @@ class Policy:
             self._lower_precision()
         self._transform = logit_transform(self.model, partial(_product, self._head, self._dtype))
         check_padding(self.model, real_tokens(self.model), self.pad_token_id, self._dtype)
+        self._left_out: Tensor | None = None
+        if self.images is not None:
+            self._leave_out(self.images.places)
         if settings.gradient_checkpointing is True:
             self.recompute_activations()
 
@@ -99,7 +104,13 @@ class Policy:
         else:
             # The default "auto" would ask the hub whether the base model's vocabulary was resized. It never is here.
             self.adapter.save_pretrained(folder, save_embedding_layers=False)
+        self.save_language(folder)
+
+    def save_language(self, folder: Path) -> None:
+        """Write what turns texts and images into tokens."""
         self.tokenizer.save_pretrained(folder)
+        if self.images is not None:
+            self.images.save(folder)
 
     def save_merged(self, folder: Path) -> None:
         """Write a whole model that does not need peft: the adapter is added to the weights.
@@ -108,7 +119,7 @@ class Policy:
         """
         model = self.model if self.adapter is None else copy.deepcopy(self.adapter).merge_and_unload()
         model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        self.save_language(folder)
 
     def frozen(self) -> Policy:
         """Freeze the weights and return the same policy, for use as a reference."""
@@ -167,6 +178,15 @@ class Policy:
         """
         return self.encoding.chat(messages)
 
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """Return the samples as one batch on the policy's device, with the images of their prompts."""
+        return collate(samples, self.pad_token_id, self.look).to(self.device)
+
+    @property
+    def look(self) -> Look | None:
+        """Return what gives the pixels of a prompt's images and its positions; None for a model of text."""
+        return None if self.images is None else partial(self.images.look, self.model)
+
     def decode(self, completions: Sequence[Sequence[int]], special_tokens: bool = True) -> list[str]:
         """Return the text of each completion, without the end-of-sequence token.
 
@@ -180,6 +200,11 @@ class Policy:
             [list(answer) for answer in answers], skip_special_tokens=not special_tokens
         )
         return texts
+
+    def decode_prompts(self, prompts: Sequence[Prompt]) -> list[str]:
+        """Return the text of each prompt for people, with one token for each image."""
+        tokens = [prompt.tokens if self.images is None else self.images.collapsed(prompt.tokens) for prompt in prompts]
+        return self.decode(tokens)
 
     def score(self, batch: Batch, needs: Needs, report: Callable[[int], None] = lambda done: None) -> BatchStatistics:
         """Compute the statistics of all completion tokens with the present weights, without gradient.
@@ -210,12 +235,12 @@ class Policy:
         if self.checkpointing:  # transformers recomputes activations only in train mode; there is no dropout
             self.model.train(torch.is_grad_enabled())
         mask = batch.mask.bool()
-        head = self._head
+        head, bias = self._head, self._bias()
         stats = token_statistics(
             self._hidden(trimmed(batch)).to(self._dtype),
             head.weight.to(self._dtype),
             batch.input_ids[:, batch.prompt_width :][mask],
-            bias=None if head.bias is None else head.bias.to(self._dtype),
+            bias=None if bias is None else bias.to(self._dtype),
             transform=self._transform,
             temperatures=needs.temperatures,
             entropy=entropy,
@@ -225,7 +250,7 @@ class Policy:
 
     def _hidden(self, batch: Batch) -> Tensor:
         """Return the hidden states that predict the completion tokens, [N, D], row by row."""
-        hidden = last_hidden(self.model, batch.input_ids, batch.attention_mask)
+        hidden = last_hidden(self.model, batch.input_ids, batch.attention_mask, batch.positions, batch.vision)
         return hidden[:, batch.prompt_width - 1 : -1][batch.mask.bool()]
 
     def _lower_precision(self) -> None:
@@ -237,6 +262,23 @@ class Policy:
         body, head = self.model.base_model, self._head
         body.forward = torch.autocast(self.device.type, dtype=self._dtype)(body.forward)
         head.forward = partial(_product, head, self._dtype)
+
+    def _leave_out(self, tokens: Sequence[int]) -> None:
+        """Remove the tokens of images from the distribution: an answer that held one could not be scored.
+
+        The output layer itself gives them a logit of -inf, so that no sampler that calls the model can draw one. The
+        scoring does the same by the bias.
+        """
+        self._left_out = torch.tensor(tokens, device=self.device)
+        self._head.forward = partial(_without, self._head.forward, self._left_out)
+
+    def _bias(self) -> Tensor | None:
+        """Return the bias of the LM head, [V], with -inf for the tokens that are no part of the distribution."""
+        bias: Tensor | None = self._head.bias
+        if self._left_out is None:
+            return bias
+        whole = self._head.weight.new_zeros(self.vocabulary) if bias is None else bias
+        return whole.index_fill(0, self._left_out, -torch.inf)
 
     @property
     def dtype(self) -> str:
@@ -260,6 +302,7 @@ def trimmed(batch: Batch) -> Batch:
             **vars(batch),
             "input_ids": batch.input_ids[:, columns],
             "attention_mask": batch.attention_mask[:, columns],
+            "positions": None if batch.positions is None else batch.positions[:, :, columns],
             **{name: getattr(batch, name)[:, :last] for name in ("mask", "advantages", "sampling_logprobs")},
         }
     )
@@ -293,3 +336,8 @@ def _product(head: Any, dtype: torch.dtype, hidden: Tensor) -> Tensor:
     """Return logits in float32, from factors that are rounded to `dtype`."""
     bias = None if head.bias is None else head.bias.to(dtype).float()
     return F.linear(hidden.to(dtype).float(), head.weight.to(dtype).float(), bias)
+
+
+def _without(forward: Callable[[Tensor], Tensor], tokens: Tensor, hidden: Tensor) -> Tensor:
+    """Return the logits of an output layer with -inf for these tokens."""
+    return forward(hidden).index_fill(-1, tokens, -torch.inf)

@@ -19,7 +19,6 @@ from aepo.bars import counted
 from aepo.config import Config, make_config, to_dict
 from aepo.control.base import Needs, generator
 from aepo.convert import parse_setting
-from aepo.engines.collate import collate
 from aepo.errors import require
 from aepo.model.policy import Policy
 from aepo.sampling.base import Sampler
@@ -210,9 +209,7 @@ def _answer(base: Base, prompts: Sequence[Prompt], samples: int, first: int) -> 
     )
     judged = reward(base.task, base.policy, completions)
     right = {id(rollout.completion) for rollout in judged.rollouts if rollout.right}
-    batch = collate([Sample(Rollout(c, 0.0), 0.0) for c in completions], base.policy.pad_token_id).to(
-        base.policy.device
-    )
+    batch = base.policy.collate([Sample(Rollout(c, 0.0), 0.0) for c in completions])
     sums = asked_for(base.policy.score(batch, Needs()).entropy).double().sum(1).tolist()
     groups: list[list[tuple[Completion, float]]] = [[] for _ in prompts]
     for completion, entropy in zip(completions, sums, strict=True):

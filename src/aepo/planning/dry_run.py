@@ -143,14 +143,16 @@ def texts(config: Config) -> tuple[int, list[str]]:
 
     name = model_folder(config)
     language = load_language(name, config.policy, config.task.template())
-    encoding = Encoding(language.tokenizer, name)
+    encoding = Encoding(language.tokenizer, name, language.images)
     room = Room(positions(language.config), config.policy.over_length)
     checked = checked_prompts(config.task, encoding, config.seed, room)
     tokens = encoding.prompt(checked.first)
-    shown: str = language.tokenizer.decode(list(tokens))
+    images = checked.first.images
+    among = f", {sum(map(language.images.count, images))} of them of images" if language.images and images else ""
+    shown: str = language.tokenizer.decode(language.images.collapsed(tokens) if language.images else list(tokens))
     ends = find_ends(language.tokenizer, language.generation, language.config, name, [checked.first.text])
     return checked.longest, [
-        f"data: the first prompt has {len(tokens)} tokens: {_short(shown)!r}",
+        f"data: the first prompt has {len(tokens)} tokens{among}: {_short(shown)!r}",
         ends_line(ends, config.sampling.stops),
     ]
 
@@ -166,8 +168,9 @@ def architecture(config: Config) -> Model:
     Raises:
         InvalidValue: The model cannot be reached, or it has no layers that `policy.lora_targets` names.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
+    from aepo.model.loading import model_class
     from aepo.model.names import check_name
     from aepo.model.packaged import local_folder
     from aepo.training.runner import model_folder
@@ -178,7 +181,7 @@ def architecture(config: Config) -> Model:
     try:
         known: Any = AutoConfig.from_pretrained(name, **{k: v for k, v in settings.items() if v is not None})
         with torch.device("meta"):
-            model: Any = AutoModelForCausalLM.from_config(known)
+            model: Any = model_class(known).from_config(known)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InvalidValue("model", name, f"a model in Hugging Face format that can be reached ({reason})") from None
@@ -208,11 +211,15 @@ def _trained(model: Any, config: Config) -> int:
 
     These are all parameters, or those of the adapter: rank * (inputs + outputs) of every linear layer that gets one.
     """
+    from aepo.model.images import tower
+    from aepo.model.loading import linear_layers
+
     rank, targets = config.policy.lora_rank, config.policy.lora_targets
     if rank is None:
-        return sum(p.numel() for p in model.parameters())
-    head = model.get_output_embeddings()
-    layers = [(name, m) for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head]
+        frozen = tower(model) if config.policy.freezes_tower else None
+        left_out = 0 if frozen is None else sum(p.numel() for p in frozen.parameters())
+        return int(sum(p.numel() for p in model.parameters()) - left_out)
+    layers = linear_layers(model, config.policy)
     chosen = [m for name, m in layers if targets == "all-linear" or name.split(".")[-1] in targets]
     if not chosen:
         raise InvalidValue("policy.lora_targets", targets, "names of linear layers of this model")

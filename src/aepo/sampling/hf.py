@@ -15,14 +15,15 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from aepo.engines.collate import Look, continued
 from aepo.engines.positions import Room
 from aepo.engines.stops import StopStrings
 from aepo.entropy.partial import FLOOR
 from aepo.errors import require
-from aepo.model.forward import accepted
+from aepo.model.forward import accepted, seen
 from aepo.sampling.base import Sampler
 from aepo.sampling.draw import Cuts, draw_tokens
-from aepo.types import Completion, Request, TokenTemperature
+from aepo.types import Completion, Prompt, Request, TokenTemperature, Vision
 
 # Rows that have ended leave the batch when they are this share of it; see benchmarks/results/sampling_cpu.md.
 FINISHED_SHARE = 1 / 16
@@ -40,6 +41,7 @@ class HFSampler(Sampler):
         top_p, top_k, min_p: What is cut off the distribution at the request's temperature; see `Cuts`.
         stop: Texts that end a completion too; None for none.
         room: How long a prompt and its completion may be; the default sets no limit.
+        look: What a model of images sees of a prompt; None for a model of text.
         max_rows: The largest number of rows that are decoded at once; None decodes all. It bounds the memory and
             changes completions only by float noise.
     """
@@ -55,6 +57,7 @@ class HFSampler(Sampler):
         min_p: float = 0.0,
         stop: StopStrings | None = None,
         room: Room = Room(),
+        look: Look | None = None,
         max_rows: int | None = None,
     ) -> None:
         require(max_rows is None or max_rows >= 1, "max_rows", max_rows, "at least 1, or None for no limit")
@@ -64,6 +67,7 @@ class HFSampler(Sampler):
         self.cuts = Cuts(top_p, top_k, min_p)
         self.stop = stop
         self.room = room
+        self.look = look
         self.max_rows = max_rows
         self._cache_argument = cache_argument(model)
 
@@ -77,7 +81,7 @@ class HFSampler(Sampler):
     def sample(self, requests: Sequence[Request], *, max_tokens: int, generator: torch.Generator) -> list[Completion]:
         """Draw the completions of all requests in one call, each at its own temperature; see `Sampler.sample`.
 
-        Requests with the same prompt tokens share a prefill. The model samples in eval mode and then returns to the
+        Requests with the same prompt tokens and the same images share a prefill. The model samples in eval mode and then returns to the
         mode that it was in. The generator advances by rows x max_tokens uniforms, whatever is drawn.
 
         Raises:
@@ -154,19 +158,25 @@ class HFSampler(Sampler):
     def _prefill(self, requests: list[Request], uniforms: Tensor, room: int) -> tuple[Tensor, _Live]:
         """Run the model once over the distinct prompts; return next-token logits [rows, V] and the rows to decode."""
         device = uniforms.device
-        distinct = {request.prompt.tokens: None for request in requests}
-        number_of = {prompt: number for number, prompt in enumerate(distinct)}
-        width = max(map(len, distinct))
-        ids = [[self.pad_token_id] * (width - len(prompt)) + list(prompt) for prompt in distinct]
-        lengths = torch.tensor([len(prompt) for prompt in distinct], device=device)
+        distinct = {request.prompt.seen: request.prompt for request in requests}
+        number_of = {seen: number for number, seen in enumerate(distinct)}
+        texts = [prompt.tokens for prompt in distinct.values()]
+        width = max(map(len, texts))
+        ids = [[self.pad_token_id] * (width - len(text)) + list(text) for text in texts]
+        lengths = torch.tensor([len(text) for text in texts], device=device)
         columns = torch.arange(width, device=device)
         mask = columns >= width - lengths[:, None] if lengths.min() < width else None
-        positions = (columns - (width - lengths[:, None])).clamp(min=0)
+        positions, vision = self._seen(list(distinct.values()), width)
+        if positions is None:
+            positions, after = (columns - (width - lengths[:, None])).clamp(min=0), lengths
+        else:
+            positions = positions.to(device)
+            after = positions.amax((0, 2)) + 1
         cache = DynamicCache(config=self.model.config)
-        logits = self._forward(torch.tensor(ids, device=device), mask, positions, cache)
+        logits = self._forward(torch.tensor(ids, device=device), mask, positions, cache, vision)
         if all(getattr(layer, "keys", None) is None for layer in cache.layers):
             mask = None  # Mamba takes a mask of the new tokens alone, and has no keys to mask
-        prompts = torch.tensor([number_of[request.prompt.tokens] for request in requests], device=device)
+        prompts = torch.tensor([number_of[request.prompt.seen] for request in requests], device=device)
         _repeat(cache, prompts, room)
         live = _Live(
             cache=cache,
@@ -175,20 +185,36 @@ class HFSampler(Sampler):
             token_temperature=next((r.token_temperature for r in requests if r.token_temperature is not None), None),
             by_token=torch.tensor([request.token_temperature is not None for request in requests], device=device),
             uniforms=uniforms,
-            positions=lengths[prompts, None],
+            positions=after[prompts, None],
             mask=None if mask is None else mask[prompts],
             ended=torch.zeros(len(requests), dtype=torch.bool, device=device),
         )
         return logits[prompts], live
 
-    def _forward(self, ids: Tensor, mask: Tensor | None, positions: Tensor, cache: Cache) -> Tensor:
+    def _seen(self, prompts: list[Prompt], width: int) -> tuple[Tensor | None, Vision | None]:
+        """Return the positions [A, prompts, width] and the images of the prompts; (None, None) if none has an image.
+
+        Every later token has its position on all axes, so that only the prefill needs more than one axis.
+        """
+        if not any(prompt.images for prompt in prompts):
+            return None, None
+        require(self.look is not None, "prompt", "one with images", "a prompt of text, for a sampler without `look`")
+        assert self.look is not None
+        looked = [self.look(prompt) for prompt in prompts]
+        positions = torch.stack([continued(one.positions, width, 0) for one in looked], dim=1)
+        return positions, Vision(tuple(one.images for one in looked))
+
+    def _forward(
+        self, ids: Tensor, mask: Tensor | None, positions: Tensor, cache: Cache, vision: Vision | None = None
+    ) -> Tensor:
         """Return the logits [B, V] after the last token of `ids` [B, t]."""
+        images = seen(None if vision is None else vision.to(ids.device))
         output = self.model(
             input_ids=ids,
             attention_mask=mask,
             use_cache=True,
             **{self._cache_argument: cache},
-            **accepted(self.model, position_ids=positions, logits_to_keep=1),
+            **accepted(self.model, position_ids=positions, logits_to_keep=1, **images),
         )
         logits: Tensor = output.logits[:, -1]
         return logits

@@ -25,13 +25,14 @@ def take_prompts(task: Task, policy: Policy, seed: int, position: int, count: in
     A solution that ends beyond the model's positions is left out.
     """
     problems = [task.train_problem(seed, index) for index in range(position, position + count)]
-    prompts = [Prompt(p.id, prompt_tokens(policy, p), p.data, solution_tokens(task, policy, p)) for p in problems]
+    prompts = [made_prompt(policy, problem, solution_tokens(task, policy, problem)) for problem in problems]
     return [p if policy.room.holds(len(p.tokens) + len(p.solution)) else replace(p, solution=()) for p in prompts]
 
 
-def prompt_tokens(policy: Policy, problem: Problem) -> tuple[int, ...]:
-    """Return the problem's tokens; see `Encoding.prompt`."""
-    return policy.encoding.prompt(problem)
+def made_prompt(policy: Policy, problem: Problem, solution: tuple[int, ...] = ()) -> Prompt:
+    """Return the problem as tokens (see `Encoding.prompt`), with its images."""
+    images = () if policy.images is None else policy.images.remember(problem.images)
+    return Prompt(problem.id, policy.encoding.prompt(problem), problem.data, solution, images)
 
 
 def fitted(task: Task, policy: Policy, seed: int, room: Room | None = None) -> Task:
@@ -93,10 +94,12 @@ def ends_line(ends: Ends, stops: Sequence[str]) -> str:
 def solution_tokens(task: Task, policy: Policy, problem: Problem) -> tuple[int, ...]:
     """Return the tokens of the task's own answer, with the token that ends it: the end of turn in a chat.
 
-    If the task has no answer, the tuple is empty.
+    If the task has no answer, or one that spells the token of an image, the tuple is empty.
     """
     text = task.solution(problem.data)
-    return () if text is None else (*policy.encode(text), policy.ends.of_answer(bool(problem.messages)))
+    tokens = () if text is None else policy.encode(text)
+    spelled = policy.images is not None and not set(tokens).isdisjoint(policy.images.places)
+    return () if text is None or spelled else (*tokens, policy.ends.of_answer(bool(problem.messages)))
 
 
 @dataclass(frozen=True)

@@ -234,3 +234,6 @@ def _check(requests: Sequence[Request], max_tokens: int) -> None:
         require(per_token is None, "token_temperature", per_token, 'none with vLLM; sampling.engine = "hf" has it')
         require(request.count >= 0, "count", request.count, "at least 0")
         require(len(prompt.tokens) > 0, f"prompt {prompt.id!r} tokens", prompt.tokens, "at least one token")
+        require(
+            not prompt.images, f"prompt {prompt.id!r}", "with images", 'one of text; sampling.engine = "hf" has images'
+        )

@@ -5,6 +5,7 @@ from aepo.tasks.countdown import Countdown
 from aepo.tasks.data import Data
 from aepo.tasks.gym import Gym
 from aepo.tasks.paths import Paths
+from aepo.tasks.pictures import Pictures
 from aepo.tasks.programs import Programs
 from aepo.tasks.sentences import Sentences
 
@@ -15,6 +16,7 @@ TASKS: dict[str, type[Task]] = {
     "sentences": Sentences,
     "data": Data,
     "gym": Gym,
+    "pictures": Pictures,
 }
 
-__all__ = ["TASKS", "Countdown", "Data", "Gym", "Paths", "Problem", "Programs", "Sentences", "Task"]
+__all__ = ["TASKS", "Countdown", "Data", "Gym", "Paths", "Pictures", "Problem", "Programs", "Sentences", "Task"]

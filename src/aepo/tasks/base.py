@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aepo.engines.right import RightRule
+from aepo.tasks.images import Image
 from aepo.tasks.rewards import Verdict
 
 
@@ -28,6 +29,8 @@ class Problem:
     """Arguments of the chat template, such as Qwen3's `enable_thinking`."""
     where: str = field(default="", compare=False)
     """The file and the line that the problem is from, for messages; empty for a problem that was made."""
+    images: tuple[Image, ...] = ()
+    """The images, in the order of the marks `<image>` in the prompt."""
 
 
 class Task(ABC):

@@ -27,8 +27,8 @@ from aepo.tasks.weighted import Weighted
 class Data(ChatSettings, Task):
     """`Data` takes problems from a file or a data set: `--set task=data --set task.train=problems.parquet`.
 
-    A training row whose prompt is in the evaluation set is left out of training. Rows that hold chat messages keep
-    them.
+    A training row whose prompt, with its images, is in the evaluation set is left out of training. Rows that hold chat
+    messages keep them.
     """
 
     train: str = ""
@@ -217,8 +217,8 @@ class Data(ChatSettings, Task):
         else:
             order = _order(len(train), 0, "held out")
             held = [train[i] for i in order[len(train) - min(self.held_out, len(train) // 2) :]]
-        known = {row.text for row in held}
-        kept = [row for row in train if row.text not in known]
+        known = {row.shown for row in held}
+        kept = [row for row in train if row.shown not in known]
         if not kept:
             raise InvalidValue("task.train", f"{len(train)} rows", "rows left to train on beside those of evaluation")
         shared = len(train) - len(kept) - (0 if self.eval else len(held))
@@ -227,7 +227,7 @@ class Data(ChatSettings, Task):
             "rows_train": len(kept),
             "rows_evaluation": len(held),
             "rows_shared": shared,
-            "rows_repeated": len(kept) - len({row.text for row in kept}),
+            "rows_repeated": len(kept) - len({row.shown for row in kept}),
         }
         return _Rows(kept, held, facts, _digest([*train, *(held if self.eval else ())]))
 
@@ -244,7 +244,7 @@ class Data(ChatSettings, Task):
             "columns": row.columns,
             "solution": row.solution,
         }
-        problem = Problem(row.id, shown.text, data, shown.messages, row.template_kwargs, row.where)
+        problem = Problem(row.id, shown.text, data, shown.messages, row.template_kwargs, row.where, row.images)
         asked = self.asked(problem)
         data["messages"] = asked.messages
         return asked
@@ -267,7 +267,8 @@ class _Rows:
 def _digest(rows: Sequence[Row]) -> str:
     found = hashlib.sha256()
     for row in rows:
-        found.update(repr((row.id, row.text, row.answer, row.messages, row.solution, row.columns)).encode())
+        seen = (row.id, row.text, row.answer, row.messages, row.solution, row.columns)
+        found.update(repr((*seen, row.images) if row.images else seen).encode())
     return found.hexdigest()
 
 

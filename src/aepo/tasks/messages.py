@@ -1,6 +1,6 @@
 """This module turns what a row holds as its prompt into chat turns, or refuses it with the name of the row.
 
-A turn is refused if the model would see something else than the row says: an image, a call of a tool, an empty content.
+A turn is refused if the model would see something else than the row says: a video, a call of a tool, an empty content.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from aepo.errors import InvalidValue
+from aepo.tasks.images import MARK
 
 Message = tuple[str, str]
 """One chat turn: (role, content)."""
@@ -21,10 +22,11 @@ _TEXT_PARTS = (None, "text", "input_text", "output_text")
 _CALLS = ("tool_calls", "function_call")
 
 
-def chat_turns(prompt: Any, where: str) -> tuple[Message, ...]:
-    """Return the chat turns of a prompt; the tuple is empty for a prompt that is plain text.
+def chat_turns(prompt: Any, where: str) -> tuple[tuple[Message, ...], list[Any]]:
+    """Return the chat turns of a prompt, none for plain text, and what each of its image parts holds.
 
-    Text that spells a list of messages, as a CSV file holds it (JSON, or Python's own form), is read as the list.
+    In the turns, `<image>` stands in the place of an image part. A part that holds no image itself, because the row
+    has it in a column, gives None. Text that spells a list of messages, as a CSV file holds it (JSON, or Python's own form), is read as the list.
 
     Args:
         prompt: The value of the prompt's column.
@@ -35,14 +37,15 @@ def chat_turns(prompt: Any, where: str) -> tuple[Message, ...]:
     """
     found = _spelled_out(prompt) if isinstance(prompt, str) else prompt
     if isinstance(found, str):
-        return ()
+        return (), []
     if not isinstance(found, list | tuple) or not found:
         raise InvalidValue(where, short(found), "text, or a list of messages, at least one")
-    turns = tuple(_turn(turn, where) for turn in found)
+    images: list[Any] = []
+    turns = tuple(_turn(turn, where, images) for turn in found)
     if turns[-1][0] == "assistant":
         wanted = "messages that end with a user's turn: the model writes the next one"
         raise InvalidValue(where, f"a last turn of the assistant, {short(turns[-1][1])!r}", wanted)
-    return turns
+    return turns, images
 
 
 def _spelled_out(text: str) -> Any:
@@ -60,8 +63,8 @@ def _spelled_out(text: str) -> Any:
     return text
 
 
-def _turn(turn: Any, where: str) -> Message:
-    """Return (role, content) of one message; a content of text parts becomes one text."""
+def _turn(turn: Any, where: str, images: list[Any]) -> Message:
+    """Return (role, content) of one message; a content of parts becomes one text. Its images are added to `images`."""
     if not isinstance(turn, Mapping) or not isinstance(turn.get("role"), str) or "content" not in turn:
         raise InvalidValue(where, short(turn), "a list of messages with role and content")
     role, content = turn["role"], turn["content"]
@@ -70,7 +73,7 @@ def _turn(turn: Any, where: str) -> Message:
         if turn.get(name):
             raise InvalidValue(where, f"a turn with {name}", "turns of text: calls of tools are not supported yet")
     if isinstance(content, list | tuple):
-        content = "".join(_text_part(part, where) for part in content)
+        content = "".join(_part(part, where, images) for part in content)
     if not isinstance(content, str):
         raise InvalidValue(where, content, "a message whose content is text")
     # An empty system turn has a meaning: templates put in one of their own where there is none.
@@ -79,12 +82,16 @@ def _turn(turn: Any, where: str) -> Message:
     return role, content
 
 
-def _text_part(part: Any, where: str) -> str:
+def _part(part: Any, where: str, images: list[Any]) -> str:
     kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+    if kind == "image" and isinstance(part, Mapping):
+        # Parquet fills the fields that a part does not have with null.
+        images.append(next((part[name] for name in ("image", "path") if part.get(name) is not None), None))
+        return MARK
     if not isinstance(part, Mapping) or kind not in _TEXT_PARTS or not isinstance(part.get("text"), str):
         # A part of an image may have a text field too, which Parquet fills with null or "".
         got = f"a part of type {kind}" if kind else short(part)
-        raise InvalidValue(where, got, "parts of text: images, audio and video are not supported yet")
+        raise InvalidValue(where, got, "parts of text, or of type image: audio and video are not supported yet")
     return str(part["text"])
 
 

@@ -5,6 +5,7 @@ A column is found by the name that the user gives, or else by the usual names:
     prompt     prompt, problem, question                        text, or a list of chat messages
     answer     answer, final_answer, ground_truth, reward_model.ground_truth; else what the solution boxes last
     solution   solution, optional
+    images     image, images, optional                          a file, its bytes, an image of PIL, or a list of these
 """
 
 from __future__ import annotations
@@ -18,14 +19,15 @@ from typing import Any
 
 from aepo.errors import InvalidValue
 from aepo.grading.text import last_boxed
+from aepo.tasks.images import COLUMNS, MARK, Image, images_of, without_images
 from aepo.tasks.messages import Message, chat_turns
 from aepo.tasks.messages import short as _short
 
 PROMPT_COLUMNS = ("prompt", "problem", "question")
 ANSWER_COLUMNS = ("answer", "final_answer", "ground_truth", "reward_model.ground_truth")
 SOLUTION_COLUMN = "solution"
-# Columns in which TRL, EasyR1 and verl keep what is no text.
-MEDIA_COLUMNS = ("image", "images", "video", "videos", "audio", "audios")
+# Columns in which TRL, EasyR1 and verl keep what is neither text nor an image.
+MEDIA_COLUMNS = ("video", "videos", "audio", "audios")
 # The column in which TRL keeps the tools of a row, and that of the row's own arguments of the chat template.
 TOOLS_COLUMN, TEMPLATE_COLUMN = "tools", "chat_template_kwargs"
 FILE_TYPES = (".jsonl", ".json", ".parquet", ".csv")
@@ -69,6 +71,13 @@ class Row:
     """The file with the line and the number of the row, for messages."""
     columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Everything that the source says of the problem, for reward functions."""
+    images: tuple[Image, ...] = ()
+    """The images, in the order of the marks `<image>` in the prompt."""
+
+    @property
+    def shown(self) -> tuple[str, tuple[Image, ...]]:
+        """Return what the model is shown of the row: the text and the images."""
+        return self.text, self.images
 
 
 Adapt = Callable[[Mapping[str, Any], str], Mapping[str, Any]]
@@ -95,7 +104,7 @@ def load_rows(
     rows = []
     for number, (place, record) in enumerate(records, 1):
         name = ", ".join(filter(None, (f"{where} {source}", place, f"row {number}")))
-        rows.append(_row(adapt(record, name), number, columns, name))
+        rows.append(_row(adapt(record, name), number, columns, name, path.parent if is_file else None))
     if not rows:
         raise InvalidValue(where, source, "a source with at least one row")
     return rows
@@ -186,18 +195,36 @@ def _hub(source: str, where: str) -> Iterator[Placed]:
         reason = _short(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
         wanted = f"a file that exists, or a data set name[@config][:split] that can be reached ({reason})"
         raise InvalidValue(where, source, wanted) from None
-    yield from (("", record) for record in loaded)
+    yield from (("", record) for record in _undecoded(loaded))
+
+
+def _undecoded(loaded: Any) -> Any:
+    """Return a data set whose images are bytes or paths, which take less memory than decoded ones."""
+    import datasets
+
+    for name in COLUMNS:
+        kind: Any = (loaded.features or {}).get(name)
+        plain = datasets.Image(decode=False)
+        if isinstance(kind, datasets.Image):
+            loaded = loaded.cast_column(name, plain)
+        elif isinstance(getattr(kind, "feature", None), datasets.Image):
+            loaded = loaded.cast_column(name, type(kind)(plain))
+    return loaded
 
 
 # --- rows ---------------------------------------------------------------------------------------------------
 
 
-def _row(record: Mapping[str, Any], number: int, columns: Columns, where: str) -> Row:
+def _row(record: Mapping[str, Any], number: int, columns: Columns, where: str, folder: Path | None = None) -> Row:
     _check_media(record, where)
     prompt = _column(record, columns.prompt, PROMPT_COLUMNS, f"{where}, prompt")
-    messages = chat_turns(prompt, f"{where}, prompt")
+    messages, parts = chat_turns(prompt, f"{where}, prompt")
+    images = images_of(record, parts, where, folder)
+    if images:
+        messages, prompt = _marked(messages, prompt, len(images), f"{where}, prompt")
+        record = without_images(record, images)
     text = "\n".join(content for _, content in messages) if messages else prompt
-    if not text.strip():
+    if not text.replace(MARK, "").strip():
         raise InvalidValue(f"{where}, prompt", text, "text that is not empty")
     _check_encodable(text, f"{where}, prompt")
     solution = record.get(columns.solution or SOLUTION_COLUMN)
@@ -210,7 +237,25 @@ def _row(record: Mapping[str, Any], number: int, columns: Columns, where: str) -
         template_kwargs=_template_kwargs(record, where),
         where=where,
         columns=record,
+        images=images,
     )
+
+
+def _marked(messages: tuple[Message, ...], prompt: Any, images: int, where: str) -> tuple[tuple[Message, ...], Any]:
+    """Return the turns, or the plain prompt, with a mark for each image.
+
+    Without any mark, the images stand at the start: of the first turn of the user, or of the prompt.
+    """
+    marks = sum(content.count(MARK) for _, content in messages) if messages else prompt.count(MARK)
+    if marks == images:
+        return messages, prompt
+    if marks:
+        raise InvalidValue(where, f"{marks} marks {MARK} and {images} images", f"as many marks as images, or no {MARK}")
+    if not messages:
+        return messages, MARK * images + prompt
+    first = next((number for number, (role, _) in enumerate(messages) if role == "user"), len(messages) - 1)
+    role, content = messages[first]
+    return (*messages[:first], (role, MARK * images + content), *messages[first + 1 :]), prompt
 
 
 def _template_kwargs(record: Mapping[str, Any], where: str) -> Mapping[str, Any]:
@@ -247,11 +292,11 @@ def _reach(record: Any, dotted: str) -> Any:
 
 
 def _check_media(record: Mapping[str, Any], where: str) -> None:
-    """Refuse a row that brings more than text; without its image the problem would be another one."""
+    """Refuse a row that brings more than text and images; without it the problem would be another one."""
     for name in MEDIA_COLUMNS:
         value = record.get(name)
         if value is not None and (not hasattr(value, "__len__") or len(value)):
-            wanted = "a row of text: images, audio and video are not supported yet"
+            wanted = "a row of text and images: audio and video are not supported yet"
             raise InvalidValue(where, f"a value in the column {name}", wanted)
     if record.get(TOOLS_COLUMN):
         wanted = "a row without tools: calls of tools are not supported yet"

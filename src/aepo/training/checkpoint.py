@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,8 @@ def save_checkpoint(run: Path, policy: Policy, optimizer: torch.optim.Optimizer,
     partial.mkdir(parents=True)
     try:
         policy.save(partial)
+        if policy.images is not None:
+            policy.images.keep(partial, set(_image_hashes(state.control)))
         save_file(_optimizer_tensors(optimizer), partial / "optimizer.safetensors")
         (partial / "state.json").write_text(json.dumps(asdict(state)))
         for file in partial.iterdir():
@@ -82,6 +84,17 @@ def save_checkpoint(run: Path, policy: Policy, optimizer: torch.optim.Optimizer,
         shutil.rmtree(partial, ignore_errors=True)
     _sync(final.parent)
     _prune(run, keep, state.best_step)
+
+
+def _image_hashes(state: Any) -> Iterator[str]:
+    """Yield the hashes of the images of rows that a control keeps: it has them in lists named `images`."""
+    if isinstance(state, Mapping):
+        yield from state.get("images", ())
+        for value in state.values():
+            yield from _image_hashes(value)
+    elif isinstance(state, list):
+        for value in state:
+            yield from _image_hashes(value)
 
 
 def load_checkpoint(folder: Path, optimizer: torch.optim.Optimizer) -> TrainState:

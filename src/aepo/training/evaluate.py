@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from aepo.control.base import generator
 from aepo.model.policy import Policy
 from aepo.sampling.base import Sampler
-from aepo.sampling.prompts import judged, prompt_tokens
+from aepo.sampling.prompts import judged, made_prompt
 from aepo.tasks import Task
 from aepo.training.activity import Activity
 from aepo.types import Metric, Prompt, Request
@@ -102,7 +102,7 @@ def evaluate(
         activity: What is told while it works.
     """
     chosen = task.eval_problems(problems)
-    prompts = [Prompt(p.id, prompt_tokens(policy, p), p.data) for p in chosen]
+    prompts = [made_prompt(policy, problem) for problem in chosen]
     correct, failures, reward = [0] * len(prompts), 0, Metric(0.0, 0)
     # Only a few problems are sampled at a time, so that memory does not grow with the number of samples.
     at_once = max(1, 4096 // samples)

@@ -222,11 +222,14 @@ def make_sampler(policy: Policy, config: Config) -> Sampler:
             policy.model,
             eos_token_ids=policy.eos_token_ids,
             pad_token_id=policy.pad_token_id,
+            look=policy.look,
             max_rows=sampling.max_rows,
             **drawn,
         )
         check_sampler(policy, sampler.with_cuts(WHOLE))
         return sampler
+    wanted = "hf with a model of images: vLLM does not get them here yet"
+    require(policy.images is None, "sampling.engine", sampling.engine, wanted)
     from aepo.sampling.vllm import VLLMBackend, VLLMSampler
     from aepo.sampling.vllm_local import LocalVLLMBackend
     from aepo.sampling.vllm_server import ServerVLLMBackend
@@ -281,6 +284,8 @@ def _prepare(config: Config, checkpoint: Path | None, quiet: bool) -> tuple[Run,
         state = TrainState(control=config.control.initial_state(), data=task.fingerprint())
     else:
         state = load_checkpoint(checkpoint, optimizer)
+        if policy.images is not None:
+            policy.images.recall(checkpoint)
         wanted = "the data that the run was trained on: a row of task.train or task.eval has changed since"
         require(state.data in ("", task.fingerprint()), "resume", f"data {task.fingerprint()[:12]}", wanted)
     sampler = make_sampler(policy, config)
@@ -445,7 +450,7 @@ def _shown(run: Run, samples: Sequence[Sample], draw: torch.Generator) -> list[S
     chosen = [*ordinary[: SAMPLES_PER_STEP - len(extra)], *extra]
     completions = [sample.rollout.completion for sample in chosen]
     texts = run.policy.decode([completion.tokens for completion in completions])
-    prompts = run.policy.decode([completion.prompt.tokens for completion in completions])
+    prompts = run.policy.decode_prompts([completion.prompt for completion in completions])
     answers = [run.task.known_answer(completion.prompt.problem) for completion in completions]
     return [Shown(*one) for one in zip(chosen, prompts, texts, answers, strict=True)]
 

@@ -18,7 +18,6 @@ from aepo.algorithm import Algorithm
 from aepo.config import Config, OptimizerConfig
 from aepo.control.base import ControlReport, FollowUp, Needs, NoControl, Scored, Step, generator
 from aepo.engines import stages
-from aepo.engines.collate import collate
 from aepo.loss.aggregates import AGGREGATES
 from aepo.loss.policy_loss import LossOutput, k3
 from aepo.model.memory import Fit
@@ -243,7 +242,7 @@ def score(run: Run, samples: Sequence[Sample], state: TrainState, step: Step) ->
     control = run.algorithm.control
     heats = run.config.mismatch.temperatures(sample.rollout.completion.temperature for sample in samples)
     needs = control.needs(state.control) | Needs(temperatures=heats)
-    batch = collate(samples, run.policy.pad_token_id).to(run.policy.device)
+    batch = run.policy.collate(samples)
     run.activity.begin("scoring", len(samples))
     scored = Scored(batch, run.policy.score(batch, needs, run.activity.at), step)
     if needs.reference or run.config.kl_coefficient > 0:
@@ -274,7 +273,7 @@ def probe(run: Run, prompts: int = 32) -> Probe:
     draws = generator(run.config.seed, 0, "entropy before training")
     completions = run.sampler.sample(requests, max_tokens=run.task.max_tokens, generator=draws)
     samples = [Sample(Rollout(completion, 0.0), 0.0) for completion in completions]
-    batch = collate(samples, run.policy.pad_token_id).to(run.policy.device)
+    batch = run.policy.collate(samples)
     entropy = Metric.of(asked_for(run.policy.score(batch, Needs()).entropy), batch.mask)
     return Probe(entropy, reward(run.task, run.policy, completions, (0, run.config.steps)), len(completions))
 
@@ -338,7 +337,7 @@ def replay(run: Run, state: TrainState, step: Step) -> None:
     """
     samples = run.algorithm.control.replay(state.control, step)
     if samples:
-        batch = collate(samples, run.policy.pad_token_id).to(run.policy.device)
+        batch = run.policy.collate(samples)
         old = BatchStatistics(batch.sampling_logprobs)
         plain = replace(run, algorithm=replace(run.algorithm, control=NoControl()))
         update(plain, Scored(batch, old, step), state, "replay")
