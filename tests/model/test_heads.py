@@ -179,7 +179,7 @@ def test_a_cache_that_forgets_is_refused():
     sampler = HFSampler(policy.model, eos_token_ids=policy.eos_token_ids, pad_token_id=policy.pad_token_id)
     check_sampler(policy, sampler)
     forward = sampler._forward
-    sampler._forward = lambda ids, mask, positions, cache: forward(ids, mask, positions + (ids.shape[1] == 1), cache)
+    sampler._forward = lambda ids, mask, positions, *more: forward(ids, mask, positions + (ids.shape[1] == 1), *more)
     with pytest.raises(InvalidValue, match="^sampling.engine: got 'hf, whose log-probabilities of LlamaFor"):
         check_sampler(policy, sampler)
     sampler._forward = None

@@ -128,7 +128,7 @@ def test_a_content_of_text_parts_is_their_text(tmp_path):
     ("turns", "words"),
     [
         ([{"role": "user", "content": None}], "row 1, prompt, user: got None; must be a message whose content is text"),
-        ([{"role": "user", "content": [{"type": "image"}]}], "got 'a part of type image'; must be parts of text"),
+        ([{"role": "user", "content": [{"type": "image"}]}], "got '1 image parts and 0 images'; must be as many"),
         ([{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}], "a part of type image_url"),
         ([{"role": "user", "content": ["text"]}], "must be parts of text"),
         ([{"role": "user", "content": {"text": "x"}}], "must be a message whose content is text"),
@@ -142,7 +142,11 @@ def test_a_content_of_text_parts_is_their_text(tmp_path):
         ({"role": "user", "content": "x"}, "must be text, or a list of messages"),
         (7, "got '7'; must be text, or a list of messages"),
         ([{"role": "user", "content": " "}], "prompt, user: got ' '; must be a message whose content is text that is"),
-        ([{"role": "user", "content": [{"type": "image", "text": ""}]}], "a part of type image"),
+        ([{"role": "user", "content": [{"type": "image", "text": ""}]}], "1 image parts and 0 images"),
+        (
+            [{"role": "user", "content": [{"type": "audio", "text": ""}]}],
+            "got 'a part of type audio'; must be parts of",
+        ),
         ([{"role": "user", "content": []}], "prompt, user: got ''"),
         (
             [{"role": "user", "content": "x"}, {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}],
@@ -158,9 +162,9 @@ def test_messages_that_would_become_another_prompt_are_refused_by_row(tmp_path, 
     assert words in str(refused.value) and "row 1" in str(refused.value)
 
 
-@pytest.mark.parametrize("column", ["image", "images", "videos"])
-def test_a_row_with_an_image_is_refused_and_an_empty_column_is_not(tmp_path, column):
-    with pytest.raises(InvalidValue, match=f"row 1: got 'a value in the column {column}'.*images, audio and video"):
+@pytest.mark.parametrize("column", ["video", "audios"])
+def test_a_row_with_a_video_is_refused_and_an_empty_column_is_not(tmp_path, column):
+    with pytest.raises(InvalidValue, match=f"row 1: got 'a value in the column {column}'.*audio and video"):
         from_record(tmp_path, {"prompt": "<image> How many?", "answer": "1", column: ["a.png"]})
     assert from_record(tmp_path, {"prompt": "How many?", "answer": "1", column: []}).text == "How many?"
     assert from_record(tmp_path, {"prompt": "How many?", "answer": "1", column: None}).text == "How many?"

@@ -81,8 +81,9 @@ class HFSampler(Sampler):
     def sample(self, requests: Sequence[Request], *, max_tokens: int, generator: torch.Generator) -> list[Completion]:
         """Draw the completions of all requests in one call, each at its own temperature; see `Sampler.sample`.
 
-        Requests with the same prompt tokens and the same images share a prefill. The model samples in eval mode and then returns to the
-        mode that it was in. The generator advances by rows x max_tokens uniforms, whatever is drawn.
+        Requests with the same prompt tokens and the same images share a prefill. The model samples in eval mode and
+        then returns to the mode that it was in. The generator advances by rows x max_tokens uniforms, whatever is
+        drawn.
 
         Raises:
             ValueError: A prompt is empty or leaves no room, a temperature is not positive and finite, a count is

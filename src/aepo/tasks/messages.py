@@ -26,7 +26,8 @@ def chat_turns(prompt: Any, where: str) -> tuple[tuple[Message, ...], list[Any]]
     """Return the chat turns of a prompt, none for plain text, and what each of its image parts holds.
 
     In the turns, `<image>` stands in the place of an image part. A part that holds no image itself, because the row
-    has it in a column, gives None. Text that spells a list of messages, as a CSV file holds it (JSON, or Python's own form), is read as the list.
+    has it in a column, gives None. Text that spells a list of messages, as a CSV file holds it (JSON, or Python's own
+    form), is read as the list.
 
     Args:
         prompt: The value of the prompt's column.
