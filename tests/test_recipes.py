@@ -15,17 +15,21 @@ from aepo.control.aepo import AEPO
 from aepo.errors import InvalidValue
 from aepo.planning.cost import H100, seconds
 from aepo.planning.dry_run import Assumed, architecture, dry_run, on_paper, work_of
+from aepo.tasks import Pictures
 from aepo.training import runner
 from tests.tiny_models import byte_tokenizer, make_model
+from tests.tiny_vision import make_vision_model
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path for path in (ROOT / "recipes" / "dapo17k").glob("v*-*.toml"))
+VISION_RECIPES = sorted((ROOT / "recipes" / "geometry3k").glob("qwen*.toml"))
 DATA = os.environ.get("AEPO_TEST_DATA")
 SHRUNK = [
     *("steps=2", "threads=1", "sampling.prompts=4", "sampling.group_size=2", "optimizer.microbatch=2"),
     *("task.max_response=6", "task.max_prompt=400", "task.held_out=20"),
     *("evaluation.every=2", "evaluation.prompts=2", "evaluation.samples=2", "task.verifier.processes=1"),
 ]
+TINY_PIXELS = ("policy.min_pixels=none", "policy.max_pixels=none")
 CHAT = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
 
 
@@ -61,9 +65,26 @@ def test_every_recipe_trains_on_real_rows(recipe, rows, tiny, tmp_path):
     assert all(row["entropy"] > 0 and row["mismatch"] < 0.02 and row["reward_failures"] == 0 for row in logged)
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("recipe", VISION_RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_with_images_trains_on_rows_of_the_form_of_its_data(recipe, tmp_path):
+    made = []
+    for number, problem in enumerate(Pictures(style="plain", sides=(16, 24)).eval_problems(16)):
+        problem.images[0].load().save(tmp_path / f"{number}.png")
+        made.append({"problem": problem.text, "answer": problem.data["answer"], "images": [f"{number}.png"]})
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in made))
+    model = make_vision_model(tmp_path / "model")
+    tiny_task = [f"task.train='{file}'", "task.eval=''", "task.held_out=4", f"model='{model}'", "policy.dtype=float32"]
+    config = make_config(recipe, settings=[*SHRUNK[:7], *SHRUNK[8:], *tiny_task, *TINY_PIXELS])
+    runner.start(config, tmp_path / "run", quiet=True)
+    logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert len(logged) == 2 and all(row["entropy"] > 0 and row["reward_failures"] == 0 for row in logged)
+
+
+@pytest.mark.parametrize("recipe", [*RECIPES, *VISION_RECIPES], ids=lambda path: path.stem)
 def test_every_setting_of_a_recipe_names_its_source(recipe):
-    for file in (recipe, recipe.parent / "v1.toml", recipe.parent / "v6.toml", recipe.parent / "common.toml"):
+    shared = ("v1.toml", "v6.toml", "common.toml")
+    for file in (recipe, *(recipe.parent / name for name in shared if (recipe.parent / name).exists())):
         for line in file.read_text().splitlines():
             is_setting = "=" in line and not line.startswith(("#", "extends", "method", "name"))
             assert not is_setting or "#" in line, f"{file.name}: {line}"

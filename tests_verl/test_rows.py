@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from aepo.control.base import Step
 from aepo.control.dynamic_sampling import ordinary_groups
+from aepo.errors import InvalidValue
 from aepo.integrations.verl import rows
 from aepo.loss.aggregates import AGGREGATES
 from aepo.types import Rollout, Sample
@@ -106,3 +108,21 @@ def test_a_microbatch_is_what_was_sent():
         assert torch.equal(getattr(part.batch, name), getattr(batch, name)), name
     assert torch.equal(part.old.entropy, fields["entropy"]) and part.ref_logprobs is None
     assert part.batch.attention_mask.tolist() == [[1, 1, 1, 1, 1], [1, 0, 1, 1, 1]]
+
+
+def test_prompts_with_images_are_refused_in_one_line():
+    text = [{"role": "user", "content": "1 + 1"}]
+    rows.check_text([text, [{"role": "user", "content": [{"type": "text", "text": "1 + 1"}]}]])
+    image = [{"role": "user", "content": [{"type": "image", "image": "a.png"}, {"type": "text", "text": "?"}]}]
+    with pytest.raises(InvalidValue, match="data.train_files: got 'a prompt with a part of type image'; must be .*text"):
+        rows.check_text([text, image])
+
+
+def test_the_prompts_of_a_round_are_checked():
+    tu = pytest.importorskip("verl.utils.tensordict_utils")
+    from aepo.integrations.verl.groups import Groups
+
+    image = [{"role": "user", "content": [{"type": "image", "image": "a.png"}]}]
+    batch = tu.get_tensordict({"raw_prompt": [[{"role": "user", "content": "?"}], image]})
+    with pytest.raises(InvalidValue, match="a prompt with a part of type image"):
+        Groups(lambda submitted: None).add(batch, 2)

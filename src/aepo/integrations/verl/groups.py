@@ -16,6 +16,7 @@ from verl.utils import tensordict_utils as tu
 from aepo.control.base import ExtraGroup
 from aepo.errors import InvalidValue
 from aepo.integrations.verl.agent import TEMPERATURE
+from aepo.integrations.verl.rows import check_text
 from aepo.integrations.verl.settings import AGENT_LOOP
 
 
@@ -52,6 +53,7 @@ class Groups:
 
     def add(self, prompts: TensorDict, count: int) -> None:
         """Submit an ordinary group of `count` completions at temperature 1 for each of these new prompts."""
+        check_text(prompts["raw_prompt"] if "raw_prompt" in prompts else ())
         first, rows = len(self), len(self._rows)
         numbers = range(first, first + len(prompts))
         self._prompts = prompts if self._prompts is None else tu.concat_tensordict([self._prompts, prompts])

@@ -8,14 +8,16 @@ Shapes: B rows, P prompt columns (left-padded), T response columns (right-padded
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from aepo.control.base import Scored, Step
 from aepo.engines.collate import collate
+from aepo.errors import require
 from aepo.loss.aggregates import AGGREGATES
 from aepo.types import Batch, BatchStatistics, Completion, Prompt, Rollout, Sample
 
@@ -46,6 +48,24 @@ class RolloutRow:
     """The reward of the trajectory: the sum of verl's `rm_scores`."""
     temperature: float
     """The temperature that the response was drawn at."""
+
+
+def check_text(prompts: Iterable[Any]) -> None:
+    """Refuse prompts that hold more than text: the rows of this adapter carry no images, videos or audio.
+
+    Args:
+        prompts: The messages of each prompt, as verl's data set makes them.
+
+    Raises:
+        InvalidValue: A message has a part of another type than text.
+    """
+    for messages in prompts:
+        for message in messages:
+            content = message["content"]
+            for part in () if isinstance(content, str) else content:
+                kind = part.get("type", "text")
+                wanted = "prompts of text: aepo inside verl takes no images yet"
+                require(kind == "text", "data.train_files", f"a prompt with a part of type {kind}", wanted)
 
 
 def rollouts(rows: Sequence[RolloutRow], ends: frozenset[int], max_tokens: int) -> list[Rollout]:
