@@ -114,7 +114,9 @@ def test_prompts_with_images_are_refused_in_one_line():
     text = [{"role": "user", "content": "1 + 1"}]
     rows.check_text([text, [{"role": "user", "content": [{"type": "text", "text": "1 + 1"}]}]])
     image = [{"role": "user", "content": [{"type": "image", "image": "a.png"}, {"type": "text", "text": "?"}]}]
-    with pytest.raises(InvalidValue, match="data.train_files: got 'a prompt with a part of type image'; must be .*text"):
+    with pytest.raises(
+        InvalidValue, match="data.train_files: got 'a prompt with a part of type image'; must be .*text"
+    ):
         rows.check_text([text, image])
 
 

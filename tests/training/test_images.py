@@ -3,6 +3,7 @@
 import json
 import random
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -187,6 +188,7 @@ def test_aepo_holds_the_entropy_on_pictures_and_grpo_does_not(answering):
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_runs_on_pictures(method, answering):
     run = make_run(job(answering, method, "steps=2", "evaluation.every=0"))
+    run = replace(run, reference=Policy.load(answering).frozen())
     state, seen = TrainState(control=run.algorithm.control.initial_state()), []
     for _ in range(2):
         state, row, samples = train_step(run, state)

@@ -53,7 +53,8 @@ class Groups:
 
     def add(self, prompts: TensorDict, count: int) -> None:
         """Submit an ordinary group of `count` completions at temperature 1 for each of these new prompts."""
-        check_text(prompts["raw_prompt"] if "raw_prompt" in prompts else ())
+        # `get` would give the stack of a TensorDict, not the messages in it.
+        check_text(prompts["raw_prompt"] if "raw_prompt" in prompts else ())  # noqa: SIM401
         first, rows = len(self), len(self._rows)
         numbers = range(first, first + len(prompts))
         self._prompts = prompts if self._prompts is None else tu.concat_tensordict([self._prompts, prompts])
