@@ -124,7 +124,7 @@ $(TRL_ENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(TRL_ENV)
 	$(TRL_ENV)/bin/pip install --quiet --upgrade pip
 	$(TRL_ENV)/bin/pip install --quiet "$(TORCH)"
-	$(TRL_ENV)/bin/pip install --quiet trl==$(TRL) --editable ".[trl,lora]" "pytest>=8"
+	$(TRL_ENV)/bin/pip install --quiet trl==$(TRL) --editable ".[trl,lora,vision]" "pytest>=8"
 	touch $@
 
 # The Triton kernels in Triton's interpreter, on the CPU; an environment of its own, since Triton is 700 MB.

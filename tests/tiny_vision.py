@@ -16,8 +16,6 @@ from transformers import (
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from aepo.model.policy import Policy
-from aepo.sampling.hf import HFSampler
 from aepo.tasks.base import Problem
 from aepo.tasks.images import Image
 
@@ -117,6 +115,8 @@ def asked(*images: Image, text: str | None = None, name: str = "p") -> Problem:
     return Problem(name, content, {}, (("user", content),), images=images)
 
 
-def sampler(policy: Policy, **settings) -> HFSampler:
+def sampler(policy, **settings):
+    from aepo.sampling.hf import HFSampler  # the environments of other trainers use this file without the loop
+
     ends = {"eos_token_ids": policy.eos_token_ids, "pad_token_id": policy.pad_token_id}
     return HFSampler(policy.model, look=policy.look, **ends, **settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,9 +27,9 @@ class Update:
     gradient: torch.Tensor | None = None
 
 
-def core_statistics(model: Any, batch: Any, needs: Any) -> BatchStatistics:
+def core_statistics(model: Any, batch: Any, needs: Any, images: Mapping[str, torch.Tensor]) -> BatchStatistics:
     """Plain autograd over all logits of the batch as it stands."""
-    logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+    logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **images).logits
     labels = batch.input_ids[:, batch.prompt_width :]
     wanted = {"temperatures": needs.temperatures, "kept": needs.kept}
     stats = logits_statistics(logits[:, batch.prompt_width - 1 : -1], labels, **wanted)
@@ -66,6 +67,10 @@ class ParityTrainer(EntropyControlTrainer):
     def trained(self) -> list[torch.Tensor]:
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
+    def images(self, batch: Any) -> dict[str, torch.Tensor]:
+        """The images of a batch as arguments of the model."""
+        return {}
+
     def core_loss(self) -> torch.Tensor:
         args, algorithm, scored = self.args, self.args.algorithm, self._round.scored
         if isinstance(algorithm.surrogate, Clip):
@@ -73,7 +78,7 @@ class ParityTrainer(EntropyControlTrainer):
             algorithm = replace(algorithm, surrogate=Clip(args.epsilon, high, algorithm.surrogate.dual))
         part = scored.select(scored.batch.trained)
         needs = algorithm.control.needs(self._round.state)
-        new = core_statistics(self.model, part.batch, needs)
+        new = core_statistics(self.model, part.batch, needs, self.images(part.batch))
         weights = AGGREGATES[algorithm.aggregate](part.batch.mask)
         return stages.loss(algorithm, part, new, weights, self._round.state).loss
 

@@ -105,8 +105,8 @@ def test_appending_is_refused():
 
 
 def test_images_and_tools_are_refused():
-    with pytest.raises(InvalidValue, match=r"train_dataset: got \['pixel_values', 'tool_mask'\]"):
-        check({"prompt_ids": 1, "tool_mask": 1, "pixel_values": 1})
+    with pytest.raises(InvalidValue, match=r"train_dataset: got \['pixel_attention_mask', 'tool_mask'\]"):
+        check({"prompt_ids": 1, "tool_mask": 1, "pixel_attention_mask": 1})
 
 
 def test_token_weights_by_hand():

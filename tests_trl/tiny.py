@@ -24,6 +24,8 @@ from aepo.integrations.trl import EntropyControlConfig, EntropyControlTrainer
 
 WORDS = [f"w{number}" for number in range(20)]
 PAD, END = "<pad>", "<end>"
+# Arguments of the trainer that a test may give in place of those here.
+REPLACEABLE = ("peft_config", "train_dataset", "reward_funcs", "processing_class")
 KINDS = {
     "qwen2": (Qwen2Config, Qwen2ForCausalLM, False),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM, True),
@@ -93,7 +95,7 @@ def config(folder: Path, **changes: Any) -> EntropyControlConfig:
 def trainer(
     folder: Path, policy: Any = None, cls: Any = EntropyControlTrainer, args: Any = None, **changes: Any
 ) -> Any:
-    extra = {name: changes.pop(name) for name in ("peft_config", "train_dataset", "reward_funcs") if name in changes}
+    extra = {name: changes.pop(name) for name in REPLACEABLE if name in changes}
     return cls(
         **{
             "model": policy or model(),

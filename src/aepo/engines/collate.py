@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from aepo.entropy.statistics import TokenStatistics
-from aepo.errors import require
 from aepo.types import Batch, BatchStatistics, Prompt, PromptVision, Sample, Vision
 
 Look = Callable[[Prompt], PromptVision]
@@ -24,10 +23,8 @@ def collate(samples: Sequence[Sample], pad_token_id: int, look: Look | None = No
     Args:
         samples: The samples.
         pad_token_id: The padding token.
-        look: What a vision model sees of a prompt; None for a model of text.
-
-    Raises:
-        ValueError: A prompt has images, and `look` is None.
+        look: What a vision model sees of a prompt; None for a model of text, and for a trainer that has the images of
+            its rows itself: the batch then has none.
     """
     completions = [sample.rollout.completion for sample in samples]
     answers = [completion.tokens for completion in completions]
@@ -58,10 +55,8 @@ def _vision(prompts: Sequence[Prompt], width: int, look: Look | None) -> dict[st
         width: T, the number of completion columns.
         look: What a vision model sees of a prompt.
     """
-    if not any(prompt.images for prompt in prompts):
+    if look is None or not any(prompt.images for prompt in prompts):
         return {}
-    require(look is not None, "prompt", "one with images", "a prompt of text: this trainer takes no images")
-    assert look is not None
     looked = {prompt.seen: look(prompt) for prompt in {prompt.seen: prompt for prompt in prompts}.values()}
     rows = [looked[prompt.seen] for prompt in prompts]
     columns = max(len(prompt.tokens) for prompt in prompts)

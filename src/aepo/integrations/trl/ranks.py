@@ -59,7 +59,9 @@ class Ranks:
     def rows(self, own: Rows) -> Rows:
         """Return the rows of all ranks."""
         return {
-            name: self.tensor(values, self.pad_token_id if name.endswith("_ids") else 0, left=name in table.PROMPT)
+            name: self.objects(values)
+            if isinstance(values, list)
+            else self.tensor(values, self.pad_token_id if name.endswith("_ids") else 0, left=name in table.PROMPT)
             for name, values in own.items()
         }
 

@@ -5,9 +5,11 @@ Shapes: B rows of a rank, P prompt columns (left-padded), T completion columns (
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,29 +21,79 @@ from aepo.engines.stops import StopStrings
 from aepo.errors import InvalidValue
 from aepo.types import Batch, BatchStatistics, Completion, Prompt, Rollout
 
-Rows = dict[str, Tensor]
+Rows = dict[str, Any]
 
 PROMPT = ("prompt_ids", "prompt_mask")
 COMPLETION = (
     *("completion_ids", "completion_mask", "old_per_token_logps", "ref_per_token_logps"),
     *("sampling_per_token_logps", "importance_sampling_ratio"),
 )
-KNOWN = {*PROMPT, *COMPLETION, "advantages", "num_items_in_batch"}
+# TRL's fields of images, of Qwen's interface. Between TRL's calls the first three hold one value for each row.
+VISION = ("pixel_values", "image_grid_thw", "num_images")
+TYPES = "mm_token_type_ids"
+KNOWN = {*PROMPT, *COMPLETION, *VISION, TYPES, "advantages", "num_items_in_batch"}
 
 
 def check(rows: Mapping[str, object]) -> None:
-    """Refuse fields other than those of plain text rows, such as images, tools or the masks of a custom rollout."""
+    """Refuse fields other than those of text and of Qwen's images, such as tools or the masks of a custom rollout."""
     unknown = sorted(set(rows) - KNOWN)
     if "max_left_pad" in unknown:  # Unsloth's trainer shifts the log-probabilities of each row by its own padding.
         wanted = "of TRL's own trainer: import aepo.integrations.trl before unsloth"
         raise InvalidValue("max_left_pad", "rows in Unsloth's layout", wanted)
     if unknown:
-        raise InvalidValue("train_dataset", unknown, "text prompts without images, tools or environments")
+        wanted = "prompts of text, or of text and images of Qwen's interface, without tools or environments"
+        raise InvalidValue("train_dataset", unknown, wanted)
+    given = [name for name in VISION if name in rows]
+    if given and len(given) < len(VISION):
+        raise InvalidValue("train_dataset", given, f"images of Qwen's interface, which has {', '.join(VISION)}")
 
 
 def rowwise(rows: Rows) -> Rows:
-    """Return the fields that have a value for each row; the number of tokens belongs to the whole batch."""
-    return {name: value for name, value in rows.items() if name != "num_items_in_batch"}
+    """Return the fields that have a value for each row; the number of tokens belongs to the whole batch.
+
+    The patches and the grids of the images become lists of tensors, one for each row. The types of the tokens are left
+    out: `images` makes them of the tokens.
+    """
+    kept = {name: value for name, value in rows.items() if name not in ("num_items_in_batch", TYPES)}
+    if "pixel_values" not in kept or isinstance(kept["pixel_values"], list):
+        return kept
+    counts = [int(count) for count in kept["num_images"]]
+    grids = list(kept["image_grid_thw"].split(counts))
+    patches = list(kept["pixel_values"].split([int(grid.prod(1).sum()) for grid in grids]))
+    return {**kept, "num_images": counts, "image_grid_thw": grids, "pixel_values": patches}
+
+
+def images(rows: Rows, token: int | None) -> Rows:
+    """Return the images of all rows as TRL's scoring method takes them; nothing where no row has an image.
+
+    Args:
+        rows: The rows, in TRL's form or row by row.
+        token: The token that stands for a merged patch of an image.
+    """
+    if "pixel_values" not in rows:
+        return {}
+    own = rowwise(rows)
+    if not sum(own["num_images"]):
+        return {}
+    flat = {name: torch.cat(own[name]) for name in VISION[:2]}
+    return {**flat, "num_images": own["num_images"], TYPES: (inputs(rows)[0] == token).int()}
+
+
+def select(rows: Rows, chosen: Sequence[int]) -> Rows:
+    """Return some of the rows, row by row."""
+    return {
+        name: [values[number] for number in chosen] if isinstance(values, list) else values[list(chosen)]
+        for name, values in rows.items()
+    }
+
+
+def digests(rows: Rows) -> list[tuple[str, ...]]:
+    """Return the content hash of each row's images; an empty tuple for a row of text."""
+    own = rowwise(rows)
+    if "pixel_values" not in own:
+        return [()] * len(own["prompt_ids"])
+    patches = (values.float().cpu().numpy().tobytes() for values in own["pixel_values"])
+    return [(hashlib.sha256(content).hexdigest(),) if content else () for content in patches]
 
 
 def inputs(rows: Rows) -> tuple[Tensor, Tensor]:
@@ -110,6 +162,10 @@ def place(rows: Rows, extra: Rows, slots: Sequence[int], chosen: Sequence[int], 
         return rows
     merged = {}
     for name, values in rows.items():
+        if isinstance(values, list):
+            replaced = dict(zip(slots, select(extra, chosen)[name], strict=True))
+            merged[name] = [replaced.get(number, value) for number, value in enumerate(values)]
+            continue
         other = extra[name][list(chosen)]
         if values.dim() == 2 and values.shape[1] != other.shape[1]:
             width = max(values.shape[1], other.shape[1])
@@ -131,7 +187,7 @@ def token_lists(ids: Tensor, mask: Tensor) -> list[list[int]]:
 
 
 def rollouts(
-    texts: Sequence[tuple[Sequence[int], Sequence[int]]],
+    texts: Sequence[tuple[Sequence[int], Sequence[int], tuple[str, ...]]],
     rewards: Sequence[float],
     groups: Sequence[int],
     temperature: float,
@@ -143,7 +199,7 @@ def rollouts(
     The sampler's log-probabilities are not known here. The rollouts hold zeros instead, which nothing reads.
 
     Args:
-        texts: The prompt tokens and the completion tokens of each row.
+        texts: The prompt tokens, the completion tokens and the hashes of the images of each row.
         rewards: The reward of each row.
         groups: The number of the group of each row.
         temperature: The temperature that the rows were drawn at.
@@ -151,9 +207,9 @@ def rollouts(
         stops: The stop strings of the sampler, which end a completion too; None for none.
     """
     made = []
-    for (prompt, tokens), reward, group in zip(texts, rewards, groups, strict=True):
+    for (prompt, tokens, seen), reward, group in zip(texts, rewards, groups, strict=True):
         completion = Completion(
-            prompt=Prompt(id=f"group {group}", tokens=tuple(prompt), problem={}),
+            prompt=Prompt(id=f"group {group}", tokens=tuple(prompt), problem={}, images=seen),
             group=group,
             temperature=temperature,
             tokens=tuple(tokens),

@@ -86,7 +86,7 @@ class SamplingTrainer(GRPOTrainer):  # type: ignore[misc]
         assert self._rewarded is not None
         completions, rewards = self._rewarded
         prompts = table.token_lists(drawn["prompt_ids"], drawn["prompt_mask"])
-        texts = self._ranks.objects(list(zip(prompts, completions, strict=True)))
+        texts = self._ranks.objects(list(zip(prompts, completions, table.digests(drawn), strict=True)))
         numbers = [group for group in groups for _ in range(self.num_generations)]
         rollouts = table.rollouts(texts, self._total(rewards), numbers, temperature, self._ends, self._stops)
         return SampledRows(table.rowwise(drawn), rollouts, _kept(drawn, scores))
@@ -205,6 +205,7 @@ class SamplingTrainer(GRPOTrainer):  # type: ignore[misc]
             return None
         ids, attention = table.inputs(rows)
         width = rows["completion_mask"].shape[1]
+        named = {**named, **table.images(rows, self._image_token)}
         scores = self._get_per_token_logps_and_entropies(model, ids, attention, width, compute_entropy=True, **named)
         return BatchStatistics(scores[0].float(), scores[1].float()) if self._has_entropies(scores) else None
 
@@ -225,13 +226,24 @@ class SamplingTrainer(GRPOTrainer):  # type: ignore[misc]
     @torch.no_grad()
     def _stats(self, rows: Rows, needs: Needs) -> BatchStatistics:
         """Return the statistics of the rows at the current weights, computed one microbatch at a time."""
-        ids, attention = table.inputs(rows)
         mask, size = rows["completion_mask"], self.args.per_device_train_batch_size
         stats = None if beyond_trl(needs) else self._trl_statistics(self.model, rows, batch_size=size)
         if stats is not None:
             return stats
-        chunks = zip(ids.split(size), attention.split(size), mask.split(size), strict=True)
-        return table.joined([statistics(self.model, self._inner, *chunk, needs) for chunk in chunks], mask.shape[1])
+        numbers = range(len(mask))
+        chunks = [table.select(rows, numbers[first : first + size]) for first in range(0, len(mask), size)]
+        return table.joined([self._own_pass(self.model, chunk, needs) for chunk in chunks], mask.shape[1])
+
+    def _own_pass(self, model: Any, rows: Rows, needs: Needs) -> BatchStatistics:
+        """Return the statistics of the rows from this package's own pass."""
+        seen = table.images(rows, self._image_token)
+        seen.pop("num_images", None)
+        return statistics(model, self._inner, *table.inputs(rows), rows["completion_mask"], needs, seen)
+
+    @property
+    def _image_token(self) -> int | None:
+        """Return the token that stands for a merged patch of an image; None for a model of text."""
+        return getattr(self._inner.config, "image_token_id", None)
 
     def _stats_of_some(self, rows: Rows, chosen: Sequence[int], needs: Needs) -> list[BatchStatistics]:
         """Return the statistics of some rows in a list of one item; the list is empty if no row is chosen.
@@ -246,7 +258,7 @@ class SamplingTrainer(GRPOTrainer):  # type: ignore[misc]
         if not chosen:
             return []
         own = self._ranks.part(chosen, -(-len(chosen) // self._ranks.number))
-        stats = self._ranks.stats(self._stats({name: values[own] for name, values in rows.items()}, needs))
+        stats = self._ranks.stats(self._stats(table.select(rows, own), needs))
         return [stats.select(torch.arange(len(chosen), device=stats.logprobs.device))]
 
     @property

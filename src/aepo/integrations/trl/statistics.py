@@ -5,6 +5,7 @@ These are log pi^T, the entropy over a part of the vocabulary, and an entropy wi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -28,7 +29,13 @@ def beyond_trl(needs: Needs) -> bool:
 
 
 def statistics(
-    model: Any, inner: Any, ids: Tensor, attention_mask: Tensor, mask: Tensor, needs: Needs
+    model: Any,
+    inner: Any,
+    ids: Tensor,
+    attention_mask: Tensor,
+    mask: Tensor,
+    needs: Needs,
+    images: Mapping[str, Tensor] | None = None,
 ) -> BatchStatistics:
     """Return the statistics of the completion tokens from one forward pass; they have gradients where enabled.
 
@@ -39,11 +46,12 @@ def statistics(
         attention_mask: [B, P + T].
         mask: Nonzero at the tokens to score, [B, T].
         needs: The statistics that the control needs.
+        images: The images of the rows, as arguments of the model; None for rows of text.
     """
     caught: list[Tensor] = []
     handle = inner.base_model.register_forward_hook(lambda module, given, output: caught.append(output[0]))
     try:
-        model(input_ids=ids, attention_mask=attention_mask, logits_to_keep=1, use_cache=False)
+        model(input_ids=ids, attention_mask=attention_mask, logits_to_keep=1, use_cache=False, **(images or {}))
     finally:
         handle.remove()
     places, width = mask.bool(), mask.shape[1]

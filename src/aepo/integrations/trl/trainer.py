@@ -30,7 +30,7 @@ from aepo.integrations.trl.config import EntropyControlConfig
 from aepo.integrations.trl.losses import own_loss
 from aepo.integrations.trl.rows import Rows
 from aepo.integrations.trl.sampling import SamplingTrainer
-from aepo.integrations.trl.statistics import beyond_trl, statistics
+from aepo.integrations.trl.statistics import beyond_trl
 from aepo.loss.policy_loss import LossOutput
 from aepo.types import BatchStatistics, Metric, Rollout, Sample, asked_for
 
@@ -170,6 +170,7 @@ class EntropyControlTrainer(SamplingTrainer):
         out["advantages"] = table.fit(shaped, out["completion_mask"].shape[1])[row] * trained
         if self._own_loss:
             out["aepo_row"] = row
+        out |= table.images(out, self._image_token)
         out["num_items_in_batch"] = self.accelerator.gather(out["completion_mask"].sum()).sum()
         return out
 
@@ -194,7 +195,7 @@ class EntropyControlTrainer(SamplingTrainer):
         needs = self._acts.needs(state).in_update
         stats = None if beyond_trl(needs) else self._trl_statistics(model, inputs)
         if stats is None:
-            return statistics(model, self._inner, *table.inputs(inputs), mask, needs)
+            return self._own_pass(model, inputs, needs)
         return table.inside(replace(stats, entropy=asked_for(stats.entropy).detach()), mask)
 
     def _weights(self, mask: Tensor, inputs: Rows) -> Tensor:
