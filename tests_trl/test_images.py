@@ -129,23 +129,19 @@ def run(
     model = AutoModelForImageTextToText.from_pretrained(folder(tmp_path, family))
     target = {"target": "0.5"} if method.startswith("aepo") else {"target": None}
     cls = type("Shown", (Shown,), {"text": text})
-    done = trainer(
-        tmp_path / "run",
-        policy=model,
-        cls=cls,
-        method=method,
-        max_grad_norm=0.0,
-        learning_rate=2e-2,
-        max_steps=4,
-        max_completion_length=3,
-        num_generations=8,
-        per_device_train_batch_size=16,
-        gradient_accumulation_steps=4,
-        train_dataset=dataset(column, text),
-        reward_funcs=odd_start,
-        processing_class=processor(),
-        **{**target, **changes},
-    )
+    settings = {
+        "method": method,
+        "max_grad_norm": 0.0,
+        "learning_rate": 2e-2,
+        "max_steps": 4,
+        "max_completion_length": 3,
+        "per_device_train_batch_size": 16,
+        "gradient_accumulation_steps": 4,
+        "train_dataset": dataset(column, text),
+        "reward_funcs": odd_start,
+        "processing_class": processor(),
+    }
+    done = trainer(tmp_path / "run", policy=model, cls=cls, **{**settings, **target, **changes})
     done.train()
     return done
 

@@ -51,8 +51,8 @@ _HEADER = """# Every method
 `aepo methods --markdown > docs/methods/README.md` makes this page; `aepo methods NAME` shows one method with its
 settings. A method is a point on four axes, advantage x surrogate x aggregate x control; `--method a+b` joins two.
 "Cost" is what the method costs more than GRPO; "engines" are those that can run it. In the loop every method was run on
-models of text and, two steps each, on a tiny random model of images ([images.md](../images.md)); inside TRL and verl
-every method was run on text alone.
+models of text and, two steps each, on a tiny random model of images ([images.md](../images.md)). Inside TRL five
+methods were run on images, all others on text alone; inside verl all on text alone.
 
 These methods are named by the papers around AEPO and left out: {left_out}.
 

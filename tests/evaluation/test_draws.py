@@ -51,6 +51,7 @@ class Recorder:
 
     seeds: list[int] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
+    images = None
 
     @property
     def encoding(self):

@@ -76,7 +76,8 @@ def images(rows: Rows, token: int | None) -> Rows:
     if not sum(own["num_images"]):
         return {}
     flat = {name: torch.cat(own[name]) for name in VISION[:2]}
-    return {**flat, "num_images": own["num_images"], TYPES: (inputs(rows)[0] == token).int()}
+    types = torch.eq(inputs(rows)[0], -1 if token is None else token).int()
+    return {**flat, "num_images": own["num_images"], TYPES: types}
 
 
 def select(rows: Rows, chosen: Sequence[int]) -> Rows:
