@@ -2,20 +2,22 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, LlavaConfig, LlavaForConditionalGeneration
 
 from aepo.config import PolicyConfig
 from aepo.control.base import Needs, generator
 from aepo.errors import InvalidValue
 from aepo.model.policy import Policy
+from aepo.sampling.check import check_sampler
 from aepo.sampling.prompts import made_prompt
 from aepo.tasks.base import Problem
 from aepo.types import Completion, Prompt, Request, Rollout, Sample
 from tests.tiny_models import make_model, stir
-from tests.tiny_vision import FAMILIES, asked, make_vision_model, picture, sampler
+from tests.tiny_vision import FAMILIES, asked, make_vision_model, picture, sampler, vision_tokenizer
 
 ANSWER = 6
 
@@ -150,6 +152,52 @@ def gradients(policy: Policy) -> dict[str, bool]:
 def test_gradients_reach_all_weights_with_the_vision_tower(folder):
     reached = gradients(Policy.load(folder))
     assert all(reached.values()), [name for name, found in reached.items() if not found]
+
+
+def test_activations_computed_again_give_the_same_gradients(folder):
+    plain = Policy.load(folder)
+    again = Policy.load(folder, settings=PolicyConfig(gradient_checkpointing=True))
+    gradients(plain), gradients(again)
+    for one, other in zip(plain.model.parameters(), again.model.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_in_bfloat16_the_sampler_and_the_scoring_agree(folder):
+    policy = Policy.load(folder, settings=PolicyConfig(dtype="bfloat16"))
+    check_sampler(policy, sampler(policy))
+    requests = [Request(prompt, number, 4) for number, prompt in enumerate(prompts(policy))]
+    drawn = sampler(policy).sample(requests, max_tokens=ANSWER, generator=generator(0, 0, "test"))
+    batch = policy.collate([Sample(Rollout(c, 0.0), 0.0) for c in drawn])
+    off = (policy.score(batch, Needs()).logprobs - batch.sampling_logprobs).abs()[batch.mask.bool()]
+    assert off.median() < 0.1
+    assert set(policy.images.places).isdisjoint(token for c in drawn for token in c.tokens)
+
+
+def test_without_pillow_a_model_of_images_is_refused_in_one_line(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(InvalidValue, match=r"model: got .*; must be a model of text, or pip install 'aepo\[vision\]'"):
+        Policy.load(folder)
+
+
+def test_a_model_of_images_of_another_interface_is_refused_in_one_line(tmp_path):
+    tokenizer = vision_tokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text |= {"model_type": "llama", "vocab_size": len(tokenizer), "num_key_value_heads": 2}
+    sight = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 8,
+    }
+    sight |= {"model_type": "clip_vision_model", "patch_size": 4}
+    config = LlavaConfig(text_config=text, vision_config=sight, image_token_index=261)
+    LlavaForConditionalGeneration(config).save_pretrained(tmp_path)
+    with pytest.raises(
+        InvalidValue, match="LlavaForConditionalGeneration.*; must be a model of text, or one of images"
+    ):
+        Policy.load(tmp_path)
 
 
 def test_a_frozen_tower_gets_no_gradient(folder):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 from dataclasses import replace
 
 import pytest
@@ -76,6 +77,16 @@ def test_what_is_no_image_is_refused_in_one_line(value, words):
     with pytest.raises(InvalidValue) as refused:
         Image.of(value, "row 1, image 1")
     assert words in str(refused.value) and str(refused.value).startswith("row 1, image 1")
+
+
+def test_without_pillow_rows_with_images_and_the_task_are_refused_in_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(InvalidValue, match=r"pip install 'aepo\[vision\]'"):
+        Image.of(b"content", "row 1")
+    with pytest.raises(
+        InvalidValue, match=r"task: got 'pictures'; must be another one, or pip install 'aepo\[vision\]'"
+    ):
+        Pictures().check()
 
 
 def test_a_file_that_changed_is_refused(folder):

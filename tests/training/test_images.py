@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from aepo.analysis.export import export
 from aepo.config import Config, make_config
 from aepo.control.base import Needs
 from aepo.errors import InvalidValue
@@ -96,6 +97,13 @@ def test_rows_that_a_control_keeps_find_their_images_again_after_a_stop(answerin
     assert {file.name for file in checkpoint.glob("*.png")} == {f"image-{digest}.png" for digest in kept}
     runner.resume(tmp_path / "parts", quiet=True, settings=["steps=4"])
     assert same_weights(weights(tmp_path / "whole", 4), weights(tmp_path / "parts", 4))
+
+
+def test_an_exported_run_reads_images_as_the_run_did(answering, tmp_path):
+    settings = ("steps=1", "evaluation.every=0", "policy.lora_rank=2", "policy.max_pixels=256")
+    runner.start(job(answering, "grpo", *settings), tmp_path / "run", quiet=True)
+    policy = Policy.load(export(tmp_path / "run", tmp_path / "out", None, None, None))
+    assert policy.adapter is None and policy.images.processor.size["longest_edge"] == 256
 
 
 def test_the_dry_run_counts_the_tokens_of_images(answering, capsys):

@@ -137,6 +137,8 @@ def _saved(loaded: Loaded, dtype: torch.dtype, source: Source, folder: Path) -> 
     model.save_pretrained(folder)
     generation.save_pretrained(folder)
     loaded.tokenizer.save_pretrained(folder)
+    if loaded.images is not None:
+        loaded.images.save(folder)
     return model
 
 
