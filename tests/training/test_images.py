@@ -190,7 +190,7 @@ def test_aepo_holds_the_entropy_on_pictures_and_grpo_does_not(answering):
     sampled = statistics.mean(entropies(answering, "aepo", *HOLD, *SHARES)[late])
     reweighted = statistics.mean(entropies(answering, "aepo", *HOLD, *SHARES, "control.positives=reweighted")[late])
     assert grpo < TARGET - 0.25, (grpo, sampled, reweighted)
-    assert abs(sampled - TARGET) < 0.15 and abs(reweighted - TARGET) < 0.15
+    assert abs(sampled - TARGET) < 0.2 and abs(reweighted - TARGET) < 0.2
 
 
 @pytest.mark.parametrize("method", METHODS)
