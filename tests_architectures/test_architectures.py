@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,15 +13,21 @@ from aepo.control.base import Needs
 from aepo.engines.collate import collate
 from aepo.entropy.statistics import logits_statistics
 from aepo.errors import InvalidValue
-from aepo.model.policy import Policy
+from aepo.model.policy import Policy, trimmed
+from aepo.model.shared import packs_for
 from aepo.sampling.check import check_sampler
 from aepo.sampling.hf import HFSampler
-from aepo.types import BatchStatistics, Prompt, Request, Sample
+from aepo.types import BatchStatistics, Prompt, Request, Rollout, Sample
 from tests.tiny_models import batch, drawn, mismatch, samples
 from tests_architectures.toys import REFUSED, ROUGH, WORK, saved
 
 TEMPERATURES = (0.7, 1.4)
 LENGTHS = ((3, 5), (7, 2))
+# Recurrent layers, convolutions and ALiBi read the places of a pack, so that each row computes its own prompt.
+EACH_ROW = {
+    *("bamba", "bloom", "falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba", "lfm2_moe", "mamba", "mamba2", "mpt"),
+    *("nemotron_h", "olmo_hybrid", "qwen3_5_text", "qwen3_next", "zamba2"),
+}
 NAMES = ("logprobs", "entropy")
 
 
@@ -64,6 +71,25 @@ def test_statistics_and_gradients_are_those_of_plain_logits(policy):
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4 * largest)
         else:
             assert a is b or not any(x.any() for x in (a, b) if x is not None)
+
+
+def test_a_shared_prompt_gives_the_same_numbers_or_is_refused(policy):
+    torch.manual_seed(0)
+    asked = samples(((12, 1),))[0].rollout.completion.prompt
+    answers = [row.rollout.completion for row in samples(((1, 3), (1, 5), (1, 1)))]
+    rows = [Sample(Rollout(replace(c, prompt=asked, group=0), 1.0), 1.0) for c in answers]
+    batch = collate(rows, policy.pad_token_id)
+    alone = flat(policy.statistics(batch, Needs(temperatures=TEMPERATURES)), batch.mask)
+    kind = policy.model.config.model_type
+    assert policy.share_prompts() is (kind not in EACH_ROW)
+    try:
+        packs = policy.sharing and packs_for(trimmed(batch), policy.sharing)
+        assert (packs is None) is (kind in EACH_ROW)
+        shared = flat(policy.statistics(batch, Needs(temperatures=TEMPERATURES)), batch.mask)
+    finally:
+        policy.sharing = None
+    for mine, wanted in zip(shared, alone, strict=True):
+        torch.testing.assert_close(mine, wanted, rtol=0, atol=1e-5)
 
 
 def test_the_sampler_draws_what_is_scored(policy):

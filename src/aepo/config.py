@@ -222,6 +222,11 @@ class PolicyConfig:
     the activations of 8 rows do not fit into the memory of the device; it is the default of another model than
     `builtin`.
     """
+    share_prompts: bool | Literal["auto"] = False
+    """Compute a prompt once for all completions of it, in scoring and update: the same numbers up to rounding. All
+    completions of a prompt are then in one minibatch. `auto` does so if it saves a tenth of the operations or more and
+    the model's attention allows it; it is the default of another model than `builtin`.
+    """
     trust_remote_code: bool = False
     """Run Python code that the model's repository contains."""
     revision: str | None = None

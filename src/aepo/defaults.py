@@ -35,6 +35,7 @@ def by_model(given: Mapping[str, Any]) -> dict[str, Any]:
         "optimizer.warmup": max(0, warmup),
         "optimizer.microbatch": "auto",
         "policy.gradient_checkpointing": "auto",
+        "policy.share_prompts": "auto",
         "policy.dtype": "bfloat16" if has_bfloat16(given.get("device", "auto")) else "float32",
         "evaluation.every": "auto",
         "checkpoint.every": "auto",

@@ -12,8 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 from aepo.config import Config, make_config
+from aepo.engines.collate import collate
 from aepo.errors import InvalidValue
 from aepo.methods import METHODS
+from aepo.model import policy as policy_module
+from aepo.model import shared
 from aepo.model.policy import Policy
 from aepo.tasks import Paths, Task
 from aepo.training import runner
@@ -21,6 +24,7 @@ from aepo.training.checkpoint import TrainState, steps_saved
 from aepo.training.evaluate import evaluate
 from aepo.training.progress import RunLog
 from aepo.training.step import Run, make_optimizer, minibatches, train_step
+from aepo.types import Completion, Prompt, Rollout, Sample
 from tests import builders as b
 
 SMALL = [
@@ -157,6 +161,56 @@ def test_minibatches_hold_every_trained_row_once_and_spread_the_extra_ones():
     kept = minibatches(batch, 4, None)
     assert torch.cat(kept).tolist() == [i for i in range(28) if i != 3]
     assert [batch.extra[part].sum().item() for part in kept] == [0, 0, 2, 6]
+
+
+def test_minibatches_of_whole_prompts_spread_those_with_extra_rows():
+    """Six prompts of three rows, two of them with an extra row."""
+    samples = []
+    for group in range(6):
+        prompt = Prompt(str(group), (group, 7), {})
+        for row in range(4 if group in (1, 4) else 3):
+            completion = Completion(prompt, group, 1.0, (5,), (-1.0,), truncated=True)
+            samples.append(Sample(Rollout(completion, 0.0), 0.0, extra=row == 3, trained=not (group == 5 and row == 0)))
+    batch = collate(samples, 0)
+    parts = minibatches(batch, 2, b.step().generator("test"), whole=True)
+    assert sorted(torch.cat(parts).tolist()) == [i for i, sample in enumerate(samples) if sample.trained]
+    assert [batch.extra[part].sum().item() for part in parts] == [1, 1]
+    assert not set(batch.groups[parts[0]].tolist()) & set(batch.groups[parts[1]].tolist())
+    drawn = [minibatches(batch, 2, torch.Generator().manual_seed(seed), whole=True) for seed in range(8)]
+    assert len({tuple(sorted(tuple(part.tolist()) for part in parts)) for parts in drawn}) > 2
+    assert len(minibatches(batch, 7, b.step().generator("test"), whole=True)) == 7  # fewer prompts: rows are spread
+
+
+@pytest.mark.parametrize("method", ["grpo", "aepo", "entropy-reg"])
+def test_a_shared_prompt_changes_no_step(quick_model, tmp_path, monkeypatch, method):
+    """The prompts are long and equal within a group; the sizes are those of a run."""
+    found, packs = [], []
+    original = shared.shared_hidden
+    monkeypatch.setattr(policy_module, "shared_hidden", lambda *a: packs.append(len(a[2])) or original(*a))
+    rows = [{"prompt": f"{'1 + ' * (9 + n)}1 =", "answer": str(10 + n)} for n in range(6)]
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = ["task=data", f"task.train={data}", "task.max_response=6", "sampling.prompts=4", "sampling.group_size=4"]
+    given += ["optimizer.minibatches=1", "optimizer.microbatch=8", f"model={quick_model}", "evaluation.every=0"]
+    for share in ("false", "true"):
+        out = tmp_path / share
+        runner.start(
+            make_config(method=method, settings=[*given, "steps=2", f"policy.share_prompts={share}"]), out, True
+        )
+        found.append((metrics(out), weights(out, 2)))
+        assert bool(packs) is (share == "true")
+    for plain, packed in zip(found[0][0], found[1][0], strict=True):
+        assert packed["entropy"] == pytest.approx(plain["entropy"], abs=1e-5)
+        assert packed["gradient_norm"] == pytest.approx(plain["gradient_norm"], rel=1e-3, abs=1e-6)
+
+
+def test_a_run_that_shares_goes_on_as_if_it_had_not_stopped(quick_model, tmp_path):
+    settings = ["policy.share_prompts=true", "optimizer.minibatches=2", "checkpoint.every=1"]
+    runner.start(small(quick_model, "aepo", 4, *settings), tmp_path / "whole", quiet=True)
+    runner.start(small(quick_model, "aepo", 2, *settings), tmp_path / "cut", quiet=True)
+    runner.resume(tmp_path / "cut", quiet=True, settings=["steps=4"])
+    assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+    assert same_weights(weights(tmp_path / "cut", 4), weights(tmp_path / "whole", 4))
 
 
 def test_replaced_rows_are_measured_and_not_trained_on(quick_model):

@@ -14,6 +14,7 @@ last term is for attention that keeps its T x T matrix (`eager`). Logits are com
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,6 +29,11 @@ GIB = 2**30
 SHARE = 0.8
 # What other layers keep in proportion to those of the Llama family; see the test.
 MORE = 1.3
+# Names of configurations for the number of tokens that a layer looks back at most, or chooses among all.
+_LOOKS_BACK = re.compile(
+    r"(sliding_windows?(_size)?|attention_window(_size)?|window_size|local_attention_window_len"
+    r"|attention_chunk_size|index_topk(_blocks)?)"
+)
 # With fewer rows than this in a microbatch, recomputing activations costs less than the small products.
 FEW = 8
 
@@ -52,6 +58,18 @@ class Sizes:
     """Inner width of the feed-forward block; of a mixture of experts, that of the experts of one token."""
     eager_heads: int = 0
     """Number of heads whose T x T matrix is kept; 0 if the kind of attention keeps none."""
+    looks_back: int | None = None
+    """Number of tokens that the layer with the shortest sight looks back; None if every layer sees all tokens."""
+
+    def operations(self, rows: int, width: int) -> float:
+        """Return the operations of a forward pass below the output layer: products with weights, and attention.
+
+        Args:
+            rows: Number of rows.
+            width: Tokens of a row, padding included.
+        """
+        weights = self.hidden * (2 * self.queries + 2 * self.keys + 3 * self.feed_forward)
+        return float(rows * width * self.layers * (2 * weights + 4 * self.queries * width))
 
     def row(self, tokens: int, width: int, checkpointing: bool) -> float:
         """Return the bytes that the backward pass of one row needs.
@@ -86,13 +104,26 @@ def sizes(model: Any) -> Sizes:
         keys=heads * width,
         feed_forward=inner,
         eager_heads=queries if known._attn_implementation == "eager" else 0,
+        looks_back=_looks_back(known),
     )
 
 
 def size_named(config: Any, otherwise: int, *names: str) -> int:
     """Return the first of these settings that is a number; architectures name their sizes in different ways."""
-    values = (getattr(config, name, None) for name in names)
-    return next((value for value in values if isinstance(value, int)), otherwise)
+    for name in names:
+        try:
+            value = getattr(config, name, None)
+        except Exception:  # transformers refuses a size that differs between layers; the layers' mean is not needed
+            continue
+        if isinstance(value, int):
+            return value
+    return otherwise
+
+
+def _looks_back(config: Any) -> int | None:
+    """Return the smallest window of a text model's configuration; None if it names none."""
+    found = [value for name, value in vars(config).items() if _LOOKS_BACK.fullmatch(name) and type(value) is int]
+    return min((value for value in found if value > 0), default=None)
 
 
 @dataclass(frozen=True)
@@ -107,13 +138,19 @@ class Fit:
     """Bytes that an update needs by this estimate."""
     memory: float
     """Bytes of memory that the device has."""
+    saved: float | None = None
+    """Share of the operations below the output layer that are saved because a prompt of several rows is computed once;
+    None if each row computes its own.
+    """
 
     def applied(self, config: Config) -> Config:
         """Return the settings with what was chosen in place of `auto`."""
         return replace(
             config,
             optimizer=replace(config.optimizer, microbatch=self.microbatch),
-            policy=replace(config.policy, gradient_checkpointing=self.checkpointing),
+            policy=replace(
+                config.policy, gradient_checkpointing=self.checkpointing, share_prompts=self.saved is not None
+            ),
         )
 
     def problems(self) -> list[str]:

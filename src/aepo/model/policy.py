@@ -21,8 +21,10 @@ from aepo.engines.linear_head import logit_transform, real_tokens
 from aepo.engines.positions import Room, positions
 from aepo.entropy.statistics import token_statistics
 from aepo.model.encoding import Encoding
-from aepo.model.forward import check_padding, last_hidden
+from aepo.model.forward import CHANGE, check_padding
 from aepo.model.loading import Loaded, load
+from aepo.model.memory import Sizes, sizes
+from aepo.model.shared import by_prompt, packs_for, plain_hidden, shared_hidden, sharing_error
 from aepo.types import Batch, BatchStatistics, Prompt, Sample
 
 # Largest number of tokens, padding included, in one scoring pass without gradient. It keeps activations small.
@@ -38,6 +40,8 @@ class Policy:
         adapter: peft's view of the model; None without an adapter.
         checkpointing: Whether the backward pass recomputes activations.
         images: What turns images into tokens and patches; None for a model of text.
+        sharing: The sizes of the model, by which rows with the same prompt share its computation where that pays; None
+            if each row computes its own.
         encoding: What turns a prompt into tokens.
         ends: The tokens that end a completion, with the places that name them.
         room: How long a prompt and its completion may be.
@@ -50,6 +54,7 @@ class Policy:
         self.adapter = loaded.adapter
         self._adapter_off = False
         self.checkpointing = False
+        self.sharing: Sizes | None = None
         self.images = loaded.images
         self.encoding = Encoding(self.tokenizer, self.model.name_or_path, self.images)
         self.end_at()
@@ -145,6 +150,20 @@ class Policy:
         enable({"use_reentrant": False})
         self.checkpointing = True
 
+    def share_prompts(self) -> bool:
+        """Compute a prompt of several rows once from now on, where that pays, if the model can.
+
+        Returns:
+            Whether the model can: its hidden states are the same in both ways, which is measured. A model of images
+            cannot.
+        """
+        if self.images is not None:
+            return False
+        ids = real_tokens(self.model)[0].tolist()
+        if sharing_error(self.model, ids, self.pad_token_id) <= CHANGE[self._dtype]:
+            self.sharing = sizes(self.model)
+        return self.sharing is not None
+
     @property
     def vocabulary(self) -> int:
         """Return V, the number of logits of a token."""
@@ -214,7 +233,7 @@ class Policy:
             needs: The statistics that the control needs besides log-probability and entropy.
             report: Gets the number of rows that are done, after each chunk.
         """
-        order = by_length(batch)
+        order = by_length(batch) if self.sharing is None else by_prompt(batch)
         parts: list[BatchStatistics] = []
         done = 0
         with torch.no_grad(), self.adapter.disable_adapter() if self._adapter_off else nullcontext():
@@ -250,8 +269,8 @@ class Policy:
 
     def _hidden(self, batch: Batch) -> Tensor:
         """Return the hidden states that predict the completion tokens, [N, D], row by row."""
-        hidden = last_hidden(self.model, batch.input_ids, batch.attention_mask, batch.positions, batch.vision)
-        return hidden[:, batch.prompt_width - 1 : -1][batch.mask.bool()]
+        packs = None if self.sharing is None else packs_for(batch, self.sharing)
+        return plain_hidden(self.model, batch) if packs is None else shared_hidden(self.model, batch, packs)
 
     def _lower_precision(self) -> None:
         """Run the transformer under autocast, and compute logits in float32 from factors rounded to the lower dtype.

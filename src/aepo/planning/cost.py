@@ -72,6 +72,8 @@ class Model:
     """Bytes of one token in the KV cache."""
     width: int = 2
     """Bytes of one number in the weights during computation."""
+    looks_back: int | None = None
+    """Number of tokens that the layer with the shortest sight looks back; None if every layer sees all tokens."""
 
     @property
     def touched(self) -> float:

@@ -24,10 +24,11 @@ from aepo.engines.ends import find_ends
 from aepo.engines.positions import Room, positions
 from aepo.errors import InvalidValue, require
 from aepo.model.encoding import Encoding
-from aepo.model.memory import Fit, Sizes, fitted, memory_of, sizes
+from aepo.model.memory import Fit, Sizes, memory_of, sizes
 from aepo.model.policy import SCORING_TOKENS
+from aepo.model.shared import fit_update
 from aepo.planning.cost import H100, Lengths, Model, Work, operations, seconds, table
-from aepo.sampling.prompts import checked_prompts, ends_line
+from aepo.sampling.prompts import Checked, checked_prompts, ends_line
 from aepo.training.header import optimizer_lines
 from aepo.training.preflight import preflight
 from aepo.types import Completion, Prompt, Rollout, Sample
@@ -90,9 +91,9 @@ def dry_run(config: Config, gpus: Sequence[int] = (), length: float | None = Non
     for sentence in preflight(config):
         print(f"preflight: {sentence}")
     model = architecture(config)
-    longest, said = texts(config)
+    checked, said = texts(config)
     print(*said, sep="\n")
-    fit = _fit(config, model, longest)
+    fit = _fit(config, model, checked.longest, checked.mean)
     config = fit.applied(config)
     print(f"model: {config.model}, {model.kind}, {model.parameters:,} parameters, {model.trained:,} of them trained")
     print(f"  {config.policy.dtype} on {_device(config)}")
@@ -111,7 +112,7 @@ def _device(config: Config) -> torch.device:
     return torch.device("cuda" if cuda else "cpu")
 
 
-def _fit(config: Config, model: Model, prompt: int) -> Fit:
+def _fit(config: Config, model: Model, longest: int, mean: float) -> Fit:
     """Return how an update would fit into the memory of this machine."""
     found = Sizes(
         parameters=model.parameters,
@@ -121,17 +122,19 @@ def _fit(config: Config, model: Model, prompt: int) -> Fit:
         queries=model.attention,
         keys=model.kv_bytes // (2 * model.width * model.layers),
         feed_forward=model.feed_forward,
+        looks_back=model.looks_back,
     )
-    return fitted(config, found, prompt, memory_of(_device(config)))
+    return fit_update(config, found, longest, mean, memory_of(_device(config)))
 
 
 def _concrete(config: Config, model: Model) -> Config:
     """Return the settings with a choice in place of each `auto`, for the longest prompt that the task allows."""
-    return _fit(config, model, getattr(config.task, "max_prompt", PROMPT)).applied(config)
+    longest = getattr(config.task, "max_prompt", PROMPT)
+    return _fit(config, model, longest, longest).applied(config)
 
 
-def texts(config: Config) -> tuple[int, list[str]]:
-    """Return the tokens of the longest prompt, and lines: the first prompt as the model sees it, and where answers end.
+def texts(config: Config) -> tuple[Checked, list[str]]:
+    """Return the checked prompts, and lines: the first prompt as the model sees it, and where answers end.
 
     Every prompt of the data is checked as a run checks it. The weights are not loaded.
 
@@ -151,7 +154,7 @@ def texts(config: Config) -> tuple[int, list[str]]:
     among = f", {sum(map(language.images.count, images))} of them of images" if language.images and images else ""
     shown: str = language.tokenizer.decode(language.images.collapsed(tokens) if language.images else list(tokens))
     ends = find_ends(language.tokenizer, language.generation, language.config, name, [checked.first.text])
-    return checked.longest, [
+    return checked, [
         f"data: the first prompt has {len(tokens)} tokens{among}: {_short(shown)!r}",
         ends_line(ends, config.sampling.stops),
     ]
@@ -203,6 +206,7 @@ def architecture(config: Config) -> Model:
         vocabulary=known.get_text_config().vocab_size,
         kv_bytes=2 * (2 if half else 4) * found.layers * found.keys,
         width=2 if half else 4,
+        looks_back=found.looks_back,
     )
 
 

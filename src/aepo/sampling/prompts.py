@@ -62,6 +62,8 @@ class Checked:
     """Its first problem."""
     longest: int
     """Tokens of the longest prompt that was checked."""
+    mean: float
+    """Mean number of tokens of those prompts."""
 
 
 def checked_prompts(task: Task, encoding: Encoding, seed: int, room: Room) -> Checked:
@@ -82,7 +84,7 @@ def checked_prompts(task: Task, encoding: Encoding, seed: int, room: Room) -> Ch
     # A task whose prompts have no end checks none of them. The sampler refuses a later one that is too long.
     kept = kept or [length(checked.train_problem(seed, index)) for index in range(ASKED)]
     room.limit(max(kept), checked.max_tokens)
-    return Checked(checked, checked.train_problem(seed, 0), max(kept))
+    return Checked(checked, checked.train_problem(seed, 0), max(kept), sum(kept) / len(kept))
 
 
 def ends_line(ends: Ends, stops: Sequence[str]) -> str:

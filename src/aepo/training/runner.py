@@ -23,8 +23,9 @@ from aepo.engines.preflight import Seen, implausible_targets, unusable_rewards
 from aepo.engines.stops import StopStrings
 from aepo.errors import InvalidValue, RunDiedError, require
 from aepo.model.builtin import PretrainingTask, base_model
-from aepo.model.memory import fitted, memory_of, sizes
+from aepo.model.memory import memory_of, sizes
 from aepo.model.policy import Policy
+from aepo.model.shared import fit_update
 from aepo.sampling.base import Sampler
 from aepo.sampling.check import check_sampler
 from aepo.sampling.draw import WHOLE
@@ -275,7 +276,11 @@ def _prepare(config: Config, checkpoint: Path | None, quiet: bool) -> tuple[Run,
     policy.end_at([checked.first.text])
     if config.evaluation.every:
         task.eval_problems(config.evaluation.prompts)
-    fit = fitted(config, sizes(policy.model), checked.longest, memory_of(policy.device))
+    fit = fit_update(config, sizes(policy.model), checked.longest, checked.mean, memory_of(policy.device))
+    if fit.saved is not None and not policy.share_prompts():
+        wanted = "auto or false: this model reads a packed prompt in another way than plain rows"
+        require(config.policy.share_prompts == "auto", "policy.share_prompts", True, wanted)
+        fit = replace(fit, saved=None)
     config = fit.applied(config)
     if fit.checkpointing and not policy.checkpointing:
         policy.recompute_activations()
@@ -296,6 +301,8 @@ def _prepare(config: Config, checkpoint: Path | None, quiet: bool) -> tuple[Run,
             if policy.adapter is None
             else policy.without_adapter()
         )
+        if policy.sharing is not None:
+            reference.share_prompts()
     return Run(config, config.algorithm, task, policy, sampler, optimizer, reference, fit), state
 
 

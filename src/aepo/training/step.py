@@ -22,6 +22,7 @@ from aepo.loss.aggregates import AGGREGATES
 from aepo.loss.policy_loss import LossOutput, k3
 from aepo.model.memory import Fit
 from aepo.model.policy import Policy, by_length
+from aepo.model.shared import prompts_of, whole_prompts
 from aepo.sampling.base import Sampler
 from aepo.sampling.prompts import Judged, reward, take_prompts
 from aepo.tasks import Task
@@ -321,7 +322,7 @@ def update(run: Run, scored: Scored, state: TrainState, purpose: str = "minibatc
     run.activity.begin("update", int(scored.batch.trained.sum()) * config.epochs)
     for epoch in range(config.epochs):
         shuffle = scored.step.generator(f"{purpose} {epoch}") if run.algorithm.control.shuffle else None
-        for rows in minibatches(scored.batch, config.minibatches, shuffle):
+        for rows in minibatches(scored.batch, config.minibatches, shuffle, run.policy.sharing is not None):
             for loss, entropy in accumulate(run, scored, rows, state):
                 losses.append(loss)
                 sampled = sampled + entropy
@@ -343,17 +344,36 @@ def replay(run: Run, state: TrainState, step: Step) -> None:
         update(plain, Scored(batch, old, step), state, "replay")
 
 
-def minibatches(batch: Batch, count: int, shuffle: torch.Generator | None) -> list[Tensor]:
+def minibatches(batch: Batch, count: int, shuffle: torch.Generator | None, whole: bool = False) -> list[Tensor]:
     """Return the row indices of each minibatch.
 
     With `shuffle`, ordinary and extra rows are each spread evenly over all minibatches. Without it, the trained rows
     are split in their order.
+
+    Args:
+        batch: The batch.
+        count: The number of minibatches.
+        shuffle: The source of randomness; None keeps the order.
+        whole: Whether all trained rows of a prompt are in one minibatch. Prompts with and without extra rows are each
+            spread evenly. If there are fewer prompts than minibatches, rows are spread.
     """
     trained, extra = batch.trained.cpu().nonzero()[:, 0], batch.extra.cpu()
     if shuffle is None:
         return [rows for rows in trained.tensor_split(count) if len(rows)]
+    if whole:
+        prompts = torch.tensor(prompts_of(batch))[trained]
+        distinct = prompts.unique()
+        if len(distinct) >= count:
+            with_extra = torch.isin(distinct, prompts[extra[trained]])
+            some = _spread((distinct[~with_extra], distinct[with_extra]), count, shuffle)
+            return [trained[torch.isin(prompts, chosen)] for chosen in some]
+    return _spread((trained[~extra[trained]], trained[extra[trained]]), count, shuffle)
+
+
+def _spread(kinds: Sequence[Tensor], count: int, shuffle: torch.Generator) -> list[Tensor]:
+    """Return `count` parts, or fewer, over which the shuffled numbers of each kind are spread evenly."""
     parts = []
-    for rows in (trained[~extra[trained]], trained[extra[trained]]):
+    for rows in kinds:
         parts.append(rows[torch.randperm(len(rows), generator=shuffle)].tensor_split(count))
     merged = [torch.cat(pair) for pair in zip(*parts, strict=True)]
     return [rows for rows in merged if len(rows)]
@@ -369,14 +389,12 @@ def accumulate(run: Run, scored: Scored, rows: Tensor, state: TrainState) -> lis
     """
     control = run.algorithm.control
     weights = AGGREGATES[run.algorithm.aggregate](scored.batch.mask[rows])
-    size = run.microbatch or len(rows)
-    if size < len(rows):  # rows of similar length share a microbatch: less padding
-        longest_first = by_length(scored.batch.select(rows))
-        rows, weights = rows[longest_first.cpu()], weights[longest_first]
+    parts = _microbatches(run, scored.batch.select(rows))
     needs = control.needs(state.control).in_update
     outputs = []
-    for micro, weight in zip(rows.split(size), weights.split(size), strict=True):
-        part = scored.select(micro)
+    for micro in parts:
+        weight = weights[micro]
+        part = scored.select(rows[micro.cpu()])
         new = run.policy.statistics(part.batch, needs, entropy=needs.entropy_gradient)
         pull = towards_reference(run, part, new)
         output = stages.loss(run.algorithm, part, new, weight, state.control, pull)
@@ -384,6 +402,19 @@ def accumulate(run: Run, scored: Scored, rows: Tensor, state: TrainState) -> lis
         run.activity.advance(len(micro))
         outputs.append((output, Metric.of(-new.logprobs.detach(), part.batch.mask)))
     return outputs
+
+
+def _microbatches(run: Run, batch: Batch) -> list[Tensor]:
+    """Return the indices of the rows of each microbatch.
+
+    Rows of similar length share a microbatch, so that there is less padding; rows of a prompt, if they share it.
+    """
+    size = run.microbatch or len(batch)
+    if size >= len(batch):
+        return [torch.arange(len(batch), device=batch.mask.device)]
+    if run.policy.sharing is not None:
+        return whole_prompts(batch, size)
+    return list(by_length(batch).split(size))
 
 
 def towards_reference(run: Run, part: Scored, new: BatchStatistics) -> Tensor | None:
