@@ -16,8 +16,9 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -519,6 +520,9 @@ def prepared(method: str, settings: Sequence[str], given: Given, model: Found, t
 
 # --- sampling and whole steps ---------------------------------------------------------------------------------
 
+# How `HFSampler` decodes.
+WAYS: tuple[Literal["dynamic", "static"], ...] = ("dynamic", "static")
+
 
 def step(given: Given, record: Record) -> None:
     """Sampling beside transformers' `generate`, then whole steps of `aepo train` beside TRL's trainer."""
@@ -567,7 +571,7 @@ def sampling(given: Given, record: Record, run: Any, task: Any) -> None:
     prompts = take_prompts(task, run.policy, 0, 0, sizes.prompts)
     requests = [Request(prompt, number, sizes.group) for number, prompt in enumerate(prompts)]
     pad = run.policy.pad_token_id
-    sampler = HFSampler(run.policy.model, eos_token_ids=(), pad_token_id=pad)
+    samplers = [HFSampler(run.policy.model, eos_token_ids=(), pad_token_id=pad, decode=way) for way in WAYS]
     generator = torch.Generator().manual_seed(0)
     listed = [request.prompt.tokens for request in requests for _ in range(request.count)]
     width = max(map(len, listed))
@@ -576,7 +580,7 @@ def sampling(given: Given, record: Record, run: Any, task: Any) -> None:
     options = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "use_cache": True}
     options |= {"attention_mask": mask, "pad_token_id": pad, "eos_token_id": None}
 
-    def ours(tokens: int) -> int:
+    def ours(sampler: HFSampler, tokens: int) -> int:
         completions = sampler.sample(requests, max_tokens=tokens, generator=generator)
         return sum(len(completion.tokens) for completion in completions)
 
@@ -585,7 +589,10 @@ def sampling(given: Given, record: Record, run: Any, task: Any) -> None:
         found = run.policy.model.generate(ids, max_new_tokens=tokens, min_new_tokens=tokens, **options)
         return int(found[:, width:].numel())
 
-    for name, side in (("HFSampler", ours), ("transformers generate", theirs)):
+    sides: list[tuple[str, Callable[[int], int]]] = [
+        (f"HFSampler, {sampler.decode}", partial(ours, sampler)) for sampler in samplers
+    ]
+    for name, side in (*sides, ("transformers generate", theirs)):
         if record.left() < (20 if device == "cuda" else 5):
             record.leave_out(name, "no time was left")
             continue
@@ -600,6 +607,8 @@ def sampling(given: Given, record: Record, run: Any, task: Any) -> None:
             record.leave_out(name, f"does not run here ({reason(error)})")
             continue
         row = {"tokens": drawn[0], "tokens_per_second": drawn[0] / spent, "seconds": spent, "peak_mb": peak.most()}
+        if name == "HFSampler, static":
+            row["graphs"] = samplers[1].graphs and device == "cuda"
         record.add(kind="sampling", name=name, **row)
         forget(device)
 

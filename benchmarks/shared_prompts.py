@@ -118,7 +118,7 @@ def main() -> None:
         "",
         f"`python benchmarks/shared_prompts.py --model {options.model} --rounds {options.rounds}`: {trained}{again}.",
         f"One microbatch of {PROMPTS} prompts x {GROUP} completions, float32, one thread; median CPU seconds of",
-        f"{options.rounds} interleaved rounds, and the median ratio of pairs. The output layer is part of the passes and",
+        f"{options.rounds} interleaved rounds, and the median ratio of pairs. The output layer is part of the passes,",
         "not of the count.",
         "",
         "| tokens of prompt, answer | counted | scoring: plain | shared | ratio | update: plain | shared | ratio |",

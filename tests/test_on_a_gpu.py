@@ -6,8 +6,10 @@ import torch
 from aepo.config import PolicyConfig, make_config
 from aepo.entropy.statistics import token_statistics
 from aepo.model.policy import Policy
+from aepo.sampling.hf import HFSampler
 from aepo.training import runner
 from aepo.training.folder import METRICS, read_rows
+from aepo.types import Prompt, Request
 from tests.tiny_models import drawn, mismatch
 
 pytestmark = pytest.mark.gpu
@@ -46,6 +48,19 @@ def test_a_real_vocabulary_in_bfloat16(device):
 def test_the_sampler_and_the_scoring_agree(llama, device):
     policy = Policy.load(llama, device)
     assert mismatch(policy, drawn(policy)) < 1e-4
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("settings", [PolicyConfig(), PolicyConfig(attention="eager"), PolicyConfig(dtype="bfloat16")])
+def test_static_decoding_draws_the_scored_probabilities(llama, device, settings):
+    """Two looks of the host, so that a graph is replayed before and after rows have left."""
+    policy = Policy.load(llama, device, settings)
+    options = {"eos_token_ids": range(0, 272, 16), "pad_token_id": policy.pad_token_id}
+    sampler = HFSampler(policy.model, decode="static", **options)
+    requests = [Request(Prompt(text, policy.encode(text), {}), i, 8) for i, text in enumerate(("2 + 2 =", "why?"))]
+    completions = sampler.sample(requests, max_tokens=40, generator=torch.Generator().manual_seed(0))
+    assert sampler.graphs and len({len(completion.tokens) for completion in completions}) > 4
+    assert mismatch(policy, completions) < (0.3 if settings.dtype == "bfloat16" else 1e-4)
 
 
 @pytest.mark.parametrize("device", DEVICES)

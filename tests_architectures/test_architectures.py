@@ -28,6 +28,8 @@ EACH_ROW = {
     *("bamba", "bloom", "falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba", "lfm2_moe", "mamba", "mamba2", "mpt"),
     *("nemotron_h", "olmo_hybrid", "qwen3_5_text", "qwen3_next", "zamba2"),
 }
+# Models that take no mask of the form that a fixed cache needs.
+DYNAMIC_ONLY = {"bloom"}
 NAMES = ("logprobs", "entropy")
 
 
@@ -97,6 +99,21 @@ def test_the_sampler_draws_what_is_scored(policy):
     completions = drawn(policy, count=4)
     assert len({c.tokens for c in completions}) > 4
     assert mismatch(policy, completions) < ROUGH.get(policy.model.config.model_type, 2e-5)
+
+
+def test_static_decoding_draws_what_is_scored_or_is_refused(policy):
+    static = HFSampler(
+        policy.model, eos_token_ids=policy.eos_token_ids, pad_token_id=policy.pad_token_id, decode="static"
+    )
+    kind = policy.model.config.model_type
+    try:
+        check_sampler(policy, static)
+    except InvalidValue:
+        assert kind in DYNAMIC_ONLY
+        return
+    requests = [Request(row.rollout.completion.prompt, i, 4) for i, row in enumerate(samples(LENGTHS))]
+    completions = static.sample(requests, max_tokens=20, generator=torch.Generator().manual_seed(0))
+    assert kind not in DYNAMIC_ONLY and mismatch(policy, completions) < ROUGH.get(kind, 2e-5)
 
 
 def test_greedy_tokens_are_those_of_generate(policy):

@@ -69,6 +69,11 @@ class SamplingConfig:
     """Text, or list of texts, that ends a completion in training and evaluation. It stays in the completion."""
     max_rows: int | None = None
     """Completions that are decoded at once; fewer need less memory. None decodes all of them at once."""
+    decode: Literal["auto", "dynamic", "static"] = "auto"
+    """How `hf` decodes. `dynamic` grows its tensors with each token. `static` keeps them, and a GPU replays a step as a
+    graph without the host; a model with sliding windows or recurrent layers is decoded as with `dynamic`. `auto` is
+    `static` on a GPU, where the model can, and `dynamic` on a CPU.
+    """
 
     def __post_init__(self) -> None:
         require(self.prompts >= 1, "sampling.prompts", self.prompts, "at least 1")

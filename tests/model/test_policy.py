@@ -1,3 +1,4 @@
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -8,12 +9,14 @@ from transformers import (
 )
 
 from aepo.config import PolicyConfig
-from aepo.control.base import Needs
+from aepo.control.base import Needs, generator
 from aepo.engines.collate import collate
 from aepo.entropy.partial import Clamped
 from aepo.errors import InvalidValue
 from aepo.model import policy as policy_module
 from aepo.model.policy import Policy, by_length, trimmed
+from aepo.sampling.hf import HFSampler
+from aepo.types import Prompt, Request
 from tests.tiny_models import (
     BF16,
     CLASSES,
@@ -128,6 +131,38 @@ def test_gradient_checkpointing_recomputes_and_changes_no_gradient(kind, base, m
     assert found[0].keys() == found[1].keys() and len(found[0]) > 10
     for name, gradient in found[0].items():
         torch.testing.assert_close(gradient, found[1][name], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+@pytest.mark.parametrize("settings", [BF16, replace(BF16, lora_rank=4), PolicyConfig()])
+@pytest.mark.parametrize("decode", ["dynamic", "static"])
+def test_weights_that_are_rounded_once_change_no_bit(kind, settings, decode, models):
+    policy = stir(Policy.load(models[kind], settings=settings), 0.02)
+    trained = [parameter.requires_grad for parameter in policy.model.parameters()]
+    found = []
+    for context in (nullcontext, policy.rounded_once):
+        sampler = HFSampler(policy.model, eos_token_ids=(), pad_token_id=0, decode=decode, context=context)
+        requests = [Request(Prompt(str(i), (7, 8, 9 + i), {}), i, 3) for i in range(2)]
+        found.append(sampler.sample(requests, max_tokens=8, generator=generator(0, 0, "test")))
+    assert found[0] == found[1]
+    assert [parameter.requires_grad for parameter in policy.model.parameters()] == trained
+    assert mismatch(policy, found[1]) < 0.3
+    assert len(gradients(policy)) == sum(trained)
+
+
+@pytest.mark.parametrize("lora_rank", [None, 4])
+def test_inside_the_block_the_rounded_weights_stay(lora_rank, llama):
+    policy = Policy.load(llama, settings=replace(BF16, lora_rank=lora_rank))
+    ids = torch.tensor([[3, 4, 5]])
+    with torch.no_grad(), policy.rounded_once():
+        before = policy.model(input_ids=ids).logits
+        for weight in policy.model.parameters():
+            if weight.dim() == 2:
+                weight.data.mul_(2)
+        after = policy.model(inputs_embeds=policy.model.get_input_embeddings()(ids) / 2).logits
+    assert torch.equal(before, after)
+    with torch.no_grad():
+        assert not torch.equal(before, policy.model(input_ids=ids).logits)
 
 
 def test_dropout_of_the_model_is_turned_off(tmp_path):

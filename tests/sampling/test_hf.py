@@ -1,4 +1,6 @@
 import math
+from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,9 +14,11 @@ from transformers import (
 )
 
 import aepo.sampling.hf as hf
+from aepo.engines.positions import Room
 from aepo.errors import InvalidValue
 from aepo.sampling.draw import Cuts, draw_tokens
 from aepo.sampling.hf import HFSampler
+from aepo.sampling.static import Replay
 from aepo.types import Completion, Prompt, Request
 
 VOCAB, EOS, PAD = 11, 1, 0
@@ -283,6 +287,92 @@ def test_the_cache_grows_when_its_room_is_used_up(monkeypatch):
 
 
 # --- completions --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "llama"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("max_tokens", [1, 16, 40])
+@pytest.mark.parametrize("eos", [(EOS,), ()])
+def test_static_decoding_draws_the_same_tokens(kind, attention, max_tokens, eos, monkeypatch):
+    """Frames of 8, 16, 32 and 40 columns, and fewer rows after a look at which half of them had ended."""
+    monkeypatch.setattr(hf, "COLUMNS", 8)
+    monkeypatch.setattr(hf, "LOOK", 3)
+    model = tiny(kind, attn_implementation=attention)
+    frames = []
+    original = hf.fixed
+    monkeypatch.setattr(hf, "fixed", lambda *a: frames.append((len(a[1]), a[2])) or original(*a))
+    dynamic, static = (run(model, mixed(5), max_tokens, eos=eos, decode=way) for way in ("dynamic", "static"))
+    rooms = {1: (1,), 16: (8, 16), 40: (8, 16, 32, 40)}[max_tokens]
+    if eos:
+        assert len({rows for rows, _ in frames}) > 1 or max_tokens == 1
+    else:
+        assert frames == [(20, len(LONG) + room) for room in rooms]
+    for one, other in zip(static, dynamic, strict=True):
+        assert one.tokens == other.tokens and one.truncated == other.truncated
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"max_rows": 4}, {"top_k": 3, "top_p": 0.8}])
+def test_static_decoding_knows_all_options(options, monkeypatch):
+    monkeypatch.setattr(hf, "LOOK", 5)
+    half = replace(request(LONG, 3, 1.0, 4), token_temperature=lambda entropy: 0.5 + entropy / 4)
+    dynamic, static = (run(tiny(), [*mixed(), half], 20, decode=way, **options) for way in ("dynamic", "static"))
+    assert [completion.tokens for completion in static] == [completion.tokens for completion in dynamic]
+
+
+def test_static_decoding_ends_rows_at_the_last_position():
+    room = Room(len(LONG) + 10, "cut")
+    dynamic, static = (run(tiny(), mixed(), 30, eos=(), decode=way, room=room) for way in ("dynamic", "static"))
+    assert {len(c.tokens) for c in static} == {10, 10 + len(LONG) - len(MIDDLE), 10 + len(LONG) - len(SHORT)}
+    assert [completion.tokens for completion in static] == [completion.tokens for completion in dynamic]
+
+
+def test_a_model_with_windows_is_decoded_with_a_growing_cache(monkeypatch):
+    monkeypatch.setattr(HFSampler, "_decode_static", None)  # a call would fail
+    dynamic, static = (run(tiny("qwen2-window"), mixed(), 20, decode=way) for way in ("dynamic", "static"))
+    assert static == dynamic
+
+
+def test_static_decoding_says_which_logits_are_not_finite():
+    model, calls = tiny(), []
+
+    def broken(module, inputs, logits):
+        calls.append(1)
+        return logits.index_fill(0, torch.tensor([1, 2]), math.nan) if len(calls) == 4 else logits
+
+    model.lm_head.register_forward_hook(broken)
+    with pytest.raises(RuntimeError, match="for 2 of 8 rows at new token 3;"):
+        run(model, [request(MIDDLE, 8)], 30, eos=(), decode="static")
+
+
+class FakeGraph:
+    replays = 0
+
+    def replay(self):
+        FakeGraph.replays += 1
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_a_step_is_captured_after_it_ran_once_and_then_replayed(works, monkeypatch):
+    calls = []
+
+    @contextmanager
+    def capture(graph):
+        yield
+        if not works:
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    monkeypatch.setattr(FakeGraph, "replays", 0)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    step = Replay(lambda: calls.append(1), capture=True)
+    for _ in range(5):
+        step()
+    if works:
+        assert len(calls) == 2 and FakeGraph.replays == 4 and not step.failed  # one call, one capture
+    else:
+        assert len(calls) == 6 and FakeGraph.replays == 0 and step.failed.endswith("is capturing")
 
 
 def test_completions_come_in_the_order_of_the_requests():

@@ -61,13 +61,14 @@ def policy(tmp_path_factory):
     return policy
 
 
-def drawn(policy, max_tokens=8, max_rows=None, stop=("abb",)):
+def drawn(policy, max_tokens=8, max_rows=None, stop=("abb",), decode="dynamic"):
     sampler = HFSampler(
         policy.model,
         eos_token_ids=policy.eos_token_ids,
         pad_token_id=policy.pad_token_id,
         stop=StopStrings(stop, policy.tokenizer) if stop else None,
         max_rows=max_rows,
+        decode=decode,
     )
     requests = [Request(Prompt(text, policy.encode(text), {}), i, 60) for i, text in enumerate(("x", "abb abb"))]
     return sampler.sample(requests, max_tokens=max_tokens, generator=torch.Generator().manual_seed(0))
@@ -87,7 +88,8 @@ def test_hf_completions_end_with_the_stop_string_whose_tokens_stay(policy):
     # A stop string changes nothing before it, and the rows in one batch do not change each other.
     for whole, cut in zip(drawn(policy, stop=()), completions, strict=True):
         assert whole.tokens[: len(cut.tokens)] == cut.tokens
-    assert [c.tokens for c in drawn(policy, max_rows=7)] == [c.tokens for c in completions]
+    for other in (drawn(policy, max_rows=7), drawn(policy, decode="static")):
+        assert [c.tokens for c in other] == [c.tokens for c in completions]
 
 
 @dataclass

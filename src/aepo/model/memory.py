@@ -104,7 +104,7 @@ def sizes(model: Any) -> Sizes:
         keys=heads * width,
         feed_forward=inner,
         eager_heads=queries if known._attn_implementation == "eager" else 0,
-        looks_back=_looks_back(known),
+        looks_back=looks_back(known),
     )
 
 
@@ -113,14 +113,14 @@ def size_named(config: Any, otherwise: int, *names: str) -> int:
     for name in names:
         try:
             value = getattr(config, name, None)
-        except Exception:  # transformers refuses a size that differs between layers; the layers' mean is not needed
+        except RuntimeError:  # transformers refuses a size that differs between layers
             continue
         if isinstance(value, int):
             return value
     return otherwise
 
 
-def _looks_back(config: Any) -> int | None:
+def looks_back(config: Any) -> int | None:
     """Return the smallest window of a text model's configuration; None if it names none."""
     found = [value for name, value in vars(config).items() if _LOOKS_BACK.fullmatch(name) and type(value) is int]
     return min((value for value in found if value > 0), default=None)

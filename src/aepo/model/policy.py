@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -298,6 +298,34 @@ class Policy:
             return bias
         whole = self._head.weight.new_zeros(self.vocabulary) if bias is None else bias
         return whole.index_fill(0, self._left_out, -torch.inf)
+
+    @contextmanager
+    def rounded_once(self) -> Iterator[None]:
+        """Round the weights to the lower precision once, inside the `with` block, and not in every pass.
+
+        For passes without gradient over the same weights, such as decoding: its short passes cost less than the
+        rounding. The rounded weights take memory inside the block. In float32 nothing is rounded.
+        """
+        if self._dtype == torch.float32:
+            yield
+            return
+        head, product = self._head, self._head.forward
+        # autocast keeps the rounded copies of weights with gradient alone, until the outermost context ends.
+        frozen = [weight for weight in self.model.parameters() if not weight.requires_grad]
+        weight, bias = (
+            None if x is None else x.detach().to(self._dtype).float() for x in (head.weight, self._bias())
+        )
+        try:
+            for parameter in frozen:
+                parameter.requires_grad_(True)
+            exact = torch.autocast(self.device.type, enabled=False)
+            head.forward = exact(lambda hidden: F.linear(hidden.to(self._dtype).float(), weight, bias))
+            with torch.autocast(self.device.type, dtype=self._dtype):
+                yield
+        finally:
+            head.forward = product
+            for parameter in frozen:
+                parameter.requires_grad_(False)
 
     @property
     def dtype(self) -> str:

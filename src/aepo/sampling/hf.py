@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,8 +21,10 @@ from aepo.engines.stops import StopStrings
 from aepo.entropy.partial import FLOOR
 from aepo.errors import require
 from aepo.model.forward import accepted, seen
+from aepo.model.memory import looks_back
 from aepo.sampling.base import Sampler
 from aepo.sampling.draw import Cuts, draw_tokens
+from aepo.sampling.static import COLUMNS, LOOK, Replay, can_be_fixed, causal_mask, fixed
 from aepo.types import Completion, Prompt, Request, TokenTemperature, Vision
 
 # Rows that have ended leave the batch when they are this share of it; see benchmarks/results/sampling_cpu.md.
@@ -44,6 +46,9 @@ class HFSampler(Sampler):
         look: What a model of images sees of a prompt; None for a model of text.
         max_rows: The largest number of rows that are decoded at once; None decodes all. It bounds the memory and
             changes completions only by float noise.
+        decode: `dynamic` grows the cache with each token. `static` decodes in tensors of fixed sizes, on CUDA as a
+            graph without the host (`aepo.sampling.static`), where every layer keeps the keys of all tokens.
+        context: What surrounds a call, such as `Policy.rounded_once`.
     """
 
     def __init__(
@@ -59,6 +64,8 @@ class HFSampler(Sampler):
         room: Room = Room(),
         look: Look | None = None,
         max_rows: int | None = None,
+        decode: Literal["dynamic", "static"] = "dynamic",
+        context: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         require(max_rows is None or max_rows >= 1, "max_rows", max_rows, "at least 1, or None for no limit")
         self.model = model
@@ -69,6 +76,10 @@ class HFSampler(Sampler):
         self.room = room
         self.look = look
         self.max_rows = max_rows
+        self.decode = decode
+        self.context = context
+        self.graphs = True
+        """Whether steps of `static` are captured as CUDA graphs; false after a failure, as with mixtures of experts."""
         self._cache_argument = cache_argument(model)
 
     def with_cuts(self, cuts: Cuts) -> HFSampler:
@@ -97,7 +108,7 @@ class HFSampler(Sampler):
         uniforms = torch.rand(len(rows), max_tokens, generator=generator, device=generator.device)
         chunk = self.max_rows or max(len(rows), 1)
         completions: list[Completion] = []
-        with _eval_mode(self.model):
+        with _eval_mode(self.model), self.context():
             for first in range(0, len(rows), chunk):
                 some = slice(first, first + chunk)
                 decoded = self._decode(rows[some], uniforms[some].to(self.model.device), limits[some], first)
@@ -115,12 +126,14 @@ class HFSampler(Sampler):
         has the length of each row that ended, and 0 for the others. Values after the end of a row are arbitrary.
         """
         device, (rows, max_tokens) = uniforms.device, uniforms.shape
-        tokens = torch.full((rows, max_tokens), self.pad_token_id, device=device)
-        logprobs = torch.zeros(rows, max_tokens, device=device)
-        lengths = torch.zeros(rows, dtype=torch.long, device=device)
+        out = _Out.empty(rows, max_tokens, self.pad_token_id, device)
+        tokens, logprobs, lengths = out.tokens, out.logprobs, out.lengths
         eos = torch.tensor(self.eos_token_ids, dtype=torch.long, device=device)
         last = torch.tensor(limits, device=device) if min(limits) < max_tokens else None
-        logits, live = self._prefill(requests, uniforms, room=min(max_tokens, ROOM))
+        logits, live, prompts = self._prefill(requests, uniforms)
+        if self.decode == "static" and self._can_be_static(live.cache, max_tokens):
+            return self._decode_static(logits, live, prompts, limits, before)
+        _repeat(live.cache, prompts, min(max_tokens, ROOM))
         for step in range(max_tokens):
             drawn, logprob = draw_tokens(logits, live.heat(logits), live.uniforms[:, step], self.cuts)
             tokens[live.rows, step], logprobs[live.rows, step] = drawn, logprob
@@ -134,10 +147,7 @@ class HFSampler(Sampler):
                 live.ended |= full
             ended, broken = torch.stack([live.ended.sum(), logprob.isnan().sum()]).tolist()
             if broken:
-                raise RuntimeError(
-                    f"{type(self.model).__name__} gave logits that are not finite (NaN or +inf) for {broken} of "
-                    f"{len(drawn)} rows at new token {step}; its weights have probably diverged"
-                )
+                raise self._not_finite(broken, len(drawn), step)
             if self.report is not None:
                 self.report(before + rows - len(drawn) + ended)
             if ended == len(drawn) or step == max_tokens - 1:
@@ -156,8 +166,108 @@ class HFSampler(Sampler):
         tails = tokens[live.rows, first : step + 1].tolist()
         return torch.tensor(self.stop.ended(tails), device=tokens.device)
 
-    def _prefill(self, requests: list[Request], uniforms: Tensor, room: int) -> tuple[Tensor, _Live]:
-        """Run the model once over the distinct prompts; return next-token logits [rows, V] and the rows to decode."""
+    def _can_be_static(self, cache: Cache, max_tokens: int) -> bool:
+        """Return whether each layer sees all tokens of the rows, and keeps their keys and values."""
+        sight = looks_back(self.model.config.get_text_config())
+        return can_be_fixed(cache) and (sight is None or cache.get_seq_length() + max_tokens <= sight)
+
+    def _decode_static(
+        self, logits: Tensor, live: _Live, prompts: Tensor, limits: list[int], before: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what `_decode` returns, from steps in tensors that keep their places (`aepo.sampling.static`)."""
+        device, (rows, max_tokens) = live.uniforms.device, live.uniforms.shape
+        out = _Out.empty(rows, max_tokens, self.pad_token_id, device)
+        last = torch.tensor(limits, device=device)
+        width, room, done = live.cache.get_seq_length(), min(COLUMNS, max_tokens), 0
+        now = torch.zeros(1, dtype=torch.long, device=device)
+        column = now + width
+        kept: Tensor = prompts
+        while True:
+            live.cache = fixed(live.cache, kept, width + room, column)
+            step = self._static_step(logits, live, last, now, column, out)
+            ended = 0
+            while done < room and 2 * ended < len(live.rows):
+                count = min(LOOK, room - done)
+                for _ in range(count):
+                    step()
+                done += count
+                ended = self._look(out, live, last, done, count)
+                self.graphs = self.graphs and not step.failed
+                if self.report is not None:
+                    self.report(before + rows - len(live.rows) + ended)
+            if ended == len(live.rows) or done == max_tokens:
+                return out.tokens, out.logprobs, out.lengths
+            kept = (~live.ended).nonzero()[:, 0]
+            live.take(kept)
+            logits = logits[kept]
+            room = min(2 * room, max_tokens) if done == room else room
+
+    def _static_step(self, logits: Tensor, live: _Live, last: Tensor, now: Tensor, column: Tensor, out: _Out) -> Replay:
+        """Return a function that draws token `now` of each row and runs the model on it.
+
+        Args:
+            logits: [A, V], the logits of token `now`; they are overwritten by the next ones.
+            live: The rows, with a fixed cache.
+            last: [rows], the largest length of each row of the call.
+            now: int64 [1], the number of the token; each call adds 1.
+            column: int64 [1], the column of the token in the cache; each call adds 1.
+            out: What is drawn.
+        """
+        mask, shown = causal_mask(live.mask, len(live.rows), live.cache.get_seq_length(), column, self.model)
+        # A row at its limit goes on until the host looks; the model may have no position after the last one.
+        end = live.positions + last[live.rows, None] - 1
+
+        def step() -> None:
+            uniforms = live.uniforms.index_select(1, now)[:, 0]
+            drawn, logprob = draw_tokens(logits, live.heat(logits), uniforms, self.cuts)
+            out.tokens[live.rows, now] = drawn
+            out.logprobs[live.rows, now] = logprob
+            mask.index_fill_(3, column, shown)
+            positions = torch.minimum(live.positions + now, end)
+            logits.copy_(self._forward(drawn[:, None], mask, positions, live.cache))
+            now.add_(1)
+            column.add_(1)
+
+        return Replay(step, capture=self.graphs and logits.device.type == "cuda")
+
+    def _look(self, out: _Out, live: _Live, last: Tensor, done: int, count: int) -> int:
+        """Find which rows have ended with their last `count` of `done` tokens.
+
+        Returns:
+            The number of live rows that have ended, now or before.
+        """
+        first, limits = done - count, last[live.rows, None]
+        numbers = torch.arange(first + 1, done + 1, device=limits.device)
+        ends = torch.isin(out.tokens[live.rows, first:done], out.tokens.new_tensor(self.eos_token_ids))
+        if self.stop is not None:
+            stopped = [self._stopped(out.tokens, live, step) for step in range(first, done)]
+            ends |= torch.stack(stopped, dim=1)
+        inside = (numbers <= limits) & ~live.ended[:, None]
+        ends &= inside
+        length = torch.where(ends.any(1), first + 1 + ends.int().argmax(1), 0)
+        out.lengths[live.rows] = torch.where(length > 0, length, out.lengths[live.rows])
+        broken = out.logprobs[live.rows, first:done].isnan() & inside
+        broken &= (length == 0)[:, None] | (numbers <= length[:, None])
+        live.ended |= (length > 0) | (limits[:, 0] <= done)
+        ended, bad = torch.stack([live.ended.sum(), broken.sum()]).tolist()
+        if bad:
+            step = int(broken.any(0).int().argmax())
+            raise self._not_finite(int(broken[:, step].sum()), len(live.rows), first + step)
+        return int(ended)
+
+    def _not_finite(self, broken: int, rows: int, step: int) -> RuntimeError:
+        return RuntimeError(
+            f"{type(self.model).__name__} gave logits that are not finite (NaN or +inf) for {broken} of "
+            f"{rows} rows at new token {step}; its weights have probably diverged"
+        )
+
+    def _prefill(self, requests: list[Request], uniforms: Tensor) -> tuple[Tensor, _Live, Tensor]:
+        """Run the model once over the distinct prompts.
+
+        Returns:
+            The next-token logits [rows, V], the rows to decode with the cache of the prompts, and the number of each
+            row's prompt in that cache.
+        """
         device = uniforms.device
         distinct = {request.prompt.seen: request.prompt for request in requests}
         number_of = {seen: number for number, seen in enumerate(distinct)}
@@ -178,7 +288,6 @@ class HFSampler(Sampler):
         if all(getattr(layer, "keys", None) is None for layer in cache.layers):
             mask = None  # Mamba takes a mask of the new tokens alone, and has no keys to mask
         prompts = torch.tensor([number_of[request.prompt.seen] for request in requests], device=device)
-        _repeat(cache, prompts, room)
         live = _Live(
             cache=cache,
             rows=torch.arange(len(requests), device=device),
@@ -190,7 +299,7 @@ class HFSampler(Sampler):
             mask=None if mask is None else mask[prompts],
             ended=torch.zeros(len(requests), dtype=torch.bool, device=device),
         )
-        return logits[prompts], live
+        return logits[prompts], live, prompts
 
     def _seen(self, prompts: list[Prompt], width: int) -> tuple[Tensor | None, Vision | None]:
         """Return the positions [A, prompts, width] and the images of the prompts; (None, None) if none has an image.
@@ -238,6 +347,26 @@ def _completion(request: Request, limit: int, tokens: list[int], logprobs: list[
     )
 
 
+@dataclass(frozen=True)
+class _Out:
+    """`_Out` holds what is drawn in a call. Values after the end of a row are arbitrary."""
+
+    tokens: Tensor
+    """int64 [rows, max_tokens]."""
+    logprobs: Tensor
+    """[rows, max_tokens], nats."""
+    lengths: Tensor
+    """int64 [rows]: the length of a row that ended, and 0 for the others."""
+
+    @classmethod
+    def empty(cls, rows: int, max_tokens: int, pad: int, device: torch.device) -> _Out:
+        return cls(
+            torch.full((rows, max_tokens), pad, device=device),
+            torch.zeros(rows, max_tokens, device=device),
+            torch.zeros(rows, dtype=torch.long, device=device),
+        )
+
+
 @dataclass
 class _Live:
     """`_Live` holds the A rows that are still in the batch; each tensor has one entry per row."""
@@ -280,6 +409,10 @@ class _Live:
     def select(self, kept: Tensor) -> None:
         """Keep these rows, in this order."""
         self.cache.reorder_cache(kept)  # type: ignore[arg-type]
+        self.take(kept)
+
+    def take(self, kept: Tensor) -> None:
+        """Keep these rows, in this order, of all but the cache."""
         for name in ("rows", "temperatures", "by_token", "uniforms", "positions", "mask", "ended"):
             value = getattr(self, name)
             setattr(self, name, None if value is None else value[kept])

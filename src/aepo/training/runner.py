@@ -133,6 +133,7 @@ def _told_how_to_begin_again(out: Path, quiet: bool) -> Iterator[None]:
 CHANGEABLE = (
     *("steps", "budget_completions", "budget_tokens", "evaluation", "checkpoint", "tracker", "device", "threads"),
     *("optimizer.lr", "optimizer.microbatch", "sampling.max_rows", "sampling.engine", "sampling.server"),
+    "sampling.decode",
     *("policy.attention", "policy.gradient_checkpointing", "task.verifier.processes", "task.verifier.seconds"),
 )
 
@@ -219,16 +220,7 @@ def make_sampler(policy: Policy, config: Config) -> Sampler:
     drawn: dict[str, Any] = {"top_p": sampling.top_p, "top_k": sampling.top_k, "min_p": sampling.min_p, "stop": stop}
     drawn["room"] = policy.room
     if sampling.engine == "hf":
-        sampler = HFSampler(
-            policy.model,
-            eos_token_ids=policy.eos_token_ids,
-            pad_token_id=policy.pad_token_id,
-            look=policy.look,
-            max_rows=sampling.max_rows,
-            **drawn,
-        )
-        check_sampler(policy, sampler.with_cuts(WHOLE))
-        return sampler
+        return _hf_sampler(policy, config, drawn)
     wanted = "hf with a model of images: vLLM does not get them here yet"
     require(policy.images is None, "sampling.engine", sampling.engine, wanted)
     from aepo.sampling.vllm import VLLMBackend, VLLMSampler
@@ -242,6 +234,30 @@ def make_sampler(policy: Policy, config: Config) -> Sampler:
         # vLLM itself finds stop strings, and needs the tokenizer for nothing else.
         backend = LocalVLLMBackend(skip_tokenizer_init=stop is None)
     return VLLMSampler(backend, eos_token_ids=policy.eos_token_ids, **drawn)
+
+
+def _hf_sampler(policy: Policy, config: Config, drawn: Mapping[str, Any]) -> HFSampler:
+    """Return a sampler that decodes as the settings ask; with `auto` on a GPU, the static way if the model can."""
+    asked = config.sampling.decode
+    ways = ("static", "dynamic") if asked == "auto" and policy.device.type == "cuda" else (asked,)
+    for way in ways:
+        sampler = HFSampler(
+            policy.model,
+            eos_token_ids=policy.eos_token_ids,
+            pad_token_id=policy.pad_token_id,
+            look=policy.look,
+            max_rows=config.sampling.max_rows,
+            decode="static" if way == "static" else "dynamic",
+            context=policy.rounded_once,
+            **drawn,
+        )
+        try:
+            check_sampler(policy, sampler.with_cuts(WHOLE))
+            break
+        except InvalidValue:
+            if way == ways[-1]:
+                raise
+    return sampler
 
 
 def check_machine(config: Config) -> None:
