@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--lora", type=int, default=None, help="rank of an adapter; without it all weights are trained")
     parser.add_argument("--checkpointing", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--cases", type=int, default=len(CASES), help="how many of the cases")
+    parser.add_argument("--cases", type=int, nargs="+", default=range(len(CASES)), help="numbers of cases, from 0")
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -124,8 +124,8 @@ def main() -> None:
         "| tokens of prompt, answer | counted | scoring: plain | shared | ratio | update: plain | shared | ratio |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for case in CASES[: options.cases]:
-        lines.append(measure(policy, case, options.rounds))
+    for number in options.cases:
+        lines.append(measure(policy, CASES[number], options.rounds))
         print(lines[-1], flush=True)
     text = "\n".join(lines) + "\n"
     print(text)

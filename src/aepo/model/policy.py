@@ -312,9 +312,8 @@ class Policy:
         head, product = self._head, self._head.forward
         # autocast keeps the rounded copies of weights with gradient alone, until the outermost context ends.
         frozen = [weight for weight in self.model.parameters() if not weight.requires_grad]
-        weight, bias = (
-            None if x is None else x.detach().to(self._dtype).float() for x in (head.weight, self._bias())
-        )
+        weight, bias = head.weight.detach().to(self._dtype).float(), self._bias()
+        bias = None if bias is None else bias.detach().to(self._dtype).float()
         try:
             for parameter in frozen:
                 parameter.requires_grad_(True)
