@@ -2,7 +2,8 @@
 
 python benchmarks/shared_prompts.py --model smollm2 [--rounds 3] [--out benchmarks/results/shared_prompts_cpu.md]
 
-Two prompts of eight completions, of lengths drawn evenly up to the limit. "forced" makes packs also where the count of
+One or two prompts of eight completions, whose lengths are drawn evenly. It needs 4 GB of memory.
+"forced" makes packs also where the count of
 operations says that plain rows cost less.
 """
 
@@ -24,20 +25,22 @@ from aepo.model.policy import Policy, trimmed
 from aepo.model.shared import packs_for
 from aepo.types import Batch, Completion, Prompt, Rollout, Sample
 
-PROMPTS, GROUP = 2, 8
+GROUP = 8
 WAYS = ("plain", "shared")
 
 
 @dataclass(frozen=True)
 class Case:
-    """`Case` holds the mean length of a prompt, and the shortest and longest answer, tokens."""
+    """`Case` holds the number of prompts, the mean length of a prompt, and the shortest and longest answer, tokens."""
+
+    prompts: int
 
     prompt: int
     shortest: int
     longest: int
 
 
-CASES = (Case(50, 8, 24), Case(50, 16, 32), Case(200, 16, 32), Case(50, 128, 256))
+CASES = (Case(2, 50, 8, 24), Case(2, 50, 16, 32), Case(1, 200, 16, 32), Case(1, 50, 64, 128))
 
 
 def make_batch(case: Case, vocabulary: int) -> Batch:
@@ -50,7 +53,7 @@ def make_batch(case: Case, vocabulary: int) -> Batch:
         return int(torch.randint(low, high + 1, (1,), generator=draw))
 
     rows = []
-    for group in range(PROMPTS):
+    for group in range(case.prompts):
         prompt = Prompt(str(group), tokens(between(case.prompt - 4, case.prompt + 4)), {})
         for _ in range(GROUP):
             answer = tokens(between(case.shortest, case.longest))
@@ -95,7 +98,9 @@ def measure(policy: Policy, case: Case, rounds: int) -> str:
         cells += [f"{statistics.median(times[way]):.3g}" for way in WAYS] + [f"**{ratio:.2f}**"]
     policy.sharing = None
     policy_module.packs_for = packs_for
-    name = f"{case.prompt}, {case.shortest} to {case.longest}" + ("" if chosen else " (forced)")
+    name = f"{case.prompts} x {GROUP}: {case.prompt}, {case.shortest} to {case.longest}" + (
+        "" if chosen else " (forced)"
+    )
     return f"| {name} | {counted:.2f} | {' | '.join(cells)} |"
 
 
@@ -117,7 +122,7 @@ def main() -> None:
         "# A prompt computed once for its completions",
         "",
         f"`python benchmarks/shared_prompts.py --model {options.model} --rounds {options.rounds}`: {trained}{again}.",
-        f"One microbatch of {PROMPTS} prompts x {GROUP} completions, float32, one thread; median CPU seconds of",
+        "One microbatch of prompts x completions, float32, one thread; median CPU seconds of",
         f"{options.rounds} interleaved rounds, and the median ratio of pairs. The output layer is part of the passes,",
         "not of the count.",
         "",
