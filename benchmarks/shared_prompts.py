@@ -2,9 +2,8 @@
 
 python benchmarks/shared_prompts.py --model smollm2 [--rounds 3] [--out benchmarks/results/shared_prompts_cpu.md]
 
-One or two prompts of eight completions, whose lengths are drawn evenly. It needs 4 GB of memory.
-"forced" makes packs also where the count of
-operations says that plain rows cost less.
+One or two prompts of eight completions, whose lengths are drawn evenly. It needs 4 GB of memory. "forced"
+makes packs also where the count of operations says that plain rows cost less.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def optimizer_lines(config: Config, fit: Fit | None) -> Iterator[str]:
         again = ", gradient checkpointing" if fit.checkpointing else ""
         yield f"  {rows} at once{again}: about {fit.needed / GIB:.2g} of {fit.memory / GIB:.3g} GiB for an update"
     if fit is not None and fit.saved is not None:
-        yield f"  a prompt is computed once for all its completions: {fit.saved:.0%} fewer operations or more"
+        yield f"  a prompt is computed once for all its completions: at least {fit.saved:.0%} fewer operations"
     for name, settings in (("evaluation", config.evaluation), ("checkpoint", config.checkpoint)):
         if settings.every == "auto":
             yield f"  {name}: every {settings.minutes:g} minutes, and after the last step"
