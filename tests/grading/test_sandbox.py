@@ -49,9 +49,9 @@ def processes() -> int:
 
 def eventually(condition, seconds=30.0) -> bool:
     deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
+    while not (held := bool(condition())) and time.monotonic() < deadline:
         time.sleep(0.1)
-    return condition()
+    return held
 
 
 @pytest.fixture(scope="module")

@@ -94,6 +94,8 @@ def dry_run(config: Config, gpus: Sequence[int] = (), length: float | None = Non
     checked, said = texts(config)
     print(*said, sep="\n")
     fit = _fit(config, model, checked.longest, checked.mean)
+    if checked.first.images:  # such rows do not share their prompt
+        fit = replace(fit, saved=None)
     config = fit.applied(config)
     print(f"model: {config.model}, {model.kind}, {model.parameters:,} parameters, {model.trained:,} of them trained")
     print(f"  {config.policy.dtype} on {_device(config)}")
