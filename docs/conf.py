@@ -30,6 +30,7 @@ NAVIGATION = {
             "demo",
             "data",
             "models",
+            "images",
             "sampling",
             "evaluation",
             "grading",
