@@ -1,13 +1,18 @@
-"""verl for real: Ray, two FSDP2 workers over gloo, two rollout replicas, a tiny model. About two minutes a run."""
+"""verl for real: Ray, two FSDP2 workers over gloo, two rollout replicas, a tiny model.
+
+One run starts as a user starts it, from the command line with a Ray of its own. All others share a Ray of two nodes and
+a fork server: a third of the time.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +27,8 @@ from aepo.loss.advantages import group_mean_std
 from aepo.methods import preset
 from tests_verl.support import toy
 from tests_verl.support.parity import Minibatch, gradient_norm, model_at
-from tests_verl.support.run import OURS, STOCK, Finished, finish, rows, run, settings, start
+from tests_verl.support.run import OURS, SMOKE, STOCK, Finished, Runtime, finish, rows, run, settings, start
+from tests_verl.support.run import shared_runtime as shared
 
 pytestmark = pytest.mark.minutes
 STEPS = 12
@@ -45,25 +51,31 @@ def work(tmp_path_factory) -> Path:
     return folder
 
 
-def go(work: Path, name: str, module: str, extra: list[str], steps: int, cluster: str = "") -> Finished:
+@pytest.fixture(scope="session")
+def runtime(work) -> Iterator[Runtime]:
+    with shared(work) as started:
+        yield started
+
+
+def go(work: Path, name: str, module: str, extra: list[str], steps: int, runtime: Runtime | None) -> Finished:
     out = work / name
-    (out / "dump").mkdir(parents=True)
-    found = run(module, [*settings(work, out, steps, cluster), *extra], out, AEPO_TEST_DUMP=str(out / "dump"))
+    found = run(module, [*settings(work, out, steps, runtime), *extra], out, runtime)
     assert found.code == 0, found.text[-4000:]
     return found
 
 
 @pytest.fixture(scope="session")
 def aepo(work) -> Finished:
-    return go(work, "aepo", OURS, AEPO_RUN, STEPS)
+    """From the command line, with one node and a Ray of its own."""
+    return go(work, "aepo", OURS, AEPO_RUN, STEPS, None)
 
 
 # --- the trainer ----------------------------------------------------------------------------------------------------
 
 
-def test_grpo_is_verls_grpo_step_by_step(work):
-    stock = go(work, "stock", STOCK, [], 10)
-    ours = go(work, "grpo", OURS, ["aepo.method=grpo", "aepo.surrogate.dual=3"], 10)
+def test_grpo_is_verls_grpo_step_by_step(work, runtime):
+    stock = go(work, "stock", STOCK, [], 10, runtime)
+    ours = go(work, "grpo", OURS, ["aepo.method=grpo", "aepo.surrogate.dual=3"], 10, runtime)
     for name in ("actor/grad_norm", "actor/entropy", "critic/score/mean", "response_length/mean"):
         assert ours.series(name) == pytest.approx(stock.series(name), rel=1e-5), name
     assert len(set(stock.series("critic/score/mean"))) > 3
@@ -130,7 +142,7 @@ def test_the_batch_gives_the_cores_loss_and_gradient(aepo, work, step):
 
 
 REFERENCE = [
-    *("actor_rollout_ref.actor.use_kl_loss=true", "actor_rollout_ref.actor.kl_loss_coef=0"),
+    *("actor_rollout_ref.actor.use_kl_loss=true", "actor_rollout_ref.actor.kl_loss_coef=0.1"),
     "+actor_rollout_ref.ref.fsdp_config.mixed_precision={param_dtype:fp32,reduce_dtype:fp32,buffer_dtype:fp32}",
 ]
 MICROBATCHES = [
@@ -142,26 +154,28 @@ MICROBATCHES = [
 ]
 METHODS = {
     "entropy-reg+pos-adv-reweight": [],
-    "archer": REFERENCE,
+    "archer": [*REFERENCE, *MICROBATCHES],
     "kl-cov": [],
     "dcpo": [],
     "dapo": [],
-    "grpo": [*REFERENCE, "actor_rollout_ref.actor.kl_loss_coef=0.1", *MICROBATCHES],
 }
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_other_controls_two_updates_a_step(work, name):
-    """Every step's fields against the core's; both updates of the first step replayed with torch's AdamW."""
+def test_other_controls_two_updates_a_step(work, runtime, name):
+    """Every step's fields against the core's; both updates of the first step replayed with torch's AdamW.
+
+    Archer has its own reference model, and here a KL penalty on top and microbatches of two rows.
+    """
     given = [f"aepo.method={name}", *METHODS[name], "actor_rollout_ref.actor.ppo_mini_batch_size=4"]
-    found, dump, algorithm = go(work, f"two-{name}", OURS, given, 3), work / f"two-{name}/dump", preset(name)
-    micro, coefficient = (range(4), 0.1) if name == "grpo" else (range(1), 0.0)
+    found, dump, algorithm = go(work, f"two-{name}", OURS, given, 3, runtime), work / f"two-{name}/dump", preset(name)
+    micro, coefficient = (range(4), 0.1) if METHODS[name] else (range(1), 0.0)
     updates = [[number * len(micro) + place for place in micro] for number in (0, 1)]
     base = model_at(work, dump, 0)
     for step in range(3):
         model = model_at(work, dump, step)
         whole = Minibatch(dump, step, *updates[0], *updates[1])
-        made = whole.check_fields(algorithm, model, base if set(REFERENCE) <= {*METHODS[name]} else None)
+        made = whole.check_fields(algorithm, model, base if METHODS[name] else None)
         if step > 0 and "ref_log_prob" in made:
             assert (made["ref_log_prob"] - made["old_log_probs"]).abs().max() > 1e-3
         first = Minibatch(dump, step, *updates[0])
@@ -183,9 +197,9 @@ def test_other_controls_two_updates_a_step(work, name):
     assert found.rows[1]["aepo/ratio"] != 1.0
 
 
-def test_dynamic_sampling_draws_until_enough_groups_differ(work):
+def test_dynamic_sampling_draws_until_enough_groups_differ(work, runtime):
     """With AEPO, whose extra rows are beside the groups; the data go on behind the last prompt that was drawn."""
-    found = go(work, "rounds", OURS, ["aepo.method=aepo+dynamic-sampling"], 4)
+    found = go(work, "rounds", OURS, ["aepo.method=aepo+dynamic-sampling"], 4, runtime)
     problems = [toy.problem(index)["prompt"][0]["content"] for index in range(64)]
     drawn, rounds = 0, []
     for step, row in found.rows.items():
@@ -207,40 +221,25 @@ def test_dynamic_sampling_draws_until_enough_groups_differ(work):
 # --- nodes, interruption --------------------------------------------------------------------------------------------
 
 
-def test_two_nodes_train_what_one_does(aepo, work):
-    from ray.cluster_utils import Cluster
-
-    from tests_verl.support.run import environment
-
-    before = dict(os.environ)
-    os.environ.update(environment(work / "nodes"))  # a cluster's processes have its environment, not the driver's
-    cluster = Cluster()
-    try:
-        for _ in range(2):
-            cluster.add_node(num_cpus=16, num_gpus=1, include_dashboard=False)
-        found = go(work, "nodes", OURS, AEPO_RUN, STEPS, cluster.address)
-    finally:
-        cluster.shutdown()
-        os.environ.clear()
-        os.environ.update(before)
-    assert found.series("aepo/entropy") == pytest.approx(aepo.series("aepo/entropy"), rel=1e-6)
-    assert found.series("aepo/extra_used") == aepo.series("aepo/extra_used")
+def workers() -> list[psutil.Process]:
+    """The processes that train, among all that these tests started."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            found += [child] if "WorkerDict" in " ".join(child.cmdline()) else []
+    return found
 
 
-def workers(process) -> list[psutil.Process]:
-    """The processes that train, among all that this run started."""
-    children = psutil.Process(process.pid).children(recursive=True)
-    return [child for child in children if "WorkerDict" in " ".join(child.cmdline())]
-
-
-def test_a_killed_worker_ends_the_run_and_the_last_checkpoint_goes_on(aepo, work):
+def test_two_nodes_a_killed_worker_and_the_last_checkpoint_train_what_one_node_does(aepo, work, runtime):
+    """Both parts of a run on two nodes that was interrupted, step by step against the run on one node that was not."""
     out = work / "killed"
-    arguments = [*settings(work, out, STEPS), *AEPO_RUN, "trainer.save_freq=2"]
-    process = start(OURS, arguments, out)
+    arguments = [*settings(work, out, STEPS, runtime), *AEPO_RUN, "trainer.save_freq=2"]
+    others = {each.pid for each in workers()}
+    process = start(OURS, arguments, out, runtime)
     deadline = time.monotonic() + 400
     while len(rows(out)) < 5 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.2)
-    workers(process)[0].send_signal(signal.SIGKILL)
+    next(each for each in workers() if each.pid not in others).send_signal(signal.SIGKILL)
     killed = finish(process, out, 120)
     assert killed.code not in (0, -signal.SIGKILL)
     assert re.search(r"ActorDiedError|actor died|Worker.*died", killed.text)
@@ -250,11 +249,43 @@ def test_a_killed_worker_ends_the_run_and_the_last_checkpoint_goes_on(aepo, work
     assert saved in (4, 6, 8) and state["step"] == saved
     assert state["state"]["command"] == aepo.rows[saved + 1]["aepo/command"]
     shutil.move(out / "metrics.jsonl", out / "before.jsonl")
-    resumed = run(OURS, arguments, out)
+    resumed = run(OURS, arguments, out, runtime)
     assert resumed.code == 0, resumed.text[-4000:]
     assert sorted(resumed.rows) == list(range(saved + 1, STEPS + 1))
     for name in ("aepo/entropy", "aepo/target_entropy", "aepo/reward", "aepo/extra_used", "actor/grad_norm"):
+        assert killed.series(name) == pytest.approx(aepo.series(name)[: len(killed.rows)], rel=1e-6), name
         assert resumed.series(name) == pytest.approx(aepo.series(name)[saved:], rel=1e-6), name
 
-    other = run(OURS, [*settings(work, out, STEPS), "aepo.method=entropic"], out)
-    assert other.code != 0 and "one with the control aepo" in other.text
+    other = run(OURS, [*arguments, "aepo.method=entropic"], out, runtime)
+    assert other.code == 2 and "one with the control aepo" in other.text
+    assert "ray init" not in other.text
+
+
+# --- the smoke test -------------------------------------------------------------------------------------------------
+
+
+def smoke(work: Path, name: str, extra: list[str], runtime: Runtime) -> tuple[Finished, list[str]]:
+    """The smoke test on its sums with the model `sharp`, and with what verl needs on a CPU."""
+    out = work / name
+    own = (
+        "data.train_files",
+        "data.val_files",
+        "data.max",
+        "reward.",
+        "actor_rollout_ref.model.path",
+        "trainer.logger",
+    )
+    given = [word for word in settings(work, out, 4, runtime) if not word.startswith(own)]
+    words = ["--model", str(work / "sharp"), "--out", str(out / "smoke"), *given, "data.max_response_length=12", *extra]
+    found = run(SMOKE, words, out, runtime)
+    return found, [line for line in found.text.splitlines() if line[:5] in ("right", "WRONG", "not c", "verdi")]
+
+
+def test_the_smoke_test_says_right(work, runtime):
+    found, lines = smoke(work, "smoked", [], runtime)
+    assert found.code == 0, "\n".join(lines) or found.text[-4000:]
+    assert lines[-1].startswith("verdict: right")
+    for name in ("sensor", "ordinary", "tempered", "scores", "plan", "state"):
+        assert any(line.split()[:2] == ["right", name] for line in lines), name
+    scores = [line for line in lines if "old_log_probs: median distance from log pi " in line]
+    assert any("T = 0.67" in line for line in scores) and any("T = 1.5" in line for line in scores)

@@ -27,8 +27,8 @@ def soon(self, partition_id, last_debug_time):
     return last_debug_time
 
 
-def dumping(policy_loss, folder: Path):
-    """`policy_loss`, which also leaves FOLDER/loss-STEP-RANK-NUMBER.pt of every microbatch."""
+def dumping(policy_loss):
+    """`policy_loss`, which also leaves loss-STEP-RANK-NUMBER.pt of every microbatch in the folder AEPO_TEST_DUMP."""
     from verl.utils import tensordict_utils as tu
     from verl.workers.utils.padding import no_padding_2_padding
 
@@ -38,6 +38,9 @@ def dumping(policy_loss, folder: Path):
     @functools.wraps(policy_loss)
     def with_evidence(model_output, data, dp_group=None, **settings):
         output, metrics = policy_loss(model_output, data, dp_group, **settings)
+        if not os.environ.get("AEPO_TEST_DUMP"):
+            return output, metrics
+        folder = Path(os.environ["AEPO_TEST_DUMP"])
         step = step_from_json(tu.get_non_tensor_data(data, "aepo_step", None)).number
         new = no_padding_2_padding(model_output["log_probs"], data).detach()
         kept = {"fields": module.padded(data), "new": new, "loss": output.item(), "ranks": data["dp_size"]}
@@ -51,7 +54,7 @@ def dumping(policy_loss, folder: Path):
 
 
 ReplayBuffer._wait_for_next_poll = soon
-if os.environ.get("AEPO_TEST_DUMP"):
-    from aepo.integrations.verl import loss
+# The trainer imports `policy_loss` by name, so it is replaced before the trainer is imported.
+from aepo.integrations.verl import loss  # noqa: E402
 
-    loss.policy_loss = dumping(loss.policy_loss, Path(os.environ["AEPO_TEST_DUMP"]))
+loss.policy_loss = dumping(loss.policy_loss)

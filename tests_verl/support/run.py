@@ -7,13 +7,17 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests_verl.support.forks import SOCKET, ForkServer
 
 ROOT = Path(__file__).resolve().parents[2]
 STOCK = "verl.trainer.main_ppo"
 OURS = "aepo.integrations.verl"
+SMOKE = "aepo.integrations.verl.smoke"
 ONE_NODE = ("trainer.nnodes=1", "trainer.n_gpus_per_node=2")
 TWO_NODES = ("trainer.nnodes=2", "trainer.n_gpus_per_node=1")
 OWN_RAY = (
@@ -22,15 +26,54 @@ OWN_RAY = (
 )
 
 
-def settings(work: Path, out: Path, steps: int, cluster: str = "") -> list[str]:
+@dataclass(frozen=True)
+class Runtime:
+    """A Ray cluster of two nodes that several runs share, and the fork server that their processes come from."""
+
+    address: str
+    forks: ForkServer
+
+    def settings(self, out: Path) -> list[str]:
+        """What lets a run use it. Environment variables of a run reach its workers by these settings alone."""
+        init = "ray_kwargs.ray_init"
+        own = {"AEPO_TEST_DUMP": out / "dump", "VERL_FILE_LOGGER_PATH": out / "metrics.jsonl"}
+        return [
+            *(f"+{init}.address={self.address}", f"{init}.num_cpus=null"),
+            f"++{init}.runtime_env.py_executable='{self.forks.executable}'",
+            *(f"++{init}.runtime_env.env_vars.{name}='{value}'" for name, value in own.items()),
+            *TWO_NODES,
+        ]
+
+
+@contextmanager
+def shared_runtime(folder: Path) -> Iterator[Runtime]:
+    from ray.cluster_utils import Cluster
+
+    before = dict(os.environ)
+    os.environ.update(environment(folder))  # a cluster's processes have its environment, not the driver's
+    forks = ForkServer(folder, dict(os.environ))
+    os.environ[SOCKET] = str(forks.path)
+    cluster = Cluster()
+    try:
+        for _ in range(2):
+            cluster.add_node(num_cpus=16, num_gpus=1, include_dashboard=False)
+        yield Runtime(cluster.address, forks)
+    finally:
+        cluster.shutdown()
+        forks.close()
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def settings(work: Path, out: Path, steps: int, runtime: Runtime | None = None) -> list[str]:
     """The smallest job: 8 prompts, 4 completions each, two FSDP2 workers, two rollout replicas.
 
-    cluster: the address of a Ray cluster of two nodes; without one, Ray starts on this node alone.
+    runtime: without one, the run starts a Ray of its own, with one node.
     """
     actor, rollout = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
     reward = ROOT / "tests_verl/support/toy.py"
     return [
-        *("trainer.device=cpu", 'trainer.logger=["console","file"]', *(TWO_NODES if cluster else ONE_NODE)),
+        *("trainer.device=cpu", 'trainer.logger=["console","file"]'),
         *("trainer.val_before_train=False", "trainer.test_freq=-1", "trainer.save_freq=-1"),
         *("trainer.total_epochs=100", f"trainer.total_training_steps={steps}", f"trainer.default_local_dir={out}/save"),
         *(f"data.train_files={work}/train.parquet", f"data.val_files={work}/test.parquet", "data.train_batch_size=8"),
@@ -48,14 +91,14 @@ def settings(work: Path, out: Path, steps: int, cluster: str = "") -> list[str]:
         *(f"{rollout}.log_prob_max_token_len_per_gpu=2048", f"{rollout}.calculate_log_probs=True"),
         *("reward.num_workers=1", f"reward.custom_reward_function.path={reward}"),
         *("reward.custom_reward_function.name=compute_score",),
-        *([f"+ray_kwargs.ray_init.address={cluster}", "ray_kwargs.ray_init.num_cpus=null"] if cluster else OWN_RAY),
+        *(runtime.settings(out) if runtime else (*OWN_RAY, *ONE_NODE)),
         "transfer_queue.backend.SimpleStorage.num_data_storage_units=2",
     ]
 
 
 def environment(out: Path) -> dict[str, str]:
     own = {
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}",
         "VERL_PLATFORM": "cpu",
         "VERL_ENGINE_DEVICE": "cuda",
         "VERL_USE_EXTERNAL_MODULES": "tests_verl.support.plugin",
@@ -90,12 +133,16 @@ def rows(out: Path) -> dict[int, dict[str, float]]:
     return {line["step"]: line["data"] for line in lines}
 
 
-def start(module: str, arguments: Sequence[str], out: Path, **variables: str) -> subprocess.Popen:
-    out.mkdir(parents=True, exist_ok=True)
+def start(module: str, arguments: Sequence[str], out: Path, runtime: Runtime | None = None) -> subprocess.Popen:
+    """Start `python -m module arguments`, from the command line or, with a shared runtime, as a fork."""
+    (out / "dump").mkdir(parents=True, exist_ok=True)
+    python, own = [sys.executable], {"AEPO_TEST_DUMP": str(out / "dump")}
+    if runtime:
+        python, own = runtime.forks.executable.split(), {**own, SOCKET: str(runtime.forks.path)}
     return subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
+        [*python, "-m", module, *arguments],
         cwd=out,
-        env={**environment(out), **variables},
+        env={**environment(out), **own},
         stdout=(out / "log.txt").open("w"),
         stderr=subprocess.STDOUT,
         start_new_session=True,
@@ -112,5 +159,5 @@ def finish(process: subprocess.Popen, out: Path, seconds: float = 900) -> Finish
     return Finished(code, (out / "log.txt").read_text(), rows(out))
 
 
-def run(module: str, arguments: Sequence[str], out: Path, **variables: str) -> Finished:
-    return finish(start(module, arguments, out, **variables), out)
+def run(module: str, arguments: Sequence[str], out: Path, runtime: Runtime | None = None) -> Finished:
+    return finish(start(module, arguments, out, runtime), out)

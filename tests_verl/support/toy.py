@@ -16,10 +16,11 @@ def compute_score(data_source, solution_str, ground_truth, extra_info=None, **ig
 
 
 def make(folder: Path, seed: int = 0) -> None:
-    """folder/model, folder/train.parquet and folder/test.parquet."""
+    """folder/model, folder/train.parquet and folder/test.parquet; folder/sharp is the model with larger logits."""
     import pandas
 
     make_model(folder / "model", seed)
+    make_model(folder / "sharp", seed, sharpness=8.0)
     for name in ("train", "test"):
         rows = [problem(index) for index in range(64)]
         pandas.DataFrame(rows).to_parquet(folder / f"{name}.parquet")
@@ -42,7 +43,8 @@ def content(tokens: torch.Tensor, folder: Path) -> str:
     return AutoTokenizer.from_pretrained(folder / "model").decode(tokens.tolist()).replace(PAD, "").partition(":")[0]
 
 
-def make_model(folder: Path, seed: int) -> None:
+def make_model(folder: Path, seed: int, sharpness: float = 1.0) -> None:
+    """sharpness: what the output layer is multiplied by. At 1 the model is so flat that no token tells T from 1."""
     from tokenizers import Tokenizer, decoders, pre_tokenizers
     from tokenizers.models import BPE
     from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
@@ -68,5 +70,6 @@ def make_model(folder: Path, seed: int) -> None:
         **ids,
     )
     model = Qwen2ForCausalLM(config)
+    model.lm_head.weight.data *= sharpness
     model.generation_config = GenerationConfig(**ids)
     model.save_pretrained(folder)

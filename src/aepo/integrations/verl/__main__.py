@@ -13,6 +13,7 @@ from typing import Any
 from aepo.convert import parse_setting
 from aepo.errors import InvalidValue
 from aepo.integrations.verl.settings import AGENT_LOOP, TRAINER, check_version, read, remarks
+from aepo.integrations.verl.state import load, resumed_folder
 
 # These overrides stand before the user's own. `read` and `remarks` say what a change of them breaks.
 DEFAULTS = (
@@ -56,7 +57,9 @@ def main(arguments: Sequence[str]) -> None:
     check_version()
     given = overrides(arguments)
     config = compose(given)
-    read(config)
+    chosen, folder = read(config), resumed_folder(config)
+    if folder is not None:
+        load(folder, chosen)  # The trainer would refuse it, too, but with the model loaded.
     for sentence in remarks(config):
         print(f"note: {sentence}", file=sys.stderr)
     check_plugin()

@@ -22,6 +22,8 @@ from aepo.loss.aggregates import AGGREGATES
 from aepo.types import Batch, BatchStatistics, Completion, Prompt, Rollout, Sample
 
 MARK = "aepo_mark_"
+# The number of columns of `facts`.
+FACTS = 5
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from aepo.algorithm import Algorithm
@@ -21,6 +22,8 @@ from aepo.errors import InvalidValue, require
 # The tested versions of verl. The trainer's interface has changed with every version so far.
 TESTED = ("0.9.1",)
 TRAINER, AGENT_LOOP = "aepo", "aepo_single_turn"
+# verl's names of float32.
+FLOAT32 = ("fp32", "float32")
 # Short names under `aepo.` for settings of the control.
 _SHORT = {"target": "control.target", "law": "control.law"}
 
@@ -73,6 +76,8 @@ class Chosen:
     """Whether a run that resumes begins with a new control state, so the checkpoint needs none."""
     doctor: DoctorConfig = DoctorConfig()
     """How the doctor watches the run."""
+    evidence: Path | None = None
+    """The folder that gets a file of every step with all that it drew and measured; None for no files."""
 
 
 def read(config: Any) -> Chosen:
@@ -90,13 +95,16 @@ def read(config: Any) -> Chosen:
     require(type(seed) is int and seed >= 0, "aepo.seed", seed, "an integer, 0 or more")
     require(type(new_state) is bool, "aepo.new_state", new_state, "true or false")
     doctor = _doctor(given.pop("doctor", None) or {})
+    evidence = given.pop("evidence", None)
+    require(evidence is None or isinstance(evidence, str), "aepo.evidence", evidence, "a folder")
     algorithm = make_algorithm(method, _named(given))
     for sentence in VERL.lacks(algorithm):
         raise InvalidValue("aepo.method", method, f"one that verl can run: {sentence}")
     _check(config, algorithm)
     kl = get(config, f"{_ACTOR}.use_kl_loss")
     coefficient = float(get(config, f"{_ACTOR}.kl_loss_coef")) if kl else 0.0
-    return Chosen(method, algorithm, seed, coefficient, new_state, doctor)
+    folder = Path(evidence) if evidence else None
+    return Chosen(method, algorithm, seed, coefficient, new_state, doctor, folder)
 
 
 def _doctor(given: Any) -> DoctorConfig:
@@ -140,12 +148,18 @@ def _entropy_is_rounded(config: Any) -> str:
     verl computes the entropy of bfloat16 logits in bfloat16, unless it computes the entropy in chunks.
     """
     fsdp, model = f"{_ACTOR}.fsdp_config", "actor_rollout_ref.model"
-    dtype = get(config, f"{fsdp}.mixed_precision.param_dtype") or get(config, f"{fsdp}.dtype")
+    dtype = precision(config)
     needed = (f"{fsdp}.entropy_from_logits_with_chunking", f"{model}.use_remove_padding")
     missing = [name for name in needed if not get(config, name)]
-    if not missing or dtype in ("fp32", "float32") or get(config, f"{model}.use_fused_kernels"):
+    if not missing or dtype in FLOAT32 or get(config, f"{model}.use_fused_kernels"):
         return ""
     return f"without {' and '.join(missing)} verl rounds the entropy that is measured to {dtype}"
+
+
+def precision(config: Any) -> Any:
+    """Return verl's name of the type that the actor computes in."""
+    fsdp = f"{_ACTOR}.fsdp_config"
+    return get(config, f"{fsdp}.mixed_precision.param_dtype") or get(config, f"{fsdp}.dtype")
 
 
 def get(config: Any, name: str) -> Any:

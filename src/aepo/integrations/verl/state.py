@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from aepo.control.base import State
 from aepo.errors import InvalidValue
-from aepo.integrations.verl.settings import Chosen
+from aepo.integrations.verl.settings import Chosen, get
 
 STATE_FILE = "aepo.json"
 
@@ -38,6 +39,17 @@ def load(folder: Path, chosen: Chosen) -> State:
         raise InvalidValue("aepo.method", chosen.method, wanted)
     state: State = saved["state"]
     return state
+
+
+def resumed_folder(config: Any) -> Path | None:
+    """Return the folder of the checkpoint that verl resumes from by this configuration; None if it begins anew."""
+    from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
+
+    mode = get(config, "trainer.resume_mode")
+    if mode == "resume_path":
+        return Path(get(config, "trainer.resume_from_path")).absolute()
+    found = find_latest_ckpt_path(str(Path(get(config, "trainer.default_local_dir")).absolute()))
+    return Path(found) if found and mode == "auto" else None
 
 
 def _name(chosen: Chosen) -> str:

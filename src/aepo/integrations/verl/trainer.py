@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,6 @@ from torch import Tensor
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
-from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
 from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.metric import reduce_metrics
 from verl.utils.py_functional import rename_dict
@@ -33,6 +32,7 @@ from aepo.control.base import Scored, State, Step, hooks
 from aepo.engines import stages
 from aepo.engines.ends import find_ends
 from aepo.errors import require
+from aepo.integrations.verl import evidence as proof
 from aepo.integrations.verl import metrics as log
 from aepo.integrations.verl import rows as table
 from aepo.integrations.verl import state as saved
@@ -147,7 +147,7 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
 
     def _balance_batch(self, batch: Any, metrics: dict[str, Any], *rest: Any, **named: Any) -> Any:
         """Make the mixed batch before the rows are scored, and free the rows that are not in it."""
-        read_rows = self._rows(batch)
+        self._drawn = read_rows = self._rows(batch)
         kept = self._mixed(read_rows, self._rollouts(read_rows))
         _forget(batch, set(batch.keys) - set(kept))
         return super()._balance_batch(_select(batch, kept), metrics, *rest, **named)
@@ -252,7 +252,7 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
         self._put(batch, real, fields, table.facts(scored.batch))
         if padding:
             empty = {name: torch.zeros(len(padding), 1) for name in fields}
-            self._put(batch, padding, empty, torch.zeros(len(padding), 4, dtype=torch.float64))
+            self._put(batch, padding, empty, torch.zeros(len(padding), table.FACTS, dtype=torch.float64))
         if batch.fields is not None:  # Workers get only the listed fields; the list dates from the first scoring.
             later = [*fields, "aepo_rows", *(["ref_log_prob"] if self.use_reference_policy else [])]
             batch.fields = list(dict.fromkeys([*batch.fields, *later]))
@@ -310,7 +310,7 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
         return minibatches
 
     def _put(self, batch: Any, keys: Sequence[str], fields: dict[str, Tensor], row_facts: Tensor) -> None:
-        """Write padded fields [B, T] and facts [B, 4] (`rows.facts`) of these rows to verl's store."""
+        """Write padded fields [B, T] and facts [B, 5] (`rows.facts`) of these rows to verl's store."""
         data = tq.kv_batch_get(keys=list(keys), partition_id=batch.partition_id, select_fields=["response_mask"])
         ragged = {name: response_to_nested(value, data["response_mask"]) for name, value in fields.items()}
         stored = TensorDict({**ragged, "aepo_rows": row_facts}, batch_size=len(keys))
@@ -363,7 +363,18 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
             "reward_failures": self._failures,
             "completions": self._groups.completions,
         }
-        return log.loggable(row)
+        loggable = log.loggable(row)
+        self._write_evidence(before, loggable)
+        return loggable
+
+    def _write_evidence(self, before: State, logged: Mapping[str, float]) -> None:
+        """Write all that the step drew and measured, if `aepo.evidence` asks for it."""
+        if self._chosen.evidence is None:
+            return
+        rows = proof.rows(self._drawn, list(self._samples), self._scored_batch, self._sampler_logprobs)
+        plain = {name.removeprefix(log.PREFIX): value for name, value in logged.items()}
+        found = proof.Evidence(self._step, before, self.control_state, plain, rows)
+        proof.write(self._chosen.evidence, found)
 
     # --- checkpoint -------------------------------------------------------------------------------------------------
 
@@ -378,15 +389,9 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
 
     def _load_checkpoint(self) -> None:
         super()._load_checkpoint()
-        if self.global_steps > 0:
-            self.control_state = saved.load(self._resumed_folder(), self._chosen)
-
-    def _resumed_folder(self) -> Path:
-        """Return the folder that verl has just resumed from."""
-        trainer = self.config.trainer
-        if trainer.resume_mode == "resume_path":
-            return Path(trainer.resume_from_path).absolute()
-        return Path(find_latest_ckpt_path(str(Path(trainer.default_local_dir).absolute())))
+        folder = saved.resumed_folder(self.config) if self.global_steps > 0 else None
+        if folder is not None:
+            self.control_state = saved.load(folder, self._chosen)
 
 
 def _select(batch: Any, keys: Sequence[str]) -> Any:
