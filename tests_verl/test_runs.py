@@ -261,31 +261,62 @@ def test_two_nodes_a_killed_worker_and_the_last_checkpoint_train_what_one_node_d
     assert "ray init" not in other.text
 
 
+# --- packing, bf16, LoRA --------------------------------------------------------------------------------------------
+
+PACKED = "actor_rollout_ref.model.use_remove_padding=True"
+BF16 = [
+    f"++{config}.fsdp_config.mixed_precision={{param_dtype:bf16,reduce_dtype:fp32,buffer_dtype:fp32}}"
+    for config in ("actor_rollout_ref.actor", "actor_rollout_ref.ref")
+]
+LORA = ["actor_rollout_ref.model.lora_rank=4", "actor_rollout_ref.model.lora.merge=True"]
+
+
+def test_packed_sequences_are_trained_on_as_padded_ones_and_a_right_engine_is_not_corrected(aepo, work, runtime):
+    """Without padding each rank's rows are one long row; every number of a step is that of the padded run.
+
+    The engine's draws are those of the policy, tempered rows included, so that a correction has nothing to do. A ratio
+    to log pi at T = 1 would mask the tempered rows.
+    """
+    narrow = "algorithm.rollout_correction.rollout_is_threshold=0.99_1.01"
+    given = [*AEPO_RUN, PACKED, "algorithm.rollout_correction.rollout_is=sequence", narrow]
+    found = go(work, "packed", OURS, given, 4, runtime)
+    for name in ("aepo/entropy", "aepo/target_entropy", "aepo/reward", "aepo/extra_used", "actor/grad_norm"):
+        assert found.series(name) == pytest.approx(aepo.series(name)[:4], rel=1e-4), name
+    assert found.rows[4]["aepo/extra_used"] > 0
+    assert found.series("aepo/mismatch_cut_rows") == [0.0] * 4
+    assert found.series("aepo/mismatch_weight") == pytest.approx([1.0] * 4, abs=1e-4)
+    assert found.rows[4]["aepo/mismatch_extra"] < 1e-4
+
+
 # --- the smoke test -------------------------------------------------------------------------------------------------
 
 
-def smoke(work: Path, name: str, extra: list[str], runtime: Runtime) -> tuple[Finished, list[str]]:
-    """The smoke test on its sums with the model `sharp`, and with what verl needs on a CPU."""
+def smoke(work: Path, name: str, extra: list[str], runtime: Runtime) -> list[str]:
+    """The verdict of the smoke test on its sums, with the model `sharp` and with what verl needs on a CPU."""
     out = work / name
-    own = (
-        "data.train_files",
-        "data.val_files",
-        "data.max",
-        "reward.",
-        "actor_rollout_ref.model.path",
-        "trainer.logger",
-    )
+    own = ("data.train_files", "data.val_files", "data.max", "actor_rollout_ref.model.path")
     given = [word for word in settings(work, out, 4, runtime) if not word.startswith(own)]
-    words = ["--model", str(work / "sharp"), "--out", str(out / "smoke"), *given, "data.max_response_length=12", *extra]
+    small = ("data.max_response_length=12", "actor_rollout_ref.actor.optim.lr=1e-6")
+    words = ["--model", str(work / "sharp"), "--out", str(out / "smoke"), *given, *small, *extra]
     found = run(SMOKE, words, out, runtime)
-    return found, [line for line in found.text.splitlines() if line[:5] in ("right", "WRONG", "not c", "verdi")]
+    lines = [line for line in found.text.splitlines() if line[:5] in ("right", "WRONG", "not c", "verdi")]
+    assert found.code == 0, "\n".join(lines) or found.text[-4000:]
+    assert lines[-1].startswith("verdict: right")
+    return lines
+
+
+def check_all(lines: list[str]) -> None:
+    for name in ("sensor", "ordinary", "tempered", "scores", "plan", "state"):
+        assert any(line.split()[:2] == ["right", name] for line in lines), name
 
 
 def test_the_smoke_test_says_right(work, runtime):
-    found, lines = smoke(work, "smoked", [], runtime)
-    assert found.code == 0, "\n".join(lines) or found.text[-4000:]
-    assert lines[-1].startswith("verdict: right")
-    for name in ("sensor", "ordinary", "tempered", "scores", "plan", "state"):
-        assert any(line.split()[:2] == ["right", name] for line in lines), name
+    lines = smoke(work, "smoked", [], runtime)
+    check_all(lines)
     scores = [line for line in lines if "old_log_probs: median distance from log pi " in line]
     assert any("T = 0.67" in line for line in scores) and any("T = 1.5" in line for line in scores)
+
+
+def test_the_smoke_test_says_right_with_lora_in_bf16_on_packed_sequences(work, runtime):
+    check_all(smoke(work, "smoked-lora", [PACKED, *BF16, *LORA], runtime))
+    assert list((work / "smoked-lora/smoke/checkpoints/global_step_2/actor").rglob("*adapter*"))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
@@ -73,7 +75,9 @@ REFUSED = {
     "algorithm.adv_estimator": "gae",
     "algorithm.use_kl_in_reward": "true",
     "algorithm.filter_groups.enable": "true",
-    "algorithm.rollout_correction.rollout_is": "token",
+    "algorithm.rollout_correction.rollout_is": "batch",
+    "algorithm.rollout_correction.rollout_rs": "token_k1",
+    "algorithm.rollout_correction.rollout_is_batch_normalize": "true",
     "algorithm.rollout_correction.bypass_mode": "true",
     "actor_rollout_ref.rollout.temperature": "0.7",
     "actor_rollout_ref.rollout.agent.default_agent_loop": "single_turn_agent",
@@ -189,8 +193,34 @@ def test_every_script_composes(script: Path, tmp_path):
     assert remarks(composed) == []
 
 
-def test_there_are_scripts():
-    assert len(SCRIPTS) >= 4
+def test_every_setting_of_the_papers_has_a_script_with_its_numbers():
+    """Against the recipes of `aepo train`, which say where each number is from."""
+    papers = list((ROOT / "recipes/dapo17k").glob("v*-*.toml"))
+    assert {file.stem for file in papers} <= {script.stem for script in SCRIPTS} and len(papers) >= 16
+    for file in papers:
+        script = (ROOT / f"recipes/verl/{file.stem}.sh").read_text()
+        recipe = resolved(file)
+        model, group, longest = re.search(r"^train (\S+) (\d+) (\d+)", script, re.MULTILINE).groups()
+        assert model == recipe["model"] and f"aepo.method={recipe['method']} " in script
+        assert (int(group), int(longest)) == (recipe["sampling"]["group_size"], recipe["task"]["max_response"])
+        control = recipe.get("control", {})
+        for name in {"target", "alpha", "kappa", "coefficient"} & set(control):
+            assert float(re.search(rf"aepo\.(?:control\.)?{name}=(\S+)", script)[1]) == float(control[name])
+
+
+def resolved(file: Path) -> dict:
+    """A recipe's tables, each with the nearest file's values."""
+    own = tomllib.loads(file.read_text())
+    base = own.pop("extends", None)
+    return {**(resolved(file.parent / base) if base else {}), **own}
+
+
+def test_the_scripts_name_the_versions_that_verl_expects():
+    words = (ROOT / "recipes/verl/common.bash").read_text()
+    wanted = [line for line in requires("verl") or [] if line.endswith(('extra == "vllm"', 'extra == "fsdp"'))]
+    for name, text in (("vllm", "vLLM"), ("torch", "torch"), ("transformers", "transformers")):
+        (pinned,) = {found[1] for line in wanted if (found := re.match(rf"{name}==([\d.]+);", line))}
+        assert f"{text} {pinned}" in words
 
 
 def test_the_doctor_has_its_own_table():

@@ -3,6 +3,10 @@
 #
 # Settings of the papers (v1, v6: arXiv 2510.08141 of October and December 2025; code: the authors' repository at
 # b353a05), the same as in recipes/dapo17k/common.toml; "ours" marks what neither states.
+#
+# verl 0.9.1 expects vLLM 0.24.0 with torch 2.11.0 and transformers 5.9.0, and flash-attn 2.8.3 for
+# use_remove_padding: pip install 'aepo[verl]' 'verl[vllm,fsdp]==0.9.1'. Before a long run, try one GPU for ten minutes:
+# python -m aepo.integrations.verl.smoke --model Qwen/Qwen2.5-0.5B
 set -euo pipefail
 
 : "${DATA:?a folder with train.parquet and test.parquet, made by recipes/verl/prepare.py}"
@@ -10,6 +14,11 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 NODES=${NODES:-1}
 GPUS=${GPUS:-8}
 OUT=${OUT:-$PWD/runs/$(basename "$0" .sh)}
+# Qwen2.5-Math has 4 096 positions; v6 asks for 1 024 of the prompt and 8 192 of the response (ours).
+LONGER=(
+    "+actor_rollout_ref.model.override_config.max_position_embeddings=9216"
+    "+actor_rollout_ref.rollout.engine_kwargs.vllm.hf_overrides={max_position_embeddings:9216}"
+)
 
 # train MODEL GROUP_SIZE LONGEST_RESPONSE OVERRIDES...
 train() {

@@ -22,7 +22,7 @@ ONE_NODE = ("trainer.nnodes=1", "trainer.n_gpus_per_node=2")
 TWO_NODES = ("trainer.nnodes=2", "trainer.n_gpus_per_node=1")
 OWN_RAY = (
     *("ray_kwargs.ray_init.num_cpus=20", "+ray_kwargs.ray_init.num_gpus=2"),
-    "+ray_kwargs.ray_init.include_dashboard=False",
+    *("+ray_kwargs.ray_init.include_dashboard=False", "+ray_kwargs.ray_init.address=local"),
 )
 
 

@@ -23,6 +23,7 @@ from aepo.loss.policy_loss import LossOutput, k3
 from aepo.types import BatchStatistics
 
 FIELDS = ("response_mask", "old_log_probs", "entropy", "advantages", "aepo_weights")
+OPTIONAL = ("ref_log_prob", rows.CORRECTION)
 # Names of the sums that the workers return as `aepo/NAME_total` and `aepo/NAME_count`.
 SUMS = ("ratio", "clip_fraction", "approximate_kl", "mixed_sampled_entropy")
 
@@ -68,7 +69,7 @@ def policy_loss(
 
 def padded(data: Any) -> dict[str, Tensor]:
     """Return verl's ragged fields as padded tensors, by name, with the `prompt_mask`."""
-    optional = [name for name in set(data.keys()) if name.startswith(rows.MARK) or name == "ref_log_prob"]
+    optional = [name for name in set(data.keys()) if name.startswith(rows.MARK) or name in OPTIONAL]
     tensors = data.select("prompts", "responses", *FIELDS, "aepo_rows", *optional).to_padded_tensor()
     fields: dict[str, Tensor] = dict(tensors.items())
     lengths = data["prompts"].offsets().diff()

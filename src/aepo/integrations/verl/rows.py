@@ -24,6 +24,8 @@ from aepo.types import Batch, BatchStatistics, Completion, Prompt, Rollout, Samp
 MARK = "aepo_mark_"
 # The number of columns of `facts`.
 FACTS = 5
+# The factor of a correction of the rollout engine's mismatch, a field of the tokens.
+CORRECTION = "aepo_correction"
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,8 @@ def microbatch(fields: Mapping[str, Tensor], step: Step) -> Scored:
     Args:
         fields: The padded fields of the rows: `prompts` [B, P] (right-padded) and `prompt_mask`, 1 on their tokens;
             `responses`, `response_mask`, `advantages`, `old_log_probs`, `entropy` and the marks, [B, T]; `aepo_rows`
-            [B, 5], see `facts`; `ref_log_prob` [B, T] where there is a reference model.
+            [B, 5], see `facts`; `ref_log_prob` [B, T] where there is a reference model, and `aepo_correction` [B, T]
+            where the mismatch of the rollout engine is corrected.
         step: The place of the step in the run.
     """
     mask = fields["response_mask"].float()
@@ -180,7 +183,7 @@ def microbatch(fields: Mapping[str, Tensor], step: Step) -> Scored:
     old = BatchStatistics(fields["old_log_probs"].float(), fields["entropy"].float())
     marks = {name.removeprefix(MARK): value for name, value in fields.items() if name.startswith(MARK)}
     reference = fields.get("ref_log_prob")
-    return Scored(batch, old, step, ref_logprobs=reference, marks=marks)
+    return Scored(batch, old, step, ref_logprobs=reference, marks=marks, correction=fields.get(CORRECTION))
 
 
 def step_to_json(step: Step) -> str:

@@ -16,6 +16,7 @@ from aepo.control.base import Control, hooks
 from aepo.convert import make_algorithm
 from aepo.doctor.live import DoctorConfig
 from aepo.engines.capabilities import VERL
+from aepo.engines.mismatch import MismatchConfig
 from aepo.engines.preflight import Setup, preflight
 from aepo.errors import InvalidValue, require
 
@@ -40,8 +41,8 @@ _UNTOUCHED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "algorithm.use_kl_in_reward": ((False,), f"false; {_ACTOR}.use_kl_loss=true is a penalty"),
     "algorithm.filter_groups.enable": ((None, False), "false; aepo.method=dynamic-sampling filters, and measures all"),
     "algorithm.rollout_correction.bypass_mode": ((None, False), "false: log-probabilities are recomputed at T = 1"),
-    "algorithm.rollout_correction.rollout_is": ((None,), "null: tempered rows would lose their weight"),
-    "algorithm.rollout_correction.rollout_rs": ((None,), "null: tempered rows would be rejected"),
+    "algorithm.rollout_correction.rollout_rs": ((None,), "null; rollout_is_threshold=LOW_HIGH masks by the ratio"),
+    "algorithm.rollout_correction.rollout_is_batch_normalize": ((None, False), "false"),
     "trainer.v1.sampler.sync_refill_failed_groups": ((None, False), "false: refilled prompts have no group here"),
     "skip.rollout_tq.enable": ((None, False), "false: what was kept has no temperatures"),
     f"{_ROLLOUT}.temperature": ((1,), "1, where entropy is measured; aepo.control.distribution tempers extra rows"),
@@ -76,6 +77,8 @@ class Chosen:
     """Whether a run that resumes begins with a new control state, so the checkpoint needs none."""
     doctor: DoctorConfig = DoctorConfig()
     """How the doctor watches the run."""
+    mismatch: MismatchConfig = MismatchConfig()
+    """The correction for a rollout engine that differs from the actor, from `algorithm.rollout_correction`."""
     evidence: Path | None = None
     """The folder that gets a file of every step with all that it drew and measured; None for no files."""
 
@@ -104,7 +107,31 @@ def read(config: Any) -> Chosen:
     kl = get(config, f"{_ACTOR}.use_kl_loss")
     coefficient = float(get(config, f"{_ACTOR}.kl_loss_coef")) if kl else 0.0
     folder = Path(evidence) if evidence else None
-    return Chosen(method, algorithm, seed, coefficient, new_state, doctor, folder)
+    return Chosen(method, algorithm, seed, coefficient, new_state, doctor, _mismatch(config), folder)
+
+
+def _mismatch(config: Any) -> MismatchConfig:
+    """Return verl's correction; each row is compared at the temperature at which it was drawn.
+
+    verl's `rollout_is_threshold` is an upper bound, or LOW_HIGH: outside these bounds the factor is 0.
+    """
+    name = "algorithm.rollout_correction"
+    level, bounds = get(config, f"{name}.rollout_is"), get(config, f"{name}.rollout_is_threshold")
+    if level is None:
+        return MismatchConfig()
+    require(level in ("token", "sequence"), f"{name}.rollout_is", level, "token, sequence or null")
+    known = bool(get(config, f"{_ROLLOUT}.calculate_log_probs"))
+    require(known, f"{_ROLLOUT}.calculate_log_probs", False, f"true, for {name}.rollout_is={level}")
+    try:
+        *low, high = map(float, str(bounds).split("_"))
+        return MismatchConfig(
+            correction=f"{level}_mask" if low else f"{level}_truncate",  # type: ignore[arg-type]
+            clip_max=high,
+            clip_min=low[0] if low else None,
+        )
+    except ValueError:
+        wanted = "a number, 1 or more, or LOW_HIGH such as 0.5_5.0, with LOW in (0, 1]"
+        raise InvalidValue(f"{name}.rollout_is_threshold", bounds, wanted) from None
 
 
 def _doctor(given: Any) -> DoctorConfig:

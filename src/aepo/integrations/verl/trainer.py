@@ -237,6 +237,9 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
         there = set(batch.keys)
         real = [key for key in self._samples if key in there]
         scored = self._scored(batch, real)
+        self._correction = self._chosen.mismatch.of([self._samples[key] for key in real], scored)
+        if self._correction:
+            scored = replace(scored, correction=self._correction.weights)
         scored = replace(scored, marks=self._control.mark(scored, self.control_state))
         self._scored_batch = scored
         shaped = self._control.shape(scored.batch.advantages, scored, self.control_state)
@@ -248,6 +251,7 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
             "entropy": scored.entropy,
             "aepo_weights": table.token_weights(scored.trained, minibatches, self._algorithm.aggregate),
             **{table.MARK + name: values for name, values in scored.marks.items()},
+            **({} if scored.correction is None else {table.CORRECTION: scored.correction}),
         }
         self._put(batch, real, fields, table.facts(scored.batch))
         if padding:
@@ -263,8 +267,9 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
 
         The statistics are at temperature 1, except those at the temperatures that the control needs.
         """
-        needs = self._control.needs(self.control_state)
-        tempered = {t: self._logprobs_at(batch, t, keys) for t in needs.temperatures}
+        drawn = self._chosen.mismatch.temperatures(self._samples[key].rollout.completion.temperature for key in keys)
+        wanted_at = {*self._control.needs(self.control_state).temperatures, *drawn}
+        tempered = {t: self._logprobs_at(batch, t, keys) for t in sorted(wanted_at)}
         wanted = [*SCORES, *(["ref_log_prob"] if self.use_reference_policy else [])]
         data = tq.kv_batch_get(keys=list(keys), partition_id=batch.partition_id, select_fields=wanted)
         values = {name: table.pad([row.float() for row in data[name].unbind()]) for name in wanted}
@@ -360,6 +365,7 @@ class EntropyControlTrainer(PPOTrainerSync):  # type: ignore[misc]
             **stages.measurements(measured, samples, sampler=self._sampler_logprobs),
             **vars(self._control.report(before, self.control_state)),
             **{name: value.mean for name, value in sums.items()},
+            **(self._correction.row() if self._correction else {}),
             "reward_failures": self._failures,
             "completions": self._groups.completions,
         }
