@@ -142,7 +142,7 @@ $(TRITON)/.ready: pyproject.toml
 	touch $@
 
 # verl pins its own versions of torch's companions, hence its own environment; its rollout engines need GPUs and are left
-# out. `make test-verl QUICK=1` leaves out what starts Ray, which takes a quarter of an hour on two cores.
+# out. `make test-verl QUICK=1` leaves out what starts Ray, which takes some minutes on two cores.
 VERL := .venv-verl
 
 test-verl: $(VERL)/.ready

@@ -60,6 +60,10 @@ def test_true_is_written_in_any_way(text, value):
     assert read(config(f"aepo.new_state={text}")).new_state is value
 
 
+def test_the_last_value_of_a_setting_counts():
+    assert read(config("aepo.target=0.5", "aepo.target=0.6")).algorithm.control.target.spec == "0.6"
+
+
 def test_what_hydra_cannot_read_is_one_line():
     with pytest.raises(InvalidValue, match="overrides: got .*train_bach_size") as caught:
         config("data.train_bach_size=8")

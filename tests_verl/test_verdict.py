@@ -14,7 +14,7 @@ from aepo.entropy.statistics import logits_statistics
 from aepo.integrations.verl import evidence as proof
 from aepo.integrations.verl import rows as table
 from aepo.integrations.verl.evidence import Evidence, EvidenceRow
-from aepo.integrations.verl.smoke import DEFAULTS, STEPS, STOP, compute_score, policy, problem
+from aepo.integrations.verl.smoke import DEFAULTS, STEPS, STOP, policy
 from aepo.integrations.verl.verdict import BF16, FLOAT32, Finding, missing, verdict
 from aepo.types import BatchStatistics, Metric
 from tests_verl.support import toy
@@ -203,11 +203,3 @@ def test_data_that_began_anew_and_steps_that_did_are_wrong(whole, logits):
 def test_rows_that_the_state_did_not_plan_are_wrong(whole, logits):
     off = replace(whole[2], rows=[row for row in whole[2].rows if not row.extra or row.source != 3])
     assert wrong(judged([*whole[:2], off, whole[3]], logits)) == {"plan"}
-
-
-def test_the_reward_of_the_sums():
-    row = problem(0)
-    right = row["reward_model"]["ground_truth"]
-    assert compute_score("sums", f"1 + 2, so it is {right}.", right) == 1.0
-    assert compute_score("sums", f"{right}, or 7", right) == compute_score("sums", "", right) == 0.0
-    assert problem(0) == row != problem(1)

@@ -85,14 +85,17 @@ def check_plugin() -> None:
 
 
 def _quoted(argument: str) -> str:
-    """Return `aepo.x=v` as hydra reads it; v may be written as in TOML, as in Python or for hydra."""
+    """Return `aepo.x=v` as hydra reads it; v may be written as in TOML, as in Python or for hydra.
+
+    A later value of the same setting counts (`++`).
+    """
     bare = argument.lstrip("+")
     if not bare.startswith("aepo."):
         return argument
     name, value = parse_setting(bare)
     if isinstance(value, str) and value[:1] in ("{", "["):
-        return f"+{name}={value}"
-    return f"+{name}={_for_hydra(_WORDS.get(value, value) if isinstance(value, str) else value)}"
+        return f"++{name}={value}"
+    return f"++{name}={_for_hydra(_WORDS.get(value, value) if isinstance(value, str) else value)}"
 
 
 def _for_hydra(value: Any) -> str:

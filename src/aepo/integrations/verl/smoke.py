@@ -83,7 +83,8 @@ def arguments(model: str, out: Path, given: Sequence[str], steps: int) -> list[s
         *given,
         *("actor_rollout_ref.rollout.calculate_log_probs=True", f"aepo.evidence={out / 'evidence'}"),
         *("trainer.val_before_train=False", "trainer.test_freq=-1", "trainer.total_epochs=100"),
-        *(f"trainer.total_training_steps={steps}", f"trainer.save_freq={STOP}", "trainer.resume_mode=auto"),
+        *(f"trainer.total_training_steps={steps}", "trainer.resume_mode=auto"),
+        f"trainer.save_freq={STOP if steps == STOP else -1}",
         f"trainer.default_local_dir={out / 'checkpoints'}",
     ]
 
