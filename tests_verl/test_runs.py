@@ -23,6 +23,7 @@ import torch
 from aepo.control.aepo import AEPO
 from aepo.control.laws import Switch
 from aepo.control.schedules import Target
+from aepo.integrations.verl.evidence import read as read_evidence
 from aepo.loss.advantages import group_mean_std
 from aepo.methods import preset
 from tests_verl.support import toy
@@ -296,7 +297,7 @@ def smoke(work: Path, name: str, extra: list[str], runtime: Runtime) -> list[str
     out = work / name
     own = ("data.train_files", "data.val_files", "data.max", "actor_rollout_ref.model.path")
     given = [word for word in settings(work, out, 4, runtime) if not word.startswith(own)]
-    small = ("data.max_response_length=12", "actor_rollout_ref.actor.optim.lr=1e-6")
+    small = ("data.max_response_length=12", "actor_rollout_ref.actor.optim.lr=1e-7")
     words = ["--model", str(work / "sharp"), "--out", str(out / "smoke"), *given, *small, *extra]
     found = run(SMOKE, words, out, runtime)
     lines = [line for line in found.text.splitlines() if line[:5] in ("right", "WRONG", "not c", "verdi")]
@@ -318,5 +319,10 @@ def test_the_smoke_test_says_right(work, runtime):
 
 
 def test_the_smoke_test_says_right_with_lora_in_bf16_on_packed_sequences(work, runtime):
-    check_all(smoke(work, "smoked-lora", [PACKED, *BF16, *LORA], runtime))
-    assert list((work / "smoked-lora/smoke/checkpoints/global_step_2/actor").rglob("*adapter*"))
+    """The engine computes in float32, so that the correction has something to do."""
+    corrected = "algorithm.rollout_correction.rollout_is=token"
+    check_all(smoke(work, "smoked-lora", [PACKED, *BF16, *LORA, corrected], runtime))
+    out = work / "smoked-lora/smoke"
+    assert (out / "checkpoints/global_step_2/actor/lora_train_meta.json").exists()
+    for step in read_evidence(out / "evidence"):
+        assert 1e-6 < abs(step.logged["mismatch_weight"] - 1) < 0.01 and step.logged["mismatch_cut_tokens"] == 0

@@ -26,7 +26,7 @@ DEFAULTS = (
     *("aepo.method=aepo", "aepo.target=piecewise(0:0.01x,3:20x,4:0.01x)", "aepo.seed=0"),
     *("data.train_batch_size=8", "data.max_prompt_length=128", "data.max_response_length=128"),
     *("data.dataloader_num_workers=0", "data.shuffle=False", "actor_rollout_ref.rollout.n=8"),
-    *("actor_rollout_ref.actor.ppo_mini_batch_size=8", "actor_rollout_ref.actor.optim.lr=1e-6"),
+    *("actor_rollout_ref.actor.ppo_mini_batch_size=8", "actor_rollout_ref.actor.optim.lr=1e-7"),
     *("actor_rollout_ref.actor.use_dynamic_bsz=True", "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=8192"),
     *("actor_rollout_ref.rollout.name=vllm", "actor_rollout_ref.rollout.tensor_model_parallel_size=1"),
     *("actor_rollout_ref.rollout.gpu_memory_utilization=0.4", "actor_rollout_ref.rollout.enforce_eager=True"),
@@ -36,7 +36,7 @@ DEFAULTS = (
     *("trainer.n_gpus_per_node=1", "trainer.nnodes=1", 'trainer.logger=["console"]'),
 )
 NOT_CHECKED = (
-    "weights that move: the learning rate is 1e-6, so a rollout engine that kept its first weights is not seen",
+    "weights that move: the learning rate is 1e-7, so a rollout engine that kept its first weights is not seen",
     "several GPUs or nodes, sequence parallelism, LoRA, a reference model, other methods than aepo",
     "rewards, validation, speed and memory at your own lengths",
 )
