@@ -19,9 +19,10 @@ NAME = "algorithm.rollout_correction"
 STEP = Step(number=0, steps=1, prompts=2, group_size=2, max_tokens=3, seed=0)
 
 
-def mismatch(*given: str, known: str = "true"):
+def mismatch(*given: str, known: str = "true", top_p: float = 1.0):
     own = ["data.train_batch_size=8", "actor_rollout_ref.actor.ppo_mini_batch_size=8", "actor_rollout_ref.rollout.n=4"]
     own.append(f"actor_rollout_ref.rollout.calculate_log_probs={known}")
+    own.append(f"actor_rollout_ref.rollout.top_p={top_p}")
     return read(compose(overrides([*own, *(f"{NAME}.{word}" for word in given)]))).mismatch
 
 
@@ -94,3 +95,9 @@ def test_a_threshold_that_does_not_work_is_one_line(words):
 def test_a_correction_needs_the_engines_log_probabilities():
     with pytest.raises(InvalidValue, match="calculate_log_probs: got False"):
         mismatch("rollout_is=token", known="false")
+
+
+def test_a_cut_distribution_cannot_be_corrected():
+    mismatch(top_p=0.9)
+    with pytest.raises(InvalidValue, match=r"rollout\.top_p: got 0\.9; must be 1 with"):
+        mismatch("rollout_is=token", top_p=0.9)

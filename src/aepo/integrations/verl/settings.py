@@ -122,6 +122,8 @@ def _mismatch(config: Any) -> MismatchConfig:
     require(level in ("token", "sequence"), f"{name}.rollout_is", level, "token, sequence or null")
     known = bool(get(config, f"{_ROLLOUT}.calculate_log_probs"))
     require(known, f"{_ROLLOUT}.calculate_log_probs", False, f"true, for {name}.rollout_is={level}")
+    for cut, whole in _CUTS.items():  # The engine's log-probabilities are renormalised after a cut.
+        require(get(config, cut) in (whole, None), cut, get(config, cut), f"{whole:g} with {name}.rollout_is={level}")
     try:
         *low, high = map(float, str(bounds).split("_"))
         return MismatchConfig(
