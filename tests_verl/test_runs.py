@@ -262,14 +262,9 @@ def test_two_nodes_a_killed_worker_and_the_last_checkpoint_train_what_one_node_d
     assert "ray init" not in other.text
 
 
-# --- packing, bf16, LoRA --------------------------------------------------------------------------------------------
+# --- packing --------------------------------------------------------------------------------------------------------
 
 PACKED = "actor_rollout_ref.model.use_remove_padding=True"
-BF16 = [
-    f"++{config}.fsdp_config.mixed_precision={{param_dtype:bf16,reduce_dtype:fp32,buffer_dtype:fp32}}"
-    for config in ("actor_rollout_ref.actor", "actor_rollout_ref.ref")
-]
-LORA = ["actor_rollout_ref.model.lora_rank=4", "actor_rollout_ref.model.lora.merge=True"]
 
 
 def test_packed_sequences_are_trained_on_as_padded_ones_and_a_right_engine_is_not_corrected(aepo, work, runtime):
@@ -289,40 +284,34 @@ def test_packed_sequences_are_trained_on_as_padded_ones_and_a_right_engine_is_no
     assert found.rows[4]["aepo/mismatch_extra"] < 1e-4
 
 
-# --- the smoke test -------------------------------------------------------------------------------------------------
+# --- the smoke test, bf16, LoRA -------------------------------------------------------------------------------------
+
+BF16 = [
+    f"++{config}.fsdp_config.mixed_precision={{param_dtype:bf16,reduce_dtype:fp32,buffer_dtype:fp32}}"
+    for config in ("actor_rollout_ref.actor", "actor_rollout_ref.ref")
+]
+LORA = ["actor_rollout_ref.model.lora_rank=4", "actor_rollout_ref.model.lora.merge=True"]
 
 
-def smoke(work: Path, name: str, extra: list[str], runtime: Runtime) -> list[str]:
-    """The verdict of the smoke test on its sums, with the model `sharp` and with what verl needs on a CPU."""
-    out = work / name
+def test_the_smoke_test_says_right_with_lora_in_bf16_on_packed_sequences(work, runtime):
+    """On its sums, with the model `sharp` and with what verl needs on a CPU.
+
+    The engine computes in float32, so that the correction has something to do.
+    """
+    out = work / "smoked"
     own = ("data.train_files", "data.val_files", "data.max", "actor_rollout_ref.model.path")
     given = [word for word in settings(work, out, 4, runtime) if not word.startswith(own)]
     small = ("data.max_response_length=12", "actor_rollout_ref.actor.optim.lr=1e-7")
-    words = ["--model", str(work / "sharp"), "--out", str(out / "smoke"), *given, *small, *extra]
+    tested = [PACKED, *BF16, *LORA, "algorithm.rollout_correction.rollout_is=token"]
+    words = ["--model", str(work / "sharp"), "--out", str(out / "smoke"), *given, *small, *tested]
     found = run(SMOKE, words, out, runtime)
     lines = [line for line in found.text.splitlines() if line[:5] in ("right", "WRONG", "not c", "verdi")]
     assert found.code == 0, "\n".join(lines) or found.text[-4000:]
     assert lines[-1].startswith("verdict: right")
-    return lines
-
-
-def check_all(lines: list[str]) -> None:
     for name in ("sensor", "ordinary", "tempered", "scores", "plan", "state"):
         assert any(line.split()[:2] == ["right", name] for line in lines), name
-
-
-def test_the_smoke_test_says_right(work, runtime):
-    lines = smoke(work, "smoked", [], runtime)
-    check_all(lines)
     scores = [line for line in lines if "old_log_probs: median distance from log pi " in line]
     assert any("T = 0.67" in line for line in scores) and any("T = 1.5" in line for line in scores)
-
-
-def test_the_smoke_test_says_right_with_lora_in_bf16_on_packed_sequences(work, runtime):
-    """The engine computes in float32, so that the correction has something to do."""
-    corrected = "algorithm.rollout_correction.rollout_is=token"
-    check_all(smoke(work, "smoked-lora", [PACKED, *BF16, *LORA, corrected], runtime))
-    out = work / "smoked-lora/smoke"
-    assert (out / "checkpoints/global_step_2/actor/lora_train_meta.json").exists()
-    for step in read_evidence(out / "evidence"):
+    assert (out / "smoke/checkpoints/global_step_2/actor/lora_train_meta.json").exists()
+    for step in read_evidence(out / "smoke/evidence"):
         assert 1e-6 < abs(step.logged["mismatch_weight"] - 1) < 0.01 and step.logged["mismatch_cut_tokens"] == 0

@@ -136,6 +136,15 @@ def test_what_further_rounds_need_is_refused_by_name():
         read(config("aepo.method=dapo", *colocated))
 
 
+def test_sequence_parallelism_without_flash_attention_is_refused():
+    parallel = "actor_rollout_ref.actor.ulysses_sequence_parallel_size=2"
+    other = "+actor_rollout_ref.model.override_config.attn_implementation=sdpa"
+    read(config(parallel))
+    read(config(other))
+    with pytest.raises(InvalidValue, match="attn_implementation: got 'sdpa'; must be flash_attention_2 with ulysses"):
+        read(config(parallel, other))
+
+
 def test_a_method_with_a_reference_model_asks_for_verls():
     with pytest.raises(InvalidValue, match="use_kl_loss"):
         read(config("aepo.method=archer"))

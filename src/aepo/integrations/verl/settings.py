@@ -213,6 +213,7 @@ def _check(config: Any, algorithm: Algorithm) -> None:
     require(
         prompts % mini == 0, f"{_ACTOR}.ppo_mini_batch_size", mini, f"a divisor of data.train_batch_size ({prompts})"
     )
+    _check_attention(config)
     control = algorithm.control
     if "plan" in hooks(control):
         loop = get(config, f"{_ROLLOUT}.agent.default_agent_loop")
@@ -224,6 +225,20 @@ def _check(config: Any, algorithm: Algorithm) -> None:
     if control.needs(control.initial_state()).reference:
         wanted = f"true, for {control.name}'s reference model (kl_loss_coef=0 adds no penalty of verl's)"
         require(bool(get(config, f"{_ACTOR}.use_kl_loss")), f"{_ACTOR}.use_kl_loss", False, wanted)
+
+
+def _check_attention(config: Any) -> None:
+    """Refuse sequence parallelism without flash attention, the only one that verl 0.9.1 makes parallel.
+
+    With another attention each rank's part of a sequence is silently treated as a sequence of its own.
+    """
+    sizes = [get(config, f"{_ACTOR}{part}.ulysses_sequence_parallel_size") or 1 for part in ("", ".fsdp_config")]
+    name = "actor_rollout_ref.model.override_config.attn_implementation"
+    found = get(config, name) or "flash_attention_2"
+    parallel = max(sizes) > 1
+    require(
+        not parallel or "flash" in found, name, found, "flash_attention_2 with ulysses_sequence_parallel_size above 1"
+    )
 
 
 def _check_rounds(config: Any, control: Control) -> None:
