@@ -319,7 +319,7 @@ def test_pretraining_depends_on_the_fields_in_its_key_alone(task):
     """Whoever adds a field that shapes the data must add it to the key, or a stale model is served."""
     other = {
         "numbers": 50, "moves": ((1, 1), (1, -1)), "move_weights": (9.0, 1.0), "walk_moves": (3, 4), "count": 4,
-        "largest": 9, "largest_target": 30, "max_moves": 7, "eval_pairs": 9, "train_pairs": 64,
+        "largest": 5, "largest_target": 30, "max_moves": 7, "eval_pairs": 9, "train_pairs": 64,
         "train_distance": 3, "split_seed": 1, "eval_problems_kept": 9, "max_statements": 5, "kinds": ("int",),
         "eval_functions": 9, "train_functions": 64, "train_statements": 2,
     }  # fmt: skip
