@@ -33,7 +33,7 @@ def test_the_chat_templates_end_of_turn_ends_a_completion(tmp_path):
 
 def test_a_completion_that_a_stop_string_ended_is_not_truncated():
     words = tokenizer()
-    texts = [([5], words(text)["input_ids"]) for text in ("w1 w2 w3", "w1 w3 w2", f"w1 {END}", "")]
+    texts = [([5], words(text)["input_ids"], ()) for text in ("w1 w2 w3", "w1 w3 w2", f"w1 {END}", "")]
     stops = StopStrings(("w2 w3",), words)
     made = rollouts(texts, [0.0] * 4, [0] * 4, 1.0, frozenset({words.eos_token_id}), stops)
     assert [rollout.completion.truncated for rollout in made] == [False, True, False, True]

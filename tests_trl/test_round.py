@@ -109,7 +109,7 @@ def test_positives_drawn_hotter_take_the_places_of_ordinary_rows(tmp_path):
 
 
 def test_ordinary_rows_keep_the_advantage_in_their_group(tmp_path):
-    done = watched(tmp_path)
+    done = watched(tmp_path, settings={"control.reach": 1.0})  # so that a positive's advantage is the weight, 2
     out, ordinary = done.out[-1], done.drawn[-1][0][1]
     rewards = torch.tensor([rollout.reward for rollout in ordinary.rollouts]).view(-1, 8)
     expected = ((rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-6)).flatten()
