@@ -7,7 +7,7 @@ import pytest
 from aepo.control.adapted import Adapted
 from aepo.control.aepo import AEPO
 from aepo.control.aer import AER
-from aepo.control.closed_loop import ALARM_AFTER, ClosedLoop
+from aepo.control.closed_loop import ALARM_AFTER, ClosedLoop, missing_authority
 from aepo.control.laws import PI, Proportional, Switch
 from aepo.control.sac_dual import SACDual
 from aepo.control.schedules import Target
@@ -126,6 +126,12 @@ def test_an_alarm_of_the_self_tuning_law_says_how_much_authority_is_missing():
     advice = [s["advice"] for s in collapsing(loop(law=SelfTuning())) if s["alarm"]]
     assert "times the control's authority (the largest command moves 0.0" in advice[0]
     assert all(s["advice"] is None for s in collapsing(loop()) if not s["alarm"])
+
+
+def test_golden_the_missing_authority_is_measured_against_the_largest_command():
+    state = {"error": 0.3, "drift": -0.12, "authority_up": 0.02, "authority_down": 0.5}
+    words = missing_authority(state, most=1.95)  # 1.5 * 0.12 / (1.95 * 0.02)
+    assert "about 4.6 times" in words and "the largest command moves 0.039 nats" in words
 
 
 @pytest.mark.parametrize(

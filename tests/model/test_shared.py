@@ -150,8 +150,8 @@ def toy(kind: str):
 
 def test_a_mask_that_lets_answers_see_each_other_is_found(llama, monkeypatch):
     policy = Policy.load(llama)
-    original = shared._mask
-    monkeypatch.setattr(shared, "_mask", lambda owner, kind: original(torch.zeros_like(owner), kind))
+    original = shared._seen
+    monkeypatch.setattr(shared, "_seen", lambda owner: original(torch.zeros_like(owner)))
     assert not policy.share_prompts() and policy.sharing is None
 
 

@@ -25,6 +25,26 @@ def accepted(module: Any, **arguments: Any) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if name in known}
 
 
+def attention_of(model: Any) -> str | None:
+    """Return how the model computes attention, by transformers' name; None if it says nothing."""
+    return getattr(model.config.get_text_config(), "_attn_implementation", None)
+
+
+def attention_mask(model: Any, seen: Tensor) -> Tensor:
+    """Return the mask of which tokens see which, in the form that the model takes.
+
+    Args:
+        model: A causal language model of transformers.
+        seen: bool [R, 1, L, C], whether the token of the row sees the column.
+
+    Returns:
+        `seen` itself, or for `eager` attention the numbers that it adds to the scores.
+    """
+    if attention_of(model) != "eager":
+        return seen
+    return torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, torch.finfo(torch.float32).min)
+
+
 def last_hidden(
     model: Any, ids: Tensor, mask: Tensor, positions: Tensor | None = None, vision: Vision | None = None
 ) -> Tensor:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from aepo.config import Config
 from aepo.engines.collate import collate
-from aepo.model.forward import accepted, last_hidden
+from aepo.model.forward import accepted, attention_mask, attention_of, last_hidden
 from aepo.model.memory import Fit, Sizes, fitted
 from aepo.types import Batch, Completion, Prompt, Rollout, Sample
 
@@ -101,27 +101,20 @@ def shared_hidden(model: Any, batch: Batch, packs: Sequence[Sequence[int]]) -> T
             owner[number, here:end] = place
             places[row] = number * width + torch.cat([torch.tensor([prompt - 1]), torch.arange(here, end)])
     device = ids.device
-    mask = _mask(owner.to(device), _attention(model))
+    mask = attention_mask(model, _seen(owner.to(device)))
     body = model.base_model
     more = accepted(body, position_ids=positions.to(device), use_cache=False)
     hidden: Tensor = body(input_ids=ids, attention_mask=mask, **more)[0]
     return hidden.flatten(0, 1)[torch.cat([places[row] for row in range(len(batch))]).to(device)]
 
 
-def _attention(model: Any) -> str | None:
-    return getattr(model.config.get_text_config(), "_attn_implementation", None)
-
-
-def _mask(owner: Tensor, attention: str | None) -> Tensor:
-    """Return which tokens see which, [R, 1, L, L]: as bool, or as numbers that `eager` attention adds.
+def _seen(owner: Tensor) -> Tensor:
+    """Return which tokens see which, [R, 1, L, L], given the answer of each token, [R, L]; 0 is the prompt.
 
     Padding sees the prompt and itself, so that no row of the mask is empty.
     """
     seen = (owner[:, None] == 0) | (owner[:, None] == owner[..., None])
-    seen = seen.tril()[:, None]
-    if attention != "eager":
-        return seen
-    return torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, torch.finfo(torch.float32).min)
+    return seen.tril()[:, None]
 
 
 def _lengths(batch: Batch) -> tuple[list[int], list[int]]:
@@ -220,7 +213,7 @@ def sharing_error(model: Any, ids: Sequence[int], pad_token_id: int) -> float:
         ids: Real tokens, at least 6.
         pad_token_id: The padding token.
     """
-    if _attention(model) not in ("sdpa", "eager"):  # others take no such mask, and may leave it out
+    if attention_of(model) not in ("sdpa", "eager"):  # others take no such mask, and may leave it out
         return math.inf
     half = len(ids) // 2
     one, other, back = tuple(ids[:half]), tuple(ids[:2]), tuple(ids[::-1])

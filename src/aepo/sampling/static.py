@@ -1,11 +1,11 @@
 """Decoding with tensors that keep their places, so that a CUDA graph can replay a step without the host.
 
-A `Frame` decodes rows of a fixed number with a cache of a fixed size. A step draws a token for each row and runs the
+`HFSampler` decodes rows of a fixed number with a cache of a fixed size. A step draws a token for each row and runs the
 model on it; all that it reads and changes stays in the same tensors. The host looks only after `LOOK` steps: which rows
 have ended, and whether logits were finite. Rows that have ended go on until then, and what they draw is thrown away.
 
-When half of the rows have ended, or the cache is full, the rows that are left move to a new frame: a few times in a
-call, because the rows halve and the cache doubles.
+When half of the rows have ended, or the cache is full, the rows that are left get a new cache: a few times in a call,
+because the rows halve and the cache doubles.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
+from aepo.model.forward import attention_mask, attention_of
+
 # Steps between two looks of the host at the rows.
 LOOK = 16
-# Columns of the first frame for new tokens.
+# Columns of the first cache for new tokens.
 COLUMNS = 128
 
 
@@ -98,9 +100,7 @@ def causal_mask(
     if prompts is not None:
         seen[:, : prompts.shape[1]] &= prompts
     seen = seen[:, None, None]
-    if getattr(model.config.get_text_config(), "_attn_implementation", None) != "eager":
-        return seen, True
-    return torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, torch.finfo(torch.float32).min), 0.0
+    return attention_mask(model, seen), 0.0 if attention_of(model) == "eager" else True
 
 
 class Replay:

@@ -14,6 +14,7 @@ from typing import Any
 
 from aepo.control.base import Scored, State, Step
 from aepo.integrations.verl.rows import RolloutRow
+from aepo.integrations.verl.state import write_whole
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,7 @@ class Evidence:
 
 def write(folder: Path, evidence: Evidence) -> None:
     """Write a step to `folder`; the folder is made if it does not exist."""
-    folder.mkdir(parents=True, exist_ok=True)
-    _file(folder, evidence.step.number).write_text(json.dumps(asdict(evidence)))
+    write_whole(folder / f"step-{evidence.step.number}.json", json.dumps(asdict(evidence)))
 
 
 def read(folder: Path) -> list[Evidence]:
@@ -109,10 +109,6 @@ def rows(drawn: Sequence[RolloutRow], keys: Sequence[str], scored: Scored, sampl
         )
         for row in drawn
     ]
-
-
-def _file(folder: Path, number: int) -> Path:
-    return folder / f"step-{number}.json"
 
 
 def _fixed(value: Any) -> Any:

@@ -15,10 +15,15 @@ STATE_FILE = "aepo.json"
 
 def save(folder: Path, chosen: Chosen, step: int, state: State) -> None:
     """Write the control's state to `folder`; if the write fails, the file that was there before stays."""
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{STATE_FILE}.partial"
-    partial.write_text(json.dumps({"control": _name(chosen), "step": step, "state": state}))
-    partial.replace(folder / STATE_FILE)
+    write_whole(folder / STATE_FILE, json.dumps({"control": _name(chosen), "step": step, "state": state}))
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a file, whole or not at all; its folder is made if it does not exist."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_text(text)
+    partial.replace(file)
 
 
 def load(folder: Path, chosen: Chosen) -> State:
