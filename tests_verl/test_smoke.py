@@ -48,6 +48,21 @@ def test_a_run_that_ends_badly_is_no_verdict(tmp_path, monkeypatch, capsys):
         smoke.main(["--model", "some/model", "--out", str(tmp_path / "out")])
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--model", "/no/such/folder"], "--model: got '/no/such/folder'; must be a folder that exists"),
+        (["--model", "some/model", "--out", __file__], "--out: got .*; must be a new or an empty folder"),
+        (["--model", "some/model", "aepo.target=abc"], "control.target: got 'abc'"),
+    ],
+)
+def test_mistakes_are_refused_before_verl_starts(tmp_path, monkeypatch, words, told):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidValue, match=told):
+        smoke.main(words)
+    assert not list(tmp_path.iterdir())
+
+
 def test_evidence_is_a_folder(tmp_path):
     with pytest.raises(InvalidValue, match=r"^aepo\.evidence: got 3; must be a folder"):
         read(compose(overrides([*smoke.arguments("m", tmp_path, (), 2), "aepo.evidence=3"])))

@@ -88,6 +88,8 @@ class SamplingConfig:
         wanted = "given together with sampling.engine=vllm and sampling.scratch, a folder that both can read"
         ready = self.engine == "vllm" and self.scratch is not None
         require(self.server is None or ready, "sampling.server", self.server, wanted)
+        require(not vllm or self.max_rows is None, "sampling.max_rows", self.max_rows, "none with sampling.engine=vllm")
+        require(not vllm or self.decode == "auto", "sampling.decode", self.decode, "auto with sampling.engine=vllm")
 
     @property
     def stops(self) -> tuple[str, ...]:

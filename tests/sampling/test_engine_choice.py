@@ -26,6 +26,8 @@ def test_hf_is_the_default_and_vllm_a_setting(quick_model):
     [
         (["sampling.server='http://localhost:1'"], "sampling.server: got .* together with sampling.engine=vllm"),
         (["sampling.server='http://localhost:1'", "sampling.engine=vllm"], "sampling.scratch"),
+        (["sampling.decode=static", "sampling.engine=vllm"], "sampling.decode: got 'static'; must be auto"),
+        (["sampling.max_rows=8", "sampling.engine=vllm"], "sampling.max_rows: got 8; must be none"),
         (["sampling.engine=sglang"], "sampling.engine: got 'sglang'; must be one of hf, vllm"),
     ],
 )

@@ -153,6 +153,18 @@ def judge(model: str, out: Path, given: Sequence[str]) -> int:
     return int(bool(wrong or missing))
 
 
+def check(words: Sequence[str]) -> None:
+    """Refuse settings that the trainer would refuse, before verl starts.
+
+    Args:
+        words: The command line of a part of the run.
+    """
+    from aepo.integrations.verl.__main__ import compose, overrides
+    from aepo.integrations.verl.settings import read
+
+    read(compose(overrides(words)))
+
+
 def main(words: Sequence[str]) -> int:
     """Run the smoke test and return the exit code."""
     summary = str(__doc__).splitlines()[0]
@@ -162,8 +174,13 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("overrides", nargs="*", help="settings of verl, such as trainer.n_gpus_per_node=2")
     chosen = parser.parse_args(words)
     out = chosen.out.resolve()
-    require(not (out.exists() and any(out.iterdir())), "--out", str(chosen.out), "a new or an empty folder")
-    model = str(Path(chosen.model).resolve()) if Path(chosen.model).exists() else chosen.model
+    empty = not out.exists() or (out.is_dir() and not any(out.iterdir()))
+    require(empty, "--out", str(chosen.out), "a new or an empty folder")
+    there = Path(chosen.model).exists()
+    wanted = "a folder that exists, or the name of a model of the hub"
+    require(there or not chosen.model.startswith(("/", ".", "~")), "--model", chosen.model, wanted)
+    model = str(Path(chosen.model).resolve()) if there else chosen.model
+    check(arguments(model, out, chosen.overrides, STEPS))
     out.mkdir(parents=True, exist_ok=True)
     write_problems(out / "sums.parquet")
     return judge(model, out, chosen.overrides) if train(model, out, chosen.overrides) else 1
