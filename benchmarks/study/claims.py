@@ -12,17 +12,14 @@ steps. Seeds whose runs are not all finished are left out.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
-import numpy as np
+from runs import Runs, each, end, spread, table
 
-from aepo.analysis.compare.results import Result, measured
-from aepo.analysis.compare.study import read_study
+from aepo.analysis.compare.results import Result
 from aepo.analysis.tracking import SETTLED, tracking
 from aepo.evaluation.statistics import Interval, crossed_interval
 
@@ -42,47 +39,11 @@ class Finding:
     verdict: str
 
 
-class Runs:
-    """A comparison's finished runs by label, for the seeds that are complete, and the base model's evaluation."""
-
-    def __init__(self, file: Path, folder: Path) -> None:
-        self.study = read_study(file, folder)
-        self.folder = folder
-        unfinished = {
-            run.config.seed for run, job in zip(self.study.runs, self.study.jobs(), strict=True) if not job.finished
-        }
-        self.seeds = [seed for seed in self.study.seeds if seed not in unfinished]
-        self.labels = [arm.label for arm in self.study.arms]
-
-    @cache  # noqa: B019
-    def of(self, label: str) -> list[Result]:
-        runs = [run for run in self.study.runs if run.arm.label == label]
-        return [measured(run.out) for run in runs if run.config.seed in self.seeds]
-
-    @cache  # noqa: B019
-    def base(self) -> Result:
-        kept = json.loads((self.folder / "base.json").read_text())
-        return Result(tuple(kept["problems"]), tuple(kept["correct"]), kept["samples"], ())
-
-    def passes(self, label: str, k: int) -> np.ndarray:
-        """[seeds, problems]."""
-        if label == "base model":
-            return np.stack([self.base().pass_at(k)] * len(self.seeds))
-        return np.stack([result.pass_at(k) for result in self.of(label)])
-
-    def difference(self, label: str, other: str, k: int) -> Interval:
-        return crossed_interval(self.passes(label, k) - self.passes(other, k))
-
-
 # --- figures ------------------------------------------------------------------------------------------------
 
 
 def first(result: Result) -> float:
     return float(result.rows[0]["entropy"])
-
-
-def end(result: Result) -> float:
-    return statistics.fmean(row["entropy"] for row in result.rows[-10:])
 
 
 def overshoot(result: Result) -> float:
@@ -98,14 +59,6 @@ def steps_to(result: Result, change: int, target: float) -> int:
     """Steps after `change` until the entropy is within `SETTLED` of the target; to the run's end if never."""
     after = [row["entropy"] for row in result.rows[change:]]
     return next((i for i, entropy in enumerate(after) if abs(entropy - target) <= SETTLED), len(after))
-
-
-def each(values: Sequence[float], form: str = ".2f") -> str:
-    return f"{statistics.fmean(values):{form}} ({', '.join(f'{value:{form}}' for value in values)})"
-
-
-def spread(found: Interval) -> str:
-    return f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
 
 
 # --- verdicts -----------------------------------------------------------------------------------------------
@@ -278,10 +231,6 @@ def rivals(named: Mapping[str, Runs]) -> Iterator[str]:
         for at in (1, runs.base().samples):
             cells.append(f"{runs.passes(label, at).mean():.3f} ({spread(runs.difference(label, 'aepo 0.8', at))})")
         yield f"| {' | '.join(cells)} | {statistics.fmean(r.numbers()['seconds_cpu'] for r in runs.of(label)):.0f} |"
-
-
-def table(columns: str, rows: Iterator[str]) -> list[str]:
-    return [columns, "|" + "---|" * (columns.count("|") - 1), *rows, ""]
 
 
 def report(studies: Sequence[Runs]) -> str:
