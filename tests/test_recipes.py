@@ -101,6 +101,17 @@ def test_golden_the_recipes_are_the_papers_settings(rows, tiny):
     assert (control.distribution.high, control.distribution.low, control.target.spec) == (1.2, 0.8, "0.75")
 
 
+# Positions of the recipes' models, from their config.json on the hub.
+POSITIONS = {"Qwen/Qwen2.5-Math-7B": 4096, "Qwen/Qwen2.5-7B": 131072, "Qwen/Qwen3-4B": 40960}
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_whose_completions_can_pass_the_models_positions_says_what_happens(recipe):
+    given = read_toml(recipe)
+    longest = given["task"]["max_prompt"] + given["task"]["max_response"]
+    assert longest <= POSITIONS[given["model"]] or given["policy"].get("over_length") == "cut"
+
+
 def test_a_recipe_extends_another_table_by_table(tmp_path):
     (tmp_path / "base.toml").write_text("steps = 3\n[optimizer]\nlr = 1e-3\nminibatches = 2\n")
     (tmp_path / "top.toml").write_text('extends = "base.toml"\n[optimizer]\nlr = 2e-3\n')
