@@ -136,6 +136,25 @@ def test_tests_share_no_memory_and_each_has_the_whole_time():
     assert found.failed_tests == (2,) and "processor time of 1 s" in found.reason and found.seconds >= 0.9
 
 
+def test_the_last_call_has_the_whole_time_after_a_slow_program():
+    code = "import time\nwhile time.process_time() < 0.6: pass\n"
+    code += "def f(x):\n    began = time.process_time()\n    while time.process_time() < began + 0.6: pass\n    return x"
+    assert grade(code, CodeProblem((Call("f", "1", "1"), Call("f", "2", "2"))), QUICK).correct
+
+
+def test_processor_time_counts_once():
+    code = "import time\ndef f(x):\n    while x and time.process_time() < 0.6: pass\n    return x"
+    found = grade(code, CodeProblem((Call("f", "1", "1"), Call("f", "0", "0"))))
+    assert found.correct and 0.5 < found.seconds < 1.1
+
+
+def test_long_arguments_are_those_of_their_call():
+    """They are read one by one, short ones before the first call."""
+    texts = [repr([number] * 9000) for number in range(3)]
+    calls = CodeProblem(tuple(Call("f", text, str(number)) for number, text in enumerate(texts)))
+    assert grade("def f(x):\n    x.append(7)\n    return x[0] if len(x) == 9001 else x", calls).correct
+
+
 def test_all_tests_together_have_a_limit():
     code = "import time\ndef f(x):\n    while time.process_time() < 0.6: pass\n    return 2"
     found = grade(code, CodeProblem((Call("f", "1", "2"),) * 16), QUICK)

@@ -29,6 +29,8 @@ REPORT, OUT = 3, 4
 THREADS = 97
 # The most tests of one process that is copied: each has an open file, of the 64 that a process may have.
 AT_ONCE = 32
+# Arguments of this many characters together are read before the first copy; longer ones one by one, for their memory.
+SHORT = 1 << 14
 
 
 def main() -> None:
@@ -111,11 +113,13 @@ def together(job: "dict[str, Any]", tests: dict[int, tuple[str, ...]], space: "d
         guarded(report, -1, ("", ""), lambda: copied(job, tests, space, late, reports, noting), True)
     posix.close(noting)
     end: dict[str, int] = {}
-    left = dict(reports)
+    left, before = dict(reports), 0
     for number, status, used in noted(notes, child, end):
         if number in left:
             record(job, number, status, used, left.pop(number))
+            before += used
     status, used = waited(child, job["alone"], end)
+    used = max(0, used - before)
     apart = status == THREADS << 8 and len(left) == len(tests)
     for number in () if apart else left:
         record(job, number, status, used, report)
@@ -246,15 +250,24 @@ def copied(
     reports: dict[int, int],
     noting: int,
 ) -> None:
-    """Execute the candidate, and run each test in a child, which has limits and standard streams of its own."""
+    """Execute the candidate, and run each test in a child, which has limits and standard streams of its own.
+
+    Nothing needs this process after the last test, so that one runs here, if most of the processor time is left.
+    """
     confine(job)
     names = executed(job, space, late)
     if len(sys._current_frames()) > 1:
         posix._exit(THREADS)  # a copy would lack them
     usage = resource.getrusage(resource.RUSAGE_SELF)
     own = int((usage.ru_utime + usage.ru_stime) * 1e6)
+    short = sum(len(test[2]) for test in tests.values()) <= SHORT
+    # The memory of a process that has been copied is slow: the kernel copies each page when it is first written to.
+    read = {number: given_to(test) for number, test in tests.items()} if short else {}
+    last = max(tests) if own < job["seconds"] * 10**5 else -1
     for number, test in tests.items():
-        given = given_to(test)
+        given = read[number] if short else given_to(test)
+        if number == last:
+            guarded(posix.dup(REPORT), -1, test, lambda: copy(job, test, given, names))  # noqa: B023
         child = posix.fork()
         if child == 0:
             guarded(reports[number], -1, test, lambda: copy(job, test, given, names))  # noqa: B023

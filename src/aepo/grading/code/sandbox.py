@@ -191,7 +191,8 @@ class Sandbox:
         return [*user, _bubblewrap(), *_flags(python, self.limits), "--seccomp", str(rules), "--", *driver]
 
 
-def _flags(python: str, limits: Limits) -> list[str]:
+@lru_cache(maxsize=16)
+def _flags(python: str, limits: Limits) -> tuple[str, ...]:
     """Return the flags of bubblewrap. Their order matters: each mount is done in turn, and the root is closed last."""
     flags = ["--unshare-user", "--disable-userns", "--unshare-all", "--die-with-parent", "--new-session"]
     flags += ["--as-pid-1", "--cap-drop", "ALL", "--ro-bind", "/usr", "/usr"]
@@ -205,13 +206,13 @@ def _flags(python: str, limits: Limits) -> list[str]:
         flags += ["--ro-bind", str(home), str(home)]
     flags += ["--proc", "/proc", "--dev", "/dev", "--size", str(limits.scratch_mb * 2**20), "--tmpfs", "/tmp"]
     flags += ["--size", str(2**20), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
-    return [*flags, "--clearenv", "--setenv", "PYTHONHASHSEED", "0", "--chdir", "/tmp", "--remount-ro", "/"]
+    return (*flags, "--clearenv", "--setenv", "PYTHONHASHSEED", "0", "--chdir", "/tmp", "--remount-ro", "/")
 
 
 @lru_cache(maxsize=4)
 def _compiled(python: str) -> bytes:
     """Return the driver's code as this interpreter marshals it: compiling it would be a third of a sandbox's time."""
-    program = "import marshal, sys; sys.stdout.buffer.write(marshal.dumps(compile(sys.stdin.read(), 'driver', 'exec')))"
+    program = "import marshal, sys; sys.stdout.buffer.write(marshal.dumps(compile(sys.stdin.read(), 'driver', 'exec', optimize=2)))"
     made = subprocess.run([python, "-I", "-S", "-c", program], input=_driver().encode(), capture_output=True)
     if made.returncode != 0:
         lines = made.stderr.decode(errors="replace").split("\n")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 import struct
+from functools import lru_cache
 
 from aepo.errors import InvalidValue
 
@@ -24,6 +25,7 @@ _ALLOW, _KILL, _ENOSYS = 0x7FFF0000, 0x80000000, 0x00050000 | 38
 _X32 = 0x40000000
 
 
+@lru_cache(maxsize=2)
 def program(machine: str = platform.machine()) -> bytes:
     """Return the filter as the classic BPF program that bubblewrap reads.
 
