@@ -20,7 +20,7 @@ from aepo.sampling.prompts import made_prompt
 from aepo.tasks import Data, Problem, Task
 from aepo.tasks.chat import ChatSettings
 from aepo.tasks.code import Code
-from aepo.tasks.rewards import Answered, Graded, Verdict, Verifier
+from aepo.tasks.rewards import Answered, Begun, Graded, Verdict, Verifier
 from aepo.tasks.rows import Row
 from aepo.tasks.styles import CODE_STYLES, Rendered, render
 from aepo.types import Prompt
@@ -30,8 +30,8 @@ T = TypeVar("T")
 Judge = Callable[..., list[Verdict]]
 """A function that judges completions, with the arguments of `aepo.tasks.Task.judge`."""
 
-Starter = Callable[..., Callable[[], list[Verdict]]]
-"""A function with the arguments of `Judge` that returns a function which waits for the verdicts."""
+Starter = Callable[..., Begun]
+"""A function with the arguments of `Judge` that begins to judge, and returns at once."""
 # The styles of Qwen2.5-Math's evaluation. It tells which two answers are possible.
 _QWEN_STYLES = ("qwen25-math-cot", "qwen-boxed", "cot")
 _HINTS = {"true": " (True or False)", "false": " (True or False)", "yes": " (Yes or No)", "no": " (Yes or No)"}
@@ -199,6 +199,7 @@ def from_task(name: str, task: Task, count: int, max_tokens: int | None) -> Ques
         grader or own,
         task.right_rule,
         task.special_tokens,
+        task.start if task.background else None,
     )
 
 

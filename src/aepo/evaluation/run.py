@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -31,11 +31,11 @@ from aepo.sampling.base import Sampler
 from aepo.sampling.draw import Cuts
 from aepo.sampling.prompts import ends_line, fitted
 from aepo.tasks.chat import ChatSettings
-from aepo.tasks.rewards import Verdict
+from aepo.tasks.rewards import Begun, Verdict
 from aepo.training.folder import check_folder, environment, write_atomically
 from aepo.training.progress import plain
 from aepo.training.runner import make_sampler
-from aepo.types import Prompt, Request
+from aepo.types import Completion, Prompt, Request
 
 
 @dataclass(frozen=True)
@@ -214,25 +214,37 @@ def _sample(parts: Sequence[Part], policy: Policy, config: Config, seed: int, fi
             bar.add(0, f"{part.questions.name}, {part.way.label}")
             sampler = drawn_by.with_cuts(Cuts(part.way.top_p, part.way.top_k, part.way.min_p))
             # Programs are judged while the next unit is drawn; all else is judged at once.
-            waiting: list[tuple[Unit, Callable[[], list[dict[str, Any]]]]] = []
-            for unit in left:
-                waiting.append((unit, _rows(part, unit, policy, sampler, seed)))
-                if part.questions.start is None or len(waiting) > 1:
-                    _write(part, *waiting.pop(0), file, bar)
-            for begun in waiting:
-                _write(part, *begun, file, bar)
+            waiting: list[_Drawn] = []
+            try:
+                for unit in left:
+                    waiting.append(_drawn(part, unit, policy, sampler, seed))
+                    if part.questions.start is None or len(waiting) > 1:
+                        _write(part, waiting.pop(0), file, bar)
+                while waiting:
+                    _write(part, waiting.pop(0), file, bar)
+            except BaseException:
+                for one in waiting:
+                    one.begun.stop()
+                raise
 
 
-def _write(part: Part, unit: Unit, rows: Callable[[], list[dict[str, Any]]], file: Path, bar: Bar) -> None:
-    append(file, rows())
-    bar.add(len(unit), f"{part.questions.name}, {part.way.label}")
+@dataclass(frozen=True)
+class _Drawn:
+    """`_Drawn` holds the completions of a unit, whose judging has begun."""
+
+    unit: Unit
+    completions: Sequence[Completion]
+    texts: Sequence[str]
+    begun: Begun
 
 
-def _rows(part: Part, unit: Unit, policy: Policy, sampler: Sampler, seed: int) -> Callable[[], list[dict[str, Any]]]:
-    """Draw one unit, begin to judge it, and return a function that waits for its rows.
+def _write(part: Part, drawn: _Drawn, file: Path, bar: Bar) -> None:
+    append(file, _rows(part, drawn))
+    bar.add(len(drawn.unit), f"{part.questions.name}, {part.way.label}")
 
-    The rows depend only on the settings and the unit.
-    """
+
+def _drawn(part: Part, unit: Unit, policy: Policy, sampler: Sampler, seed: int) -> _Drawn:
+    """Draw one unit and begin to judge it."""
     asked, way = part.questions, part.way
     prompts = [part.prompts[number] for number in unit.problems]
     purpose = f"evaluation/{asked.name}/{way.label}/{unit.samples.start}"
@@ -245,8 +257,15 @@ def _rows(part: Part, unit: Unit, policy: Policy, sampler: Sampler, seed: int) -
     truncated = [completion.truncated for completion in completions]
     tokens = [completion.tokens for completion in completions]
     given = ([completion.prompt.problem for completion in completions], texts, truncated, tokens)
-    verdicts = partial(asked.judge, *given) if asked.start is None else asked.start(*given)
-    return lambda: [
+    begun = Begun(partial(asked.judge, *given)) if asked.start is None else asked.start(*given)
+    return _Drawn(unit, completions, texts, begun)
+
+
+def _rows(part: Part, drawn: _Drawn) -> list[dict[str, Any]]:
+    """Wait for the verdicts, and return the rows. They depend only on the settings and the unit."""
+    asked, way, unit = part.questions, part.way, drawn.unit
+    verdicts = drawn.begun.wait()
+    return [
         {
             "benchmark": asked.name,
             "pass": way.label,
@@ -261,7 +280,7 @@ def _rows(part: Part, unit: Unit, policy: Policy, sampler: Sampler, seed: int) -
             "tokens": len(completion.tokens),
             "truncated": completion.truncated,
         }
-        for place, (completion, text, verdict) in enumerate(zip(completions, texts, verdicts(), strict=True))
+        for place, (completion, text, verdict) in enumerate(zip(drawn.completions, drawn.texts, verdicts, strict=True))
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,9 +18,12 @@ class Sampler(ABC):
     Attributes:
         report: A function that gets the number of completions that have ended, while `sample` works; None for none. A
             sampler need not call it.
+        ended: A function that gets completions that have ended, each by its number in the result of `sample` and once,
+            while `sample` works; None for none. A sampler may leave out any of them.
     """
 
     report: Callable[[int], None] | None = None
+    ended: Callable[[Mapping[int, Completion]], None] | None = None
 
     @abstractmethod
     def sample(self, requests: Sequence[Request], *, max_tokens: int, generator: torch.Generator) -> list[Completion]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -111,28 +111,25 @@ class HFSampler(Sampler):
         with _eval_mode(self.model), self.context():
             for first in range(0, len(rows), chunk):
                 some = slice(first, first + chunk)
-                decoded = self._decode(rows[some], uniforms[some].to(self.model.device), limits[some], first)
-                completions += map(_completion, rows[some], limits[some], *(values.tolist() for values in decoded))
+                part = _Part(rows[some], limits[some], first, self.ended)
+                completions += part.completions(self._decode(part, uniforms[some].to(self.model.device)))
                 if self.report is not None:  # rows that were cut at their limit count, too
                     self.report(len(completions))
         return completions
 
-    def _decode(
-        self, requests: list[Request], uniforms: Tensor, limits: list[int], before: int = 0
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the tokens and their log-probabilities, both [rows, max_tokens], for uniforms of that shape.
+    def _decode(self, part: _Part, uniforms: Tensor) -> _Out:
+        """Return what is drawn for uniforms of [rows, max_tokens].
 
-        A row leaves the batch at its limit, because the model may have no position after it. The third tensor [rows]
-        has the length of each row that ended, and 0 for the others. Values after the end of a row are arbitrary.
+        A row leaves the batch at its limit, because the model may have no position after it.
         """
-        device, (rows, max_tokens) = uniforms.device, uniforms.shape
+        device, (rows, max_tokens), limits = uniforms.device, uniforms.shape, part.limits
         out = _Out.empty(rows, max_tokens, self.pad_token_id, device)
         tokens, logprobs, lengths = out.tokens, out.logprobs, out.lengths
         eos = torch.tensor(self.eos_token_ids, dtype=torch.long, device=device)
         last = torch.tensor(limits, device=device) if min(limits) < max_tokens else None
-        logits, live, prompts = self._prefill(requests, uniforms)
+        logits, live, prompts = self._prefill(part.requests, uniforms)
         if self.decode == "static" and self._can_be_static(live.cache, max_tokens):
-            return self._decode_static(logits, live, prompts, limits, before)
+            return self._decode_static(logits, live, prompts, part)
         _repeat(live.cache, prompts, min(max_tokens, ROOM))
         for step in range(max_tokens):
             drawn, logprob = draw_tokens(logits, live.heat(logits), live.uniforms[:, step], self.cuts)
@@ -149,15 +146,16 @@ class HFSampler(Sampler):
             if broken:
                 raise self._not_finite(broken, len(drawn), step)
             if self.report is not None:
-                self.report(before + rows - len(drawn) + ended)
+                self.report(part.before + rows - len(drawn) + ended)
             if ended == len(drawn) or step == max_tokens - 1:
                 break
             if ended >= FINISHED_SHARE * len(drawn) or (full is not None and full.any()):
+                part.tell(out, live.rows, live.ended)
                 kept = _closed_ranks(live.ended)
                 live.select(kept)
                 drawn = drawn[kept]
             logits = self._forward(drawn[:, None], live.seen(step + 1), live.positions + step, live.cache)
-        return tokens, logprobs, lengths
+        return out
 
     def _stopped(self, tokens: Tensor, live: _Live, step: int) -> Tensor:
         """Return which live rows hold a stop string with the token of this step, bool [A]."""
@@ -171,13 +169,11 @@ class HFSampler(Sampler):
         sight = looks_back(self.model.config.get_text_config())
         return can_be_fixed(cache) and (sight is None or cache.get_seq_length() + max_tokens <= sight)
 
-    def _decode_static(
-        self, logits: Tensor, live: _Live, prompts: Tensor, limits: list[int], before: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _decode_static(self, logits: Tensor, live: _Live, prompts: Tensor, part: _Part) -> _Out:
         """Return what `_decode` returns, from steps in tensors that keep their places (`aepo.sampling.static`)."""
         device, (rows, max_tokens) = live.uniforms.device, live.uniforms.shape
         out = _Out.empty(rows, max_tokens, self.pad_token_id, device)
-        last = torch.tensor(limits, device=device)
+        last = torch.tensor(part.limits, device=device)
         width, room, done = live.cache.get_seq_length(), min(COLUMNS, max_tokens), 0
         now = torch.zeros(1, dtype=torch.long, device=device)
         column = now + width
@@ -191,12 +187,14 @@ class HFSampler(Sampler):
                 for _ in range(count):
                     step()
                 done += count
+                known = live.ended
                 ended = self._look(out, live, last, done, count)
+                part.tell(out, live.rows, live.ended & ~known)
                 self.graphs = self.graphs and not step.failed
                 if self.report is not None:
-                    self.report(before + rows - len(live.rows) + ended)
+                    self.report(part.before + rows - len(live.rows) + ended)
             if ended == len(live.rows) or done == max_tokens:
-                return out.tokens, out.logprobs, out.lengths
+                return out
             kept = (~live.ended).nonzero()[:, 0]
             live.take(kept)
             logits = logits[kept]
@@ -248,7 +246,7 @@ class HFSampler(Sampler):
         out.lengths[live.rows] = torch.where(length > 0, length, out.lengths[live.rows])
         broken = out.logprobs[live.rows, first:done].isnan() & inside
         broken &= (length == 0)[:, None] | (numbers <= length[:, None])
-        live.ended |= (length > 0) | (limits[:, 0] <= done)
+        live.ended = live.ended | (length > 0) | (limits[:, 0] <= done)
         ended, bad = torch.stack([live.ended.sum(), broken.sum()]).tolist()
         if bad:
             step = int(broken.any(0).int().argmax())
@@ -365,6 +363,43 @@ class _Out:
             torch.zeros(rows, max_tokens, device=device),
             torch.zeros(rows, dtype=torch.long, device=device),
         )
+
+
+@dataclass
+class _Part:
+    """`_Part` holds the rows of a call that are decoded at once, and tells which of them have ended."""
+
+    requests: list[Request]
+    """The request of each row."""
+    limits: list[int]
+    """The largest length of each row."""
+    before: int
+    """The number of rows of the call before these."""
+    ended: Callable[[Mapping[int, Completion]], None] | None
+    """The function that is told (`Sampler.ended`)."""
+    told: dict[int, Completion] = field(default_factory=dict)
+    """The completions of which it was told."""
+
+    def tell(self, out: _Out, rows: Tensor, ended: Tensor) -> None:
+        """Tell of those of the rows that have ended; without a listener, the host does not wait for the device."""
+        if self.ended is not None:
+            self._tell({row: self._made(row, out) for row in rows[ended].tolist()})
+
+    def completions(self, out: _Out) -> list[Completion]:
+        """Return the completions of all rows, and tell of those that are left."""
+        parts = (values.tolist() for values in (out.tokens, out.logprobs, out.lengths))
+        made = list(map(_completion, self.requests, self.limits, *parts))
+        self._tell({row: one for row, one in enumerate(made) if row not in self.told})
+        return made
+
+    def _tell(self, some: Mapping[int, Completion]) -> None:
+        self.told |= some
+        if self.ended is not None and some:
+            self.ended({self.before + row: one for row, one in some.items()})
+
+    def _made(self, row: int, out: _Out) -> Completion:
+        parts = out.tokens[row].tolist(), out.logprobs[row].tolist(), int(out.lengths[row])
+        return _completion(self.requests[row], self.limits[row], *parts)
 
 
 @dataclass

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+
+import torch
 
 from aepo.engines.ends import Ends
 from aepo.engines.positions import Room
 from aepo.engines.stages import rewarded
 from aepo.model.encoding import Encoding
 from aepo.model.policy import Policy
+from aepo.sampling.base import Sampler
 from aepo.tasks import Problem, Task
-from aepo.tasks.rewards import Verdict
-from aepo.types import Completion, Metric, Prompt, Rollout
+from aepo.tasks.rewards import Begun, Verdict
+from aepo.types import Completion, Metric, Prompt, Request, Rollout
 
 # Number of problems, from the first on, whose prompts are checked if a task cannot show all of them.
 ASKED = 64
@@ -118,6 +121,73 @@ class Judged:
     """What the reward functions log of their calls, by name."""
 
 
+class Judging:
+    """`Judging` draws completions and judges them with the task's verifier.
+
+    If the verifier works in the background, it judges those that have ended while the sampler goes on. All others are
+    judged at once, after the last has ended. If the `with` block ends by an error, what still runs is stopped.
+
+    Args:
+        task: The task.
+        policy: The policy, for its tokenizer.
+        place: The number of finished steps and the number of all steps of the run; (0, 0) outside a run.
+    """
+
+    def __init__(self, task: Task, policy: Policy, place: tuple[int, int] = (0, 0)) -> None:
+        self._task, self._policy, self._place = task, policy, place
+        self._begun: list[tuple[tuple[int, ...], Begun]] = []
+
+    def __enter__(self) -> Judging:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        for _, begun in self._begun if kind is not None else ():
+            begun.stop()
+
+    def sample(
+        self, sampler: Sampler, requests: Sequence[Request], *, max_tokens: int, generator: torch.Generator
+    ) -> list[Completion]:
+        """Return what the sampler draws; the arguments are those of its `sample`."""
+        sampler.ended = self._begin if self._task.background else None
+        try:
+            return sampler.sample(requests, max_tokens=max_tokens, generator=generator)
+        finally:
+            sampler.ended = None
+
+    def verdicts(self, completions: Sequence[Completion]) -> list[Verdict]:
+        """Wait for the verdicts on all completions, in order: those of `sample`, or any if it was not called."""
+        begun = {number for numbers, _ in self._begun for number in numbers}
+        rest = {number: one for number, one in enumerate(completions) if number not in begun}
+        if rest:
+            self._begin(rest)
+        found: dict[int, Verdict] = {}
+        for numbers, some in self._begun:
+            found |= zip(numbers, some.wait(), strict=True)
+        return [found[number] for number in range(len(completions))]
+
+    def rewards(self, completions: Sequence[Completion]) -> Judged:
+        """Wait for the rewards of all completions; see `verdicts`."""
+        verdicts = self.verdicts(completions)
+        rollouts = [
+            Rollout(completion, verdict.reward, verdict=verdict.right, parts=verdict.parts, logged=verdict.logged)
+            for completion, verdict in zip(completions, verdicts, strict=True)
+        ]
+        failures = [verdict.reason for verdict in verdicts if verdict.failed]
+        metrics: dict[str, Metric] = {}
+        for verdict in verdicts:
+            for name, value in verdict.metrics.items():
+                metrics[name] = metrics.get(name, Metric(0.0, 0)) + Metric(value, 1)
+        return Judged(rewarded(rollouts, self._task.right_rule), failures, metrics)
+
+    def _begin(self, completions: Mapping[int, Completion]) -> None:
+        some = list(completions.values())
+        tokens = [completion.tokens for completion in some]
+        problems = [completion.prompt.problem for completion in some]
+        texts = self._policy.decode(tokens, special_tokens=self._task.special_tokens)
+        truncated = [completion.truncated for completion in some]
+        self._begun.append((tuple(completions), self._task.start(problems, texts, truncated, tokens, self._place)))
+
+
 def reward(task: Task, policy: Policy, completions: Sequence[Completion], place: tuple[int, int] = (0, 0)) -> Judged:
     """Judge completions with the task's verifier.
 
@@ -127,24 +197,5 @@ def reward(task: Task, policy: Policy, completions: Sequence[Completion], place:
         completions: The completions.
         place: The number of finished steps and the number of all steps of the run; (0, 0) outside a run.
     """
-    verdicts = judged(task, policy, completions, place)
-    rollouts = [
-        Rollout(completion, verdict.reward, verdict=verdict.right, parts=verdict.parts, logged=verdict.logged)
-        for completion, verdict in zip(completions, verdicts, strict=True)
-    ]
-    failures = [verdict.reason for verdict in verdicts if verdict.failed]
-    metrics: dict[str, Metric] = {}
-    for verdict in verdicts:
-        for name, value in verdict.metrics.items():
-            metrics[name] = metrics.get(name, Metric(0.0, 0)) + Metric(value, 1)
-    return Judged(rewarded(rollouts, task.right_rule), failures, metrics)
-
-
-def judged(
-    task: Task, policy: Policy, completions: Sequence[Completion], place: tuple[int, int] = (0, 0)
-) -> list[Verdict]:
-    """Return the verdict on each completion. The arguments are those of `reward`."""
-    tokens = [completion.tokens for completion in completions]
-    problems = [completion.prompt.problem for completion in completions]
-    texts = policy.decode(tokens, special_tokens=task.special_tokens)
-    return task.judge(problems, texts, [completion.truncated for completion in completions], tokens, place)
+    with Judging(task, policy, place) as judging:
+        return judging.rewards(completions)

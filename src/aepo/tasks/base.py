@@ -6,11 +6,12 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from aepo.engines.right import RightRule
 from aepo.tasks.images import Image
-from aepo.tasks.rewards import Verdict
+from aepo.tasks.rewards import Begun, Verdict
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,25 @@ class Task(ABC):
         """
         rewards = [safe_reward(self, *item) for item in zip(problems, texts, truncated, strict=True)]
         return [Verdict(value, failed=not math.isfinite(value)) for value in rewards]
+
+    @property
+    def background(self) -> bool:
+        """Return whether `start` judges while the caller goes on, and a verdict depends on its own completion alone."""
+        return False
+
+    def start(
+        self,
+        problems: Sequence[Mapping[str, Any]],
+        texts: Sequence[str],
+        truncated: Sequence[bool],
+        tokens: Sequence[tuple[int, ...]] | None = None,
+        place: tuple[int, int] = (0, 0),
+    ) -> Begun:
+        """Begin to judge completions; without `background`, they are judged all at once when the caller waits.
+
+        The arguments are those of `judge`.
+        """
+        return Begun(partial(self.judge, problems, texts, truncated, tokens, place))
 
     def known_answer(self, problem: Mapping[str, Any]) -> str | None:
         """Return the known answer for this `Problem.data`, to show beside a completion; None if there is none."""

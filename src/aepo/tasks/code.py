@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -13,7 +13,7 @@ from aepo.grading.code.formats import problem_of, statement_of
 from aepo.grading.code.judge import CodeGrade, CodeJudge
 from aepo.grading.code.problem import CodeProblem
 from aepo.grading.code.sandbox import Limits, Sandbox
-from aepo.tasks.rewards import Answered, Verdict, Verifier
+from aepo.tasks.rewards import Answered, Begun, Verdict, Verifier
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,20 @@ class Code(Verifier):
 
     def judge(self, items: Sequence[Answered]) -> list[Verdict]:
         """Judge all completions."""
-        return self.start(items)()
+        return self.start(items).wait()
 
-    def start(self, items: Sequence[Answered]) -> Callable[[], list[Verdict]]:
-        """Begin to judge completions, and return a function that waits for their verdicts."""
+    @property
+    def background(self) -> bool:
+        """Return True: sandboxes are processes of their own."""
+        return True
+
+    def start(self, items: Sequence[Answered]) -> Begun:
+        """Begin to judge completions."""
         self.check()
         problems = [CodeProblem.from_json(item.answer) for item in items]
         pairs = [(code_of(item.completion, problem), problem) for item, problem in zip(items, problems, strict=True)]
         started = self._judge.start(pairs)
-        return lambda: [self._verdict(grade) for grade in self._judge.wait(started)]
+        return Begun(lambda: list(map(self._verdict, self._judge.wait(started))), lambda: self._judge.stop(started))
 
     def _verdict(self, grade: CodeGrade) -> Verdict:
         reward = float(grade.correct) if self.reward == "all" or grade.failed else grade.share

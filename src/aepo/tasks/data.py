@@ -17,7 +17,7 @@ from aepo.tasks.base import Problem, Task
 from aepo.tasks.chat import ChatSettings
 from aepo.tasks.code import Code, code_record
 from aepo.tasks.functions import Function
-from aepo.tasks.rewards import Answered, Graded, Verdict, Verifier
+from aepo.tasks.rewards import Answered, Begun, Graded, Verdict, Verifier
 from aepo.tasks.rows import Columns, Row, load_rows
 from aepo.tasks.styles import CODE_STYLES, Rendered, render
 from aepo.tasks.weighted import Weighted
@@ -115,8 +115,24 @@ class Data(ChatSettings, Task):
         place: tuple[int, int] = (0, 0),
     ) -> list[Verdict]:
         """Return the verifier's verdicts on all completions at once."""
+        return self.start(problems, texts, truncated, tokens, place).wait()
+
+    @property
+    def background(self) -> bool:
+        """Return whether the verifier judges while the caller goes on."""
+        return self._judge.background
+
+    def start(
+        self,
+        problems: Sequence[Mapping[str, Any]],
+        texts: Sequence[str],
+        truncated: Sequence[bool],
+        tokens: Sequence[tuple[int, ...]] | None = None,
+        place: tuple[int, int] = (0, 0),
+    ) -> Begun:
+        """Let the verifier begin to judge completions."""
         ids = tokens if tokens is not None else [()] * len(texts)
-        return self._judge.judge(
+        return self._judge.start(
             [
                 Answered(p["prompt"], text, p["answer"], p["columns"], own, p["messages"], place)
                 for p, text, own in zip(problems, texts, ids, strict=True)

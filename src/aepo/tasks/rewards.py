@@ -6,9 +6,9 @@ import importlib
 import importlib.util
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 from aepo.errors import InvalidValue, require
@@ -58,6 +58,16 @@ class Verdict:
     """What the function logs of its whole call, by name (TRL's `log_metric`)."""
 
 
+@dataclass(frozen=True)
+class Begun:
+    """`Begun` is a judging that has begun."""
+
+    wait: Callable[[], list[Verdict]]
+    """A function that waits for the verdicts and returns them in order."""
+    stop: Callable[[], None] = lambda: None
+    """A function that stops what still runs; nobody waits then."""
+
+
 class Verifier(ABC):
     """`Verifier` judges many completions at once."""
 
@@ -71,6 +81,15 @@ class Verifier(ABC):
     @abstractmethod
     def judge(self, items: Sequence[Answered]) -> list[Verdict]:
         """Return a verdict for each completion, in order. It never raises because of what a completion says."""
+
+    @property
+    def background(self) -> bool:
+        """Return whether `start` judges while the caller goes on, and a verdict depends on its own completion alone."""
+        return False
+
+    def start(self, items: Sequence[Answered]) -> Begun:
+        """Begin to judge completions; without `background`, they are judged all at once when the caller waits."""
+        return Begun(partial(self.judge, items))
 
     def check(self) -> None:  # noqa: B027
         """Check the settings before any work starts.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from aepo.control.base import generator
 from aepo.model.policy import Policy
 from aepo.sampling.base import Sampler
-from aepo.sampling.prompts import judged, made_prompt
+from aepo.sampling.prompts import Judging, made_prompt
 from aepo.tasks import Task
 from aepo.training.activity import Activity
 from aepo.types import Metric, Prompt, Request
@@ -137,12 +137,11 @@ def _judged(
     temperature: float,
     key: tuple[int, int],
 ) -> _Counts:
-    completions = sampler.sample(
-        [Request(prompt, group, samples, temperature) for group, prompt in enumerate(prompts)],
-        max_tokens=task.max_tokens,
-        generator=generator(key[0], key[1], "evaluation"),
-    )
-    verdicts = judged(task, policy, completions)
+    requests = [Request(prompt, group, samples, temperature) for group, prompt in enumerate(prompts)]
+    draws = generator(key[0], key[1], "evaluation")
+    with Judging(task, policy) as judging:
+        completions = judging.sample(sampler, requests, max_tokens=task.max_tokens, generator=draws)
+        verdicts = judging.verdicts(completions)
     counts = [0] * len(prompts)
     for completion, verdict in zip(completions, verdicts, strict=True):
         counts[completion.group] += task.right_rule.alone(verdict.reward, verdict.right)

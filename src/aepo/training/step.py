@@ -24,7 +24,7 @@ from aepo.model.memory import Fit
 from aepo.model.policy import Policy, by_length
 from aepo.model.shared import prompts_of, whole_prompts
 from aepo.sampling.base import Sampler
-from aepo.sampling.prompts import Judged, reward, take_prompts
+from aepo.sampling.prompts import Judged, Judging, reward, take_prompts
 from aepo.tasks import Task
 from aepo.training.activity import Activity
 from aepo.training.checkpoint import TrainState
@@ -212,10 +212,12 @@ def draw(run: Run, state: TrainState, step: Step) -> Drawn:
             extra.append(group)
         purpose = f"sampling {taken} {len(extra)}" if taken else "sampling"
         run.activity.begin("sampling", sum(request.count for request in requests))
-        answers = run.sampler.sample(requests, max_tokens=step.max_tokens, generator=step.generator(purpose))
+        draws = step.generator(purpose)
+        with Judging(run.task, run.policy, (step.number, step.steps)) as judging:
+            answers = judging.sample(run.sampler, requests, max_tokens=step.max_tokens, generator=draws)
+            run.activity.begin("rewards", len(answers))
+            judged = judging.rewards(answers)
         completions += answers
-        run.activity.begin("rewards", len(answers))
-        judged = reward(run.task, run.policy, answers, (step.number, step.steps))
         rollouts += judged.rollouts
         failures += judged.failures
         for name, metric in judged.metrics.items():

@@ -286,11 +286,18 @@ class CodeJudge:
         try:
             return [future.result() for future in started]
         except BaseException:
-            for future in started:
-                future.cancel()
-            self._cancelled.set()
-            self._cancelled = threading.Event()
+            self.stop(started)
             raise
+
+    def stop(self, started: Sequence[Future[CodeGrade]]) -> None:
+        """Stop all sandboxes of this judge, and start none for these verdicts of `start`. The judge can be used again.
+
+        A program whose sandbox was stopped has no verdict: its grade counts as failed.
+        """
+        for future in started:
+            future.cancel()
+        self._cancelled.set()
+        self._cancelled = threading.Event()
 
     def _one(self, code: str | None, problem: CodeProblem) -> CodeGrade:
         slot = self._slots.get()

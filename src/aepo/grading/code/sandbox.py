@@ -212,7 +212,8 @@ def _flags(python: str, limits: Limits) -> tuple[str, ...]:
 @lru_cache(maxsize=4)
 def _compiled(python: str) -> bytes:
     """Return the driver's code as this interpreter marshals it: compiling it would be a third of a sandbox's time."""
-    program = "import marshal, sys; sys.stdout.buffer.write(marshal.dumps(compile(sys.stdin.read(), 'driver', 'exec', optimize=2)))"
+    made_of = "compile(sys.stdin.read(), 'driver', 'exec', optimize=2)"  # without docstrings
+    program = f"import marshal, sys; sys.stdout.buffer.write(marshal.dumps({made_of}))"
     made = subprocess.run([python, "-I", "-S", "-c", program], input=_driver().encode(), capture_output=True)
     if made.returncode != 0:
         lines = made.stderr.decode(errors="replace").split("\n")
