@@ -1,8 +1,9 @@
-"""Speed of the sandbox beside a bare interpreter, verdicts on real problems, and a soak that looks for what is left.
+"""Speed of the sandbox beside a bare interpreter, verdicts, a soak, and judging while a sampler goes on.
 
 python benchmarks/code_sandbox.py speed [--count 200] [--data FOLDER]
 python benchmarks/code_sandbox.py verdicts --data FOLDER
 python benchmarks/code_sandbox.py soak [--count 10000] [--data FOLDER]
+python benchmarks/code_sandbox.py overlap [--count 512] --data FOLDER
 
 FOLDER holds HumanEval.jsonl and mbpp.jsonl; without it, the programs are functions of one line.
 """
@@ -23,8 +24,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from aepo.grading.code import sandbox
 from aepo.grading.code.answer import code_of
@@ -32,7 +36,11 @@ from aepo.grading.code.formats import problem_of
 from aepo.grading.code.judge import CodeGrade, CodeJudge, grade
 from aepo.grading.code.problem import Call, CodeProblem
 from aepo.grading.code.sandbox import Limits, Sandbox
-from aepo.tasks.code import code_record
+from aepo.sampling.base import Sampler
+from aepo.sampling.prompts import Judging
+from aepo.tasks import Data
+from aepo.tasks.code import Code, code_record
+from aepo.types import Completion, Prompt, Request
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tests.grading.programs import PROBES, WAITING, WRONG
@@ -250,6 +258,96 @@ def verdict(found: CodeGrade) -> str:
     return "no verdict" if found.failed else "passes" if found.correct else "fails"
 
 
+# --- judging while a sampler goes on ------------------------------------------------------------------------
+
+# Characters of a token, seconds of a step of the stand-in, and the processor time of a heavy program, seconds.
+CHARACTERS, STEP, HEAVY = 4, 0.05, 1.0
+
+
+class Later(Data):
+    """`Later` judges all programs after the last completion has ended."""
+
+    background = False
+
+
+@dataclass
+class Replaying(Sampler):
+    """`Replaying` stands in for a sampler: its completions are known, and each step ends those of that length.
+
+    With `works` a step takes its time from the processor, as on a machine without a GPU; else it sleeps.
+    """
+
+    texts: Sequence[str]
+    works: bool
+
+    def sample(self, requests: Sequence[Request], *, max_tokens: int, generator: torch.Generator) -> list[Completion]:
+        """Return the known completions."""
+        rows = [tuple(text[n : n + CHARACTERS] for n in range(0, len(text), CHARACTERS)) for text in self.texts]
+        pairs = zip(requests, rows, strict=True)
+        made = [Completion(r.prompt, r.group, 1.0, tokens, (0.0,) * len(tokens), False) for r, tokens in pairs]
+        for step in range(1, max(map(len, rows)) + 1):
+            if self.works:
+                busy_until = time.thread_time() + STEP
+                while time.thread_time() < busy_until:
+                    torch.rand(256, 256) @ torch.rand(256, 256)
+            else:
+                time.sleep(STEP)
+            some = {number: made[number] for number, tokens in enumerate(rows) if len(tokens) == step}
+            if some and self.ended is not None:
+                self.ended(some)
+        return made
+
+    def with_cuts(self, cuts: object) -> Sampler:
+        """Return the sampler itself."""
+        return self
+
+
+class Characters:
+    """`Characters` is all of a policy that judging needs."""
+
+    def decode(self, rows: Sequence[Sequence[str]], special_tokens: bool) -> list[str]:
+        """Return the texts."""
+        return ["".join(row) for row in rows]
+
+
+def overlap(count: int, folder: Path) -> None:
+    """Time the drawing and judging of one step's candidates, with and without overlap, in turns."""
+    torch.set_num_threads(1)
+    tasks = {name: kind(train=str(folder / "mbpp.jsonl"), verifier=Code()) for name, kind in KINDS.items()}
+    problems = [tasks["after"].train_problem(0, index) for index in range(count)]
+    tasks["after"].check()
+    texts = []
+    for number, problem in enumerate(problems):
+        text = tasks["after"].solution(problem.data) or ""
+        burn = f"\nimport time\nwhile time.process_time() < {HEAVY}: pass\n```"
+        texts.append(text.removesuffix("\n```") + burn if number % 16 == 0 else text)
+    requests = [Request(Prompt(one.id, (1,), one.data), group, 1, 1.0) for group, one in enumerate(problems)]
+    for works in (False, True):
+        sampler = Replaying(texts, works)
+        times: dict[str, list[tuple[float, float]]] = {name: [] for name in tasks}
+        found: list[list[float]] = []
+        for name in [*tasks] * 2:
+            times[name].append(timed(partial(judged_step, tasks[name], sampler, requests, found)))
+        assert all(rewards == found[0] for rewards in found)
+        for name, pairs in times.items():
+            cpu, wall = (statistics.mean(pair[place] for pair in pairs) for place in (0, 1))
+            kind = "works" if works else "sleeps"
+            print(f"sampler {kind}, judged {name}: wall clock {wall:.1f} s, processor {cpu:.1f} s", flush=True)
+
+
+def judged_step(task: Data, sampler: Sampler, requests: Sequence[Request], found: list[list[float]]) -> None:
+    """Draw and judge all candidates, and append their rewards to `found`."""
+    with Judging(task, Characters()) as judging:  # type: ignore[arg-type]
+        made = judging.sample(sampler, requests, max_tokens=1, generator=torch.Generator())
+        found.append([verdict.reward for verdict in judging.verdicts(made)])
+
+
+KINDS: dict[str, type[Data]] = {"after": Later, "meanwhile": Data}
+
+
+# --- what is held -------------------------------------------------------------------------------------------
+
+
 def held() -> dict[str, int]:
     """Return the processes of our sandboxes, our descriptors and threads, files in /tmp, and memory (MiB)."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
@@ -276,7 +374,7 @@ def command_lines() -> Iterator[bytes]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=("speed", "verdicts", "soak"))
+    parser.add_argument("what", choices=("speed", "verdicts", "soak", "overlap"))
     parser.add_argument("--count", type=int)
     parser.add_argument("--data", type=Path)
     arguments = parser.parse_args()
@@ -284,5 +382,7 @@ if __name__ == "__main__":
         speed(arguments.count or 200, arguments.data)
     elif arguments.what == "verdicts":
         verdicts(arguments.data)
+    elif arguments.what == "overlap":
+        overlap(arguments.count or 512, arguments.data)
     else:
         soak(arguments.count or 10_000, arguments.data)

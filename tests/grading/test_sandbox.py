@@ -138,7 +138,9 @@ def test_tests_share_no_memory_and_each_has_the_whole_time():
 
 def test_the_last_call_has_the_whole_time_after_a_slow_program():
     code = "import time\nwhile time.process_time() < 0.6: pass\n"
-    code += "def f(x):\n    began = time.process_time()\n    while time.process_time() < began + 0.6: pass\n    return x"
+    code += (
+        "def f(x):\n    began = time.process_time()\n    while time.process_time() < began + 0.6: pass\n    return x"
+    )
     assert grade(code, CodeProblem((Call("f", "1", "1"), Call("f", "2", "2"))), QUICK).correct
 
 

@@ -278,6 +278,24 @@ def test_max_rows_bounds_the_batch_and_changes_nothing_else(max_rows):
     assert max(rows for rows, _ in forwards.shapes) == min(max_rows, 12)
 
 
+@pytest.mark.parametrize("decode", ["dynamic", "static"])
+@pytest.mark.parametrize("max_rows", [None, 7])
+def test_each_completion_is_told_once_and_the_short_ones_before_the_long(decode, max_rows, monkeypatch):
+    monkeypatch.setattr(hf, "LOOK", 4)
+    model, requests = tiny(), mixed(5)
+    whole = run(model, requests, 40, decode=decode, max_rows=max_rows)
+    sampler = HFSampler(model, eos_token_ids=(EOS,), pad_token_id=PAD, decode=decode, max_rows=max_rows)
+    told: list[tuple[int, Completion]] = []
+    at: list[int] = []
+    forwards = Forwards(model)
+    sampler.ended = lambda some: (told.extend(some.items()), at.append(len(forwards.shapes)))
+    assert sampler.sample(requests, max_tokens=40, generator=torch.Generator().manual_seed(0)) == whole
+    assert sorted(number for number, _ in told) == list(range(20)) and all(whole[n] == one for n, one in told)
+    assert len(at) > 2 and at[0] < at[-1]
+    lengths = [len(one.tokens) for _, one in told]
+    assert max_rows is not None or lengths[0] < lengths[-1] == max(lengths)
+
+
 def test_the_cache_grows_when_its_room_is_used_up(monkeypatch):
     model = tiny()
     whole = run(model, mixed(), max_tokens=40, eos=(1,))

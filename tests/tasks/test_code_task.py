@@ -3,6 +3,9 @@
 import json
 import os
 import sys
+import time
+from concurrent.futures import CancelledError
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,6 +67,16 @@ def test_the_reward_is_all_tests_or_their_share():
     assert {v.logged["judged_by"] for v in verdicts} == {"values"} and verdicts[0].logged["processor_seconds"] > 0
     weak = Code().judge([answered("def f(x): return x", tests=["assert f(1) < 2"])])
     assert weak[0].reward == 1.0 and weak[0].logged["judged_by"] == "asserts"
+
+
+def test_what_was_begun_can_be_stopped():
+    verifier, forever = Code(seconds=60, processes=1), [answered("while True: pass", tests=["assert f(1) == 1"])] * 3
+    begun, began = verifier.start(forever), time.monotonic()
+    begun.stop()
+    with pytest.raises(CancelledError):
+        begun.wait()
+    (after,) = verifier.judge([answered("def f(x): return x", tests=["assert f(1) == 1"])])
+    assert after.reward == 1.0 and time.monotonic() - began < 30
 
 
 def test_a_completion_without_code_is_wrong_and_no_failure():
@@ -214,8 +227,8 @@ def test_an_evaluation_draws_on_while_programs_are_judged(file, tiny, tmp_path, 
 
     def start(self, items):
         events.append("begun")
-        wait = begin(self, items)
-        return lambda: (events.append("waited"), wait())[1]
+        begun = begin(self, items)
+        return replace(begun, wait=lambda: (events.append("waited"), begun.wait())[1])
 
     monkeypatch.setattr(Code, "start", start)
     monkeypatch.setattr("aepo.evaluation.samples.UNIT_ROWS", 2)
