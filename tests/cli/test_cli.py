@@ -4,13 +4,14 @@ import dataclasses
 import errno
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from aepo import catalogue, cli
+from aepo import __version__, catalogue, cli
 from aepo.convert import make_algorithm, parse_setting
 from aepo.errors import InvalidValue
 from aepo.methods import METHODS
@@ -56,6 +57,68 @@ def test_the_command_line_imports_nothing_heavy():
     script += f"print([name for name in {heavy!r} if name in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
     assert shown.stdout.splitlines()[-1] == "[]"
+
+
+def said_before_torch(*arguments: str, terminal: bool = False) -> tuple[list[str], list[str]]:
+    """Return the lines on standard output and standard error up to the moment at which torch would be imported."""
+    script = f"""
+import os, sys
+class Stop:
+    def find_spec(self, name, *_):
+        if name == "torch":
+            print("torch", flush=True)
+            os._exit(0)
+sys.meta_path.insert(0, Stop())
+sys.stderr.isatty = lambda: {terminal}
+sys.argv[1:] = {arguments!r}
+import aepo.cli
+aepo.cli.main()
+"""
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    return shown.stdout.splitlines(), shown.stderr.splitlines()
+
+
+LOGGING = {
+    "train": ["--method", "grpo", "--set", "model=a b"],
+    "evaluate": ["builtin"],
+    "export": ["runs/one"],
+    "demo": ["--model", "nowhere"],
+    "compare": ["study.toml", "--dry-run"],
+}
+PRINTING = {
+    "calibrate": ["builtin", "paths"],
+    "methods": ["--markdown"],
+    "settings": [],
+    "check-entropy": ["module:function"],
+    "report": ["runs/one"],
+    "fit-law": ["runs/one"],
+    "watch": ["runs/one", "--once"],
+}
+
+
+@pytest.mark.parametrize("command", LOGGING)
+def test_a_command_that_logs_says_what_it_loads_before_it_imports_torch(command):
+    out, error = said_before_torch(command, *LOGGING[command])
+    given = shlex.join([command, *LOGGING[command]])
+    assert out == [f"aepo {__version__} {given}: loading ...", "torch"] and error == []
+
+
+def test_a_dry_run_says_so_too():
+    assert said_before_torch("train", "--dry-run")[0] == [f"aepo {__version__} train --dry-run: loading ...", "torch"]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("command", PRINTING)
+def test_a_command_whose_output_is_a_result_says_it_to_people_alone(command, terminal):
+    out, error = said_before_torch(command, *PRINTING[command], terminal=terminal)
+    given = shlex.join([command, *PRINTING[command]])
+    assert out == ["torch"] and error == [f"aepo {__version__} {given}: loading ..."] * terminal
+
+
+def test_every_command_that_imports_torch_is_in_one_of_the_lists():
+    assert {cli.COMMANDS[name] for name in LOGGING} == set(cli.LOGGING)
+    assert {cli.COMMANDS[name] for name in PRINTING} == set(cli.PRINTING)
+    assert set(cli.COMMANDS) - {*LOGGING, *PRINTING} == {"grade", "doctor"}
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr
@@ -51,8 +52,11 @@ COMMANDS: dict[str, type] = {
 }
 """The commands by name, in the order of the help."""
 
-SLOW_TO_LOAD = (Evaluate, Export, Demo, Compare, Calibrate)
-"""The commands that import torch and say so first in a terminal; `train` says it itself, since its dry run does not."""
+LOGGING = (Train, Evaluate, Export, Demo, Compare)
+"""The commands that import torch and whose standard output tells people how far they are; its first line says what is
+loading."""
+PRINTING = (Calibrate, Methods, Settings, CheckEntropy, Report, FitLaw, Watch)
+"""The commands that import torch and whose standard output is a result, perhaps for a program."""
 
 DESCRIPTION = (
     "Reinforcement fine-tuning of language models at an entropy that you set. `aepo --version` prints the version."
@@ -77,8 +81,7 @@ def main() -> None:
     commands: dict[str, Callable[..., Any]] = {name: with_plain_help(command) for name, command in COMMANDS.items()}
     try:
         command = _parsed(commands)
-        if type(command) in SLOW_TO_LOAD and sys.stdout.isatty():
-            print(f"aepo {__version__} {type(command).__name__.lower()}: loading ...", flush=True)
+        _say_what_loads(command)
         command.run()
     except InvalidValue as error:
         sys.exit(_refuse(str(error)))
@@ -95,6 +98,21 @@ def main() -> None:
         sys.exit(_refuse(f"{where}: cannot be written ({error.strerror}); what was written before is complete"))
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _say_what_loads(command: Any) -> None:
+    """Print the command before torch is imported, which takes seconds, so that the first line comes at once.
+
+    Where standard output is a result, the line goes to standard error, and only to a person: a program finds nothing
+    but the one line of a refusal there.
+    """
+    if "torch" in sys.modules:
+        return
+    line = f"aepo {__version__} {shlex.join(sys.argv[1:])}: loading ..."
+    if isinstance(command, LOGGING):
+        print(line, flush=True)
+    elif isinstance(command, PRINTING) and sys.stderr.isatty():
+        print(line, file=sys.stderr, flush=True)
 
 
 def _parsed(commands: dict[str, Callable[..., Any]]) -> Any:

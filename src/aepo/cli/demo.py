@@ -34,7 +34,6 @@ class Demo:
 
             demo(self.out or Path("runs/demo"), 200 if self.steps is None else self.steps, self.seed)
             return
-        print(f"aepo demo: loading {self.model} ...", flush=True)
         from aepo.analysis.demo import MODEL_STEPS, demo_model
 
         name = re.sub(r"[^\w.-]+", "-", Path(self.model).name)

@@ -9,7 +9,6 @@ from typing import Annotated, Literal
 
 import tyro
 
-from aepo import __version__
 from aepo.errors import InvalidValue
 
 
@@ -52,8 +51,6 @@ class Train:
 
     def run(self) -> None:
         """Start a run, continue one, or print what a run would cost."""
-        if not self.dry_run:
-            print(f"aepo {__version__} train: loading ...", flush=True)
         from aepo.config import make_config
         from aepo.training import runner
 
