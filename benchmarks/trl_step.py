@@ -4,7 +4,7 @@
 
 It needs the extras `train` and `trl` and takes a few minutes. All sides train the same weights on the same prompts with
 the same reward, in float32, with one optimizer step for each minibatch. After each step of TRL, each of our sides does
-a step, so that all see the same state of the machine. Imports, loading and the first steps, in which code is compiled,
+a step, so that all see the same state of the machine. Imports, loading and the first step, in which code is compiled,
 are not counted.
 """
 
@@ -43,7 +43,7 @@ from aepo.training import runner
 from aepo.training.activity import Activity
 from aepo.training.step import train_step
 
-VOCABULARY, PROMPT, LENGTH, PROMPTS, GROUP, MINIBATCHES, RATE, WARMUP = 8200, 16, 48, 32, 8, 4, 1e-5, 2
+VOCABULARY, PROMPT, LENGTH, PROMPTS, GROUP, MINIBATCHES, RATE, WARMUP = 8200, 16, 48, 32, 8, 4, 1e-5, 1
 SHAPE = {
     "hidden_size": 256,
     "intermediate_size": 720,
@@ -206,7 +206,7 @@ class InTurns(TrainerCallback):
 
 
 def measure(folder: Path, steps: int) -> dict[str, Work]:
-    """Do the steps of all sides, the first `WARMUP` among them."""
+    """Do the steps of all sides, the first one included."""
     task, theirs, meter = Words(), Work(), Meter()
     sides = {name: Side(folder, task, settings) for name, settings in OURS.items()}
 
