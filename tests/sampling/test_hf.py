@@ -13,6 +13,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+import aepo.sampling.caches as caches
 import aepo.sampling.hf as hf
 from aepo.engines.positions import Room
 from aepo.errors import InvalidValue
@@ -299,7 +300,7 @@ def test_each_completion_is_told_once_and_the_short_ones_before_the_long(decode,
 def test_the_cache_grows_when_its_room_is_used_up(monkeypatch):
     model = tiny()
     whole = run(model, mixed(), max_tokens=40, eos=(1,))
-    monkeypatch.setattr(hf, "ROOM", 2)
+    monkeypatch.setattr(caches, "ROOM", 2)
     assert_same(run(model, mixed(), max_tokens=40, eos=(1,)), whole)
     assert max(len(c.tokens) for c in whole) > 20
 

@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicCache
 
 from aepo.engines.collate import Look, continued
 from aepo.engines.positions import Room
 from aepo.engines.stops import StopStrings
-from aepo.entropy.partial import FLOOR
 from aepo.errors import require
 from aepo.model.forward import accepted, seen
 from aepo.model.memory import looks_back
 from aepo.sampling.base import Sampler
+from aepo.sampling.caches import cache_argument, can_be_fixed, fixed, repeat
 from aepo.sampling.draw import Cuts, draw_tokens
-from aepo.sampling.static import COLUMNS, LOOK, Replay, can_be_fixed, causal_mask, fixed
-from aepo.types import Completion, Prompt, Request, TokenTemperature, Vision
+from aepo.sampling.live import Decoded, Live, Part, closed_ranks
+from aepo.sampling.static import COLUMNS, LOOK, Replay, causal_mask
+from aepo.types import Completion, Prompt, Request, Vision
 
 # Rows that have ended leave the batch when they are this share of it; see benchmarks/results/sampling_cpu.md.
 FINISHED_SHARE = 1 / 16
-# The cache grows by this many tokens at least: it is copied seldom, and takes no memory for an answer that ends early.
-ROOM = 64
 
 
 class HFSampler(Sampler):
@@ -111,26 +108,26 @@ class HFSampler(Sampler):
         with _eval_mode(self.model), self.context():
             for first in range(0, len(rows), chunk):
                 some = slice(first, first + chunk)
-                part = _Part(rows[some], limits[some], first, self.ended)
+                part = Part(rows[some], limits[some], first, self.ended)
                 completions += part.completions(self._decode(part, uniforms[some].to(self.model.device)))
                 if self.report is not None:  # rows that were cut at their limit count, too
                     self.report(len(completions))
         return completions
 
-    def _decode(self, part: _Part, uniforms: Tensor) -> _Out:
+    def _decode(self, part: Part, uniforms: Tensor) -> Decoded:
         """Return what is drawn for uniforms of [rows, max_tokens].
 
         A row leaves the batch at its limit, because the model may have no position after it.
         """
         device, (rows, max_tokens), limits = uniforms.device, uniforms.shape, part.limits
-        out = _Out.empty(rows, max_tokens, self.pad_token_id, device)
+        out = Decoded.empty(rows, max_tokens, self.pad_token_id, device)
         tokens, logprobs, lengths = out.tokens, out.logprobs, out.lengths
         eos = torch.tensor(self.eos_token_ids, dtype=torch.long, device=device)
         last = torch.tensor(limits, device=device) if min(limits) < max_tokens else None
         logits, live, prompts = self._prefill(part.requests, uniforms)
         if self.decode == "static" and self._can_be_static(live.cache, max_tokens):
             return self._decode_static(logits, live, prompts, part)
-        _repeat(live.cache, prompts, min(max_tokens, ROOM))
+        repeat(live.cache, prompts, max_tokens)
         for step in range(max_tokens):
             drawn, logprob = draw_tokens(logits, live.heat(logits), live.uniforms[:, step], self.cuts)
             tokens[live.rows, step], logprobs[live.rows, step] = drawn, logprob
@@ -151,13 +148,13 @@ class HFSampler(Sampler):
                 break
             if ended >= FINISHED_SHARE * len(drawn) or (full is not None and full.any()):
                 part.tell(out, live.rows, live.ended)
-                kept = _closed_ranks(live.ended)
+                kept = closed_ranks(live.ended)
                 live.select(kept)
                 drawn = drawn[kept]
             logits = self._forward(drawn[:, None], live.seen(step + 1), live.positions + step, live.cache)
         return out
 
-    def _stopped(self, tokens: Tensor, live: _Live, step: int) -> Tensor:
+    def _stopped(self, tokens: Tensor, live: Live, step: int) -> Tensor:
         """Return which live rows hold a stop string with the token of this step, bool [A]."""
         assert self.stop is not None
         first = max(0, step + 1 - self.stop.window)
@@ -169,10 +166,10 @@ class HFSampler(Sampler):
         sight = looks_back(self.model.config.get_text_config())
         return can_be_fixed(cache) and (sight is None or cache.get_seq_length() + max_tokens <= sight)
 
-    def _decode_static(self, logits: Tensor, live: _Live, prompts: Tensor, part: _Part) -> _Out:
+    def _decode_static(self, logits: Tensor, live: Live, prompts: Tensor, part: Part) -> Decoded:
         """Return what `_decode` returns, from steps in tensors that keep their places (`aepo.sampling.static`)."""
         device, (rows, max_tokens) = live.uniforms.device, live.uniforms.shape
-        out = _Out.empty(rows, max_tokens, self.pad_token_id, device)
+        out = Decoded.empty(rows, max_tokens, self.pad_token_id, device)
         last = torch.tensor(part.limits, device=device)
         width, room, done = live.cache.get_seq_length(), min(COLUMNS, max_tokens), 0
         now = torch.zeros(1, dtype=torch.long, device=device)
@@ -200,7 +197,9 @@ class HFSampler(Sampler):
             logits = logits[kept]
             room = min(2 * room, max_tokens) if done == room else room
 
-    def _static_step(self, logits: Tensor, live: _Live, last: Tensor, now: Tensor, column: Tensor, out: _Out) -> Replay:
+    def _static_step(
+        self, logits: Tensor, live: Live, last: Tensor, now: Tensor, column: Tensor, out: Decoded
+    ) -> Replay:
         """Return a function that draws token `now` of each row and runs the model on it.
 
         Args:
@@ -228,7 +227,7 @@ class HFSampler(Sampler):
 
         return Replay(step, capture=self.graphs and logits.device.type == "cuda")
 
-    def _look(self, out: _Out, live: _Live, last: Tensor, done: int, count: int) -> int:
+    def _look(self, out: Decoded, live: Live, last: Tensor, done: int, count: int) -> int:
         """Find which rows have ended with their last `count` of `done` tokens.
 
         Returns:
@@ -259,7 +258,7 @@ class HFSampler(Sampler):
             f"{rows} rows at new token {step}; its weights have probably diverged"
         )
 
-    def _prefill(self, requests: list[Request], uniforms: Tensor) -> tuple[Tensor, _Live, Tensor]:
+    def _prefill(self, requests: list[Request], uniforms: Tensor) -> tuple[Tensor, Live, Tensor]:
         """Run the model once over the distinct prompts.
 
         Returns:
@@ -286,7 +285,7 @@ class HFSampler(Sampler):
         if all(getattr(layer, "keys", None) is None for layer in cache.layers):
             mask = None  # Mamba takes a mask of the new tokens alone, and has no keys to mask
         prompts = torch.tensor([number_of[request.prompt.seen] for request in requests], device=device)
-        live = _Live(
+        live = Live(
             cache=cache,
             rows=torch.arange(len(requests), device=device),
             temperatures=torch.tensor([request.temperature for request in requests], device=device),
@@ -326,191 +325,6 @@ class HFSampler(Sampler):
         )
         logits: Tensor = output.logits[:, -1]
         return logits
-
-
-def cache_argument(model: torch.nn.Module) -> str:
-    """Return the name of the KV cache among the arguments of a model's `forward`: `cache` since transformers 5.24."""
-    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
-
-
-def _completion(request: Request, limit: int, tokens: list[int], logprobs: list[float], length: int) -> Completion:
-    kept = length or limit
-    return Completion(
-        prompt=request.prompt,
-        group=request.group,
-        temperature=request.temperature,
-        tokens=tuple(tokens[:kept]),
-        logprobs=tuple(logprobs[:kept]),
-        truncated=length == 0,
-    )
-
-
-@dataclass(frozen=True)
-class _Out:
-    """`_Out` holds what is drawn in a call. Values after the end of a row are arbitrary."""
-
-    tokens: Tensor
-    """int64 [rows, max_tokens]."""
-    logprobs: Tensor
-    """[rows, max_tokens], nats."""
-    lengths: Tensor
-    """int64 [rows]: the length of a row that ended, and 0 for the others."""
-
-    @classmethod
-    def empty(cls, rows: int, max_tokens: int, pad: int, device: torch.device) -> _Out:
-        return cls(
-            torch.full((rows, max_tokens), pad, device=device),
-            torch.zeros(rows, max_tokens, device=device),
-            torch.zeros(rows, dtype=torch.long, device=device),
-        )
-
-
-@dataclass
-class _Part:
-    """`_Part` holds the rows of a call that are decoded at once, and tells which of them have ended."""
-
-    requests: list[Request]
-    """The request of each row."""
-    limits: list[int]
-    """The largest length of each row."""
-    before: int
-    """The number of rows of the call before these."""
-    ended: Callable[[Mapping[int, Completion]], None] | None
-    """The function that is told (`Sampler.ended`)."""
-    told: dict[int, Completion] = field(default_factory=dict)
-    """The completions of which it was told."""
-
-    def tell(self, out: _Out, rows: Tensor, ended: Tensor) -> None:
-        """Tell of those of the rows that have ended; without a listener, the host does not wait for the device."""
-        if self.ended is not None:
-            self._tell({row: self._made(row, out) for row in rows[ended].tolist()})
-
-    def completions(self, out: _Out) -> list[Completion]:
-        """Return the completions of all rows, and tell of those that are left."""
-        parts = (values.tolist() for values in (out.tokens, out.logprobs, out.lengths))
-        made = list(map(_completion, self.requests, self.limits, *parts))
-        self._tell({row: one for row, one in enumerate(made) if row not in self.told})
-        return made
-
-    def _tell(self, some: Mapping[int, Completion]) -> None:
-        self.told |= some
-        if self.ended is not None and some:
-            self.ended({self.before + row: one for row, one in some.items()})
-
-    def _made(self, row: int, out: _Out) -> Completion:
-        parts = out.tokens[row].tolist(), out.logprobs[row].tolist(), int(out.lengths[row])
-        return _completion(self.requests[row], self.limits[row], *parts)
-
-
-@dataclass
-class _Live:
-    """`_Live` holds the A rows that are still in the batch; each tensor has one entry per row."""
-
-    cache: Cache
-    """Keys and values of the rows."""
-    rows: Tensor
-    """int64 [A]: the number of the row in the call."""
-    temperatures: Tensor
-    """[A]: the temperature of the request."""
-    token_temperature: TokenTemperature | None
-    """A function from the entropies of the next tokens to factors of the temperature; None if no request has one."""
-    by_token: Tensor
-    """bool [A]: whether the row's request has a temperature per token."""
-    uniforms: Tensor
-    """[A, max_tokens], in [0, 1): one uniform per row and step."""
-    positions: Tensor
-    """int64 [A, 1]: the position of the first sampled token."""
-    mask: Tensor | None
-    """bool [A, P], false on padding of the prompt; None if there is no padding, so that the model needs no mask, or no
-    layer of the cache keeps keys, so that there is nothing to mask.
-    """
-    ended: Tensor
-    """bool [A]: whether the row has ended."""
-
-    def seen(self, sampled: int) -> Tensor | None:
-        """Return the mask of the prompt and of the tokens sampled so far, bool [A, P + sampled], or None."""
-        if self.mask is None:
-            return None
-        return torch.cat([self.mask, self.mask.new_ones(len(self.mask), sampled)], dim=1)
-
-    def heat(self, logits: Tensor) -> Tensor:
-        """Return the temperature of each row's next token, [A], given its logits [A, V]."""
-        if self.token_temperature is None:
-            return self.temperatures
-        logprobs = logits.float().log_softmax(-1)
-        entropy = -(logprobs.exp() * logprobs.clamp_min(FLOOR)).sum(-1)
-        return self.temperatures * torch.where(self.by_token, self.token_temperature(entropy), 1.0)
-
-    def select(self, kept: Tensor) -> None:
-        """Keep these rows, in this order."""
-        self.cache.reorder_cache(kept)  # type: ignore[arg-type]
-        self.take(kept)
-
-    def take(self, kept: Tensor) -> None:
-        """Keep these rows, in this order, of all but the cache."""
-        for name in ("rows", "temperatures", "by_token", "uniforms", "positions", "mask", "ended"):
-            value = getattr(self, name)
-            setattr(self, name, None if value is None else value[kept])
-
-
-class _RoomyLayer(DynamicLayer):
-    """`_RoomyLayer` holds keys and values with spare columns, so that a new token is written in place.
-
-    `DynamicLayer` concatenates: it copies the whole cache for every token into newly allocated memory.
-    """
-
-    def __init__(self, layer: DynamicLayer, rows: Tensor, room: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        assert layer.keys is not None and layer.values is not None
-        self.dtype, self.device, self.is_initialized = layer.keys.dtype, layer.keys.device, True
-        self._buffers = [_with_room(x, room).index_select(0, rows) for x in (layer.keys, layer.values)]
-        self._show(layer.keys.shape[-2])
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        start, end = self._columns, self._columns + key_states.shape[-2]
-        if end > self._buffers[0].shape[-2]:
-            self._buffers = [_with_room(buffer, max(ROOM, end // 2)) for buffer in self._buffers]
-        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
-            buffer[:, :, start:end] = states
-        return self._show(end)
-
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Keep these rows, at most as many as there are; only rows that change place are copied."""
-        moved = (beam_idx != torch.arange(len(beam_idx), device=beam_idx.device)).nonzero().squeeze(-1)
-        for buffer in self._buffers:
-            shown = buffer[:, :, : self._columns]
-            shown[moved] = shown[beam_idx[moved]]
-        self._buffers = [buffer[: len(beam_idx)] for buffer in self._buffers]
-        self._show(self._columns)
-
-    def _show(self, columns: int) -> tuple[Tensor, Tensor]:
-        self._columns = columns
-        self.keys, self.values = (buffer[:, :, :columns] for buffer in self._buffers)
-        return self.keys, self.values
-
-
-def _with_room(states: Tensor, room: int) -> Tensor:
-    rows, heads, columns, size = states.shape
-    roomy = states.new_empty(rows, heads, columns + room, size)
-    roomy[:, :, :columns] = states
-    return roomy
-
-
-def _repeat(cache: Cache, rows: Tensor, room: int) -> None:
-    """Repeat the cache from one row per prompt to one row per completion; `rows` [A] has each completion's prompt."""
-    for number, layer in enumerate(cache.layers):
-        if type(layer) is DynamicLayer and layer.keys is not None:
-            cache.layers[number] = _RoomyLayer(layer, rows, room)
-        else:  # other layers, such as sliding windows, use transformers' own method
-            layer.reorder_cache(rows)  # type: ignore[arg-type]
-
-
-def _closed_ranks(ended: Tensor) -> Tensor:
-    """Return the indices of the rows that have not ended; the last of them fill the gaps of those that have."""
-    count = int((~ended).sum())
-    kept = torch.arange(count, device=ended.device)
-    kept[ended[:count]] = count + (~ended[count:]).nonzero().squeeze(-1)
-    return kept
 
 
 @contextmanager

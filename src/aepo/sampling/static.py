@@ -11,13 +11,11 @@ because the rows halve and the cache doubles.
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
 
 from aepo.model.forward import attention_mask, attention_of
 
@@ -25,63 +23,6 @@ from aepo.model.forward import attention_mask, attention_of
 LOOK = 16
 # Columns of the first cache for new tokens.
 COLUMNS = 128
-
-
-class FixedLayer(DynamicLayer):
-    """`FixedLayer` holds keys and values in buffers of a fixed size; a new token is written at a column on the device.
-
-    Attention gets the whole buffers, and a mask that leaves out the columns that are not written yet.
-
-    Args:
-        keys: The keys of all rows, [A, heads, columns, size].
-        values: The values, of the same form.
-        column: int64 [1], the column of the next token; all layers of a cache share it.
-    """
-
-    def __init__(self, keys: Tensor, values: Tensor, column: Tensor) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
-        self.keys, self.values, self._column = keys, values, column
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
-    ) -> tuple[Tensor, Tensor]:
-        """Write the keys and values of one token for each row, and return all."""
-        assert self.keys is not None and self.values is not None
-        self.keys.index_copy_(2, self._column, key_states)
-        self.values.index_copy_(2, self._column, value_states)
-        return self.keys, self.values
-
-
-def can_be_fixed(cache: Cache) -> bool:
-    """Return whether every layer of a filled cache keeps the keys and values of all tokens."""
-    return all(type(layer) is DynamicLayer and layer.keys is not None for layer in cache.layers)
-
-
-def fixed(cache: Cache, rows: Tensor, columns: int, column: Tensor) -> Cache:
-    """Return a cache of these rows with buffers of a fixed size.
-
-    Args:
-        cache: A cache whose layers hold keys and values, [P, heads, C, size].
-        rows: int64 [A], the row of the cache for each new row.
-        columns: The number of columns of the buffers.
-        column: int64 [1], the column of the next token.
-    """
-    new = copy.copy(cache)
-    new.layers = []
-    for layer in cache.layers:
-        assert isinstance(layer, DynamicLayer) and layer.keys is not None and layer.values is not None
-        keys, values = (_widened(states.index_select(0, rows), columns) for states in (layer.keys, layer.values))
-        new.layers.append(FixedLayer(keys, values, column))
-    return new
-
-
-def _widened(states: Tensor, columns: int) -> Tensor:
-    """Return the states with further columns of zeros: attention multiplies also what its mask leaves out."""
-    rows, heads, width, size = states.shape
-    wide = states.new_zeros(rows, heads, columns, size)
-    wide[:, :, : min(width, columns)] = states[:, :, :columns]
-    return wide
 
 
 def causal_mask(
