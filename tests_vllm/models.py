@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+from aepo.model.merged import merged_weights
 from aepo.types import Completion
 from tests.sampling.test_hf import next_logprobs
 
@@ -29,6 +30,9 @@ class Tiny:
     def save_merged(self, folder: Path) -> None:
         self.model.save_pretrained(folder)
         tokenizer().save_pretrained(folder)  # the server wants one
+
+    def merged_weights(self):
+        return merged_weights(self.model)
 
 
 def tokenizer() -> PreTrainedTokenizerFast:

@@ -23,6 +23,7 @@ from aepo.entropy.statistics import token_statistics
 from aepo.model.encoding import Encoding
 from aepo.model.forward import CHANGE, check_padding
 from aepo.model.loading import Loaded, load
+from aepo.model.merged import merged_weights
 from aepo.model.memory import Sizes, sizes
 from aepo.model.shared import by_prompt, packs_for, plain_hidden, shared_hidden, sharing_error
 from aepo.types import Batch, BatchStatistics, Prompt, Sample
@@ -125,6 +126,10 @@ class Policy:
         model = self.model if self.adapter is None else copy.deepcopy(self.adapter).merge_and_unload()
         model.save_pretrained(folder)
         self.save_language(folder)
+
+    def merged_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the names and tensors that `save_merged` writes, without a second copy of the model."""
+        return merged_weights(self.model)
 
     def frozen(self) -> Policy:
         """Freeze the weights and return the same policy, for use as a reference."""

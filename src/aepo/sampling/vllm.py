@@ -12,10 +12,13 @@ import os
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, Protocol, TypeVar
 
 import torch
 
@@ -25,6 +28,8 @@ from aepo.errors import require
 from aepo.sampling.base import Sampler
 from aepo.sampling.draw import Cuts
 from aepo.types import Completion, Request
+
+T = TypeVar("T")
 
 # Least temperature. Below it vLLM raises the temperature or samples greedily, without an error.
 COLDEST = 0.01
@@ -42,6 +47,9 @@ class SavablePolicy(Protocol):
 
     def save_merged(self, folder: Path) -> None:
         """Save the whole model in Hugging Face format (safetensors), with an adapter added to its weights."""
+
+    def merged_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield the names and tensors that `save_merged` writes."""
 
 
 @dataclass(frozen=True)
@@ -115,12 +123,34 @@ class VLLMBackend(ABC):
         if old is not None:
             old.cleanup()
 
+    def _drop_scratch(self) -> None:
+        """Remove the folder of older weights."""
+        if self._scratch is not None:
+            self._scratch.cleanup()
+            self._scratch = None
+
     def _new_scratch(self, model: Any) -> tempfile.TemporaryDirectory[str]:
         if self._parent is not None:
             return tempfile.TemporaryDirectory(prefix="aepo-weights-", dir=self._parent)
         size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
         roomy = TMPFS.is_dir() and os.access(TMPFS, os.W_OK) and shutil.disk_usage(TMPFS).free > 2 * size
         return tempfile.TemporaryDirectory(prefix="aepo-weights-", dir=TMPFS if roomy else None)
+
+
+def in_thread(call: Callable[[], T]) -> SimpleQueue[Future[T]]:
+    """Begin a call in a thread that does not keep the program from ending, and return where its result will be."""
+    box: SimpleQueue[Future[T]] = SimpleQueue()
+    Thread(target=lambda: box.put(_settled(call)), daemon=True).start()
+    return box
+
+
+def _settled(call: Callable[[], T]) -> Future[T]:
+    future: Future[T] = Future()
+    try:
+        future.set_result(call())
+    except BaseException as error:
+        future.set_exception(error)
+    return future
 
 
 class VLLMSampler(Sampler):

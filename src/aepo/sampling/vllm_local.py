@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from threading import Thread
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from transformers import AutoConfig
 
-from aepo.sampling.vllm import VLLMBackend, VLLMOutput, VLLMRequest
+from aepo.errors import InvalidValue
+from aepo.sampling.vllm import SavablePolicy, VLLMBackend, VLLMOutput, VLLMRequest, in_thread
+from aepo.sampling.vllm_transfer import Transfer, check_engine, check_version, gpu, handles
 
 T = TypeVar("T")
 
@@ -31,16 +34,41 @@ class LocalVLLMBackend(VLLMBackend):
 
     Args:
         folder: The folder of the first weights; None if `refresh` or `update` comes first.
+        weights: How `refresh` hands weights to a process that runs: `files` through a folder, `ipc` from the policy's
+            tensors on the same GPU, without a copy outside it. `auto` is `ipc` on a GPU, and `files` where that fails.
+            With `ipc`, the newest weights after a death are those that the policy has when the process starts again.
         **settings: Engine arguments of vLLM. They replace those of `default_settings()`. Stop strings need
             `skip_tokenizer_init=False`.
+
+    Raises:
+        InvalidValue: There is no vLLM that takes weights by `ipc`, or these settings exclude it.
     """
 
-    def __init__(self, folder: Path | None = None, **settings: Any) -> None:
+    def __init__(
+        self, folder: Path | None = None, *, weights: Literal["auto", "files", "ipc"] = "auto", **settings: Any
+    ) -> None:
         super().__init__()
         self._folder = folder
         self._settings = settings
         self._llm: Any = None
         self._processes: list[Any] = []
+        self._must = weights == "ipc"
+        self._in_place = self._must or (weights == "auto" and torch.cuda.is_available())
+        self._transfer: Transfer | None = None
+        self._sent: SavablePolicy | None = None
+        if self._in_place:
+            self._check()
+
+    def _check(self) -> None:
+        """Refuse what excludes `ipc`, or take files instead if the choice was left to this class."""
+        sizes = [self._settings.get(f"{kind}_parallel_size", 1) for kind in ("tensor", "pipeline", "data")]
+        try:
+            check_version("ipc")
+            check_engine("ipc", math.prod(sizes), self._settings.get("quantization"))
+        except InvalidValue:
+            if self._must:
+                raise
+            self._in_place = False
 
     @property
     def max_model_len(self) -> int:
@@ -61,7 +89,7 @@ class LocalVLLMBackend(VLLMBackend):
         Raises:
             RuntimeError: The weights do not fit the model.
         """
-        self._folder = folder
+        self._folder, self._sent = folder, None
         if self._llm is None:
             return
         try:
@@ -71,9 +99,54 @@ class LocalVLLMBackend(VLLMBackend):
         except Exception as error:
             raise RuntimeError(f"vLLM did not take the weights in {folder}: {error}") from error
 
+    def refresh(self, policy: SavablePolicy) -> None:
+        """Take the policy's weights. The first ones come through a folder, from which vLLM starts.
+
+        Raises:
+            InvalidValue: `weights="ipc"` cannot work with this policy.
+            RuntimeError: The weights do not fit the model, or arrived with other values.
+        """
+        if not self._in_place or self._llm is None:
+            super().refresh(policy)
+            return
+        try:
+            self._watched(lambda: self._take(policy))
+        except _EngineDied:
+            super().refresh(policy)  # the next process starts with these weights
+        except Exception as error:
+            if self._must and isinstance(error, InvalidValue):
+                raise
+            if self._must:
+                raise RuntimeError(f"vLLM did not take the weights: {error}") from error
+            warnings.warn(f"vLLM gets its weights through files from now on: {error}", RuntimeWarning, stacklevel=2)
+            self._in_place = False
+            super().refresh(policy)
+        else:
+            self._sent = policy
+            self._drop_scratch()
+
+    def _take(self, policy: SavablePolicy) -> None:
+        if self._transfer is None:
+            self._transfer = Transfer("ipc", self._call, policy)
+            self._prove(self._transfer, policy)
+        else:
+            self._transfer.send(policy)
+        self._forget()
+
+    def _prove(self, transfer: Transfer, policy: SavablePolicy) -> None:
+        """Load the policy's weights from files, set them to zero, send them, and compare the bits in vLLM."""
+        with self._new_scratch(policy.model) as folder:
+            policy.save_merged(Path(folder))
+            self._call("aepo_load", {"folder": folder})
+        expected = self._call("compute_weight_checksums", {})
+        self._call("reset_weights", {})
+        transfer.send(policy)
+        if self._call("compute_weight_checksums", {}) != expected:
+            raise RuntimeError("its weights differ from those that came through a folder")
+
     def close(self) -> None:
         """End vLLM's process. A later call starts another one."""
-        llm, self._llm = self._llm, None
+        llm, self._llm, self._transfer = self._llm, None, None
         if llm is not None:
             llm.llm_engine.engine_core.shutdown()
         for process in self._processes:
@@ -83,6 +156,8 @@ class LocalVLLMBackend(VLLMBackend):
 
     def _running(self) -> Any:
         if self._llm is None:
+            if self._sent is not None:
+                super().refresh(self._sent)
             if self._folder is None:
                 raise RuntimeError("vLLM has no weights yet: call refresh or update first")
             os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -92,6 +167,8 @@ class LocalVLLMBackend(VLLMBackend):
             settings = {**default_settings(), **self._settings}
             if not torch.cuda.is_available():
                 settings = {**_whole_prompts(self._folder, settings.get("max_model_len")), **settings}
+            if self._in_place:
+                settings = {"weight_transfer_config": {"backend": "ipc"}, **settings}
             self._llm = LLM(str(self._folder), **settings)
             self._processes = [child for child in multiprocessing.active_children() if child not in others]
         return self._llm
@@ -130,7 +207,14 @@ class LocalVLLMBackend(VLLMBackend):
         ]
 
     def _reload(self) -> None:
-        self._llm.collective_rpc("aepo_load", args=(str(self._folder),))
+        self._call("aepo_load", {"folder": str(self._folder)})
+        self._forget()
+
+    def _call(self, method: str, arguments: Mapping[str, Any]) -> list[Any]:
+        results: list[Any] = self._llm.collective_rpc(method, kwargs=dict(arguments))
+        return results
+
+    def _forget(self) -> None:
         # The cache holds keys and values of the old weights, which a repeated prompt would use.
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("vLLM kept its prefix cache over new weights: requests are still running")
@@ -141,8 +225,7 @@ class LocalVLLMBackend(VLLMBackend):
         The call runs in a thread, because vLLM's synchronous client waits for ever if the process is killed.
         """
         self._running()
-        box: SimpleQueue[Future[T]] = SimpleQueue()
-        Thread(target=lambda: box.put(_settled(call)), daemon=True).start()
+        box = in_thread(call)
         try:
             return self._await(box).result()
         except Exception as error:
@@ -177,13 +260,19 @@ class _EngineDied(RuntimeError):
 
 
 class WorkerExtension:
-    """`WorkerExtension` adds a method to vLLM's worker (`worker_extension_cls`); `collective_rpc` calls it."""
+    """`WorkerExtension` adds methods to vLLM's worker (`worker_extension_cls`); `collective_rpc` calls them."""
 
     def aepo_load(self, folder: str) -> None:
-        """Reload the weights of this folder in place. vLLM's own error is raised if they do not fit.
+        """Reload the weights of this folder in place. vLLM's own error is raised if they do not fit."""
+        worker: Any = self
+        worker.reload_weights(weights_path=folder)
+        self.aepo_repack()
+
+    def aepo_repack(self) -> None:
+        """Pack a tied output layer again, after new weights.
 
         On a CPU a tied output layer is a packed copy of the embedding, made when the model was first loaded. vLLM
-        reloads the embedding and leaves the packed copy as it was, so this method packs it again.
+        reloads the embedding and leaves the packed copy as it was.
         """
         from vllm.model_executor.layers.vocab_parallel_embedding import (  # type: ignore[import-not-found,unused-ignore]
             ParallelLMHead,
@@ -191,10 +280,28 @@ class WorkerExtension:
         )
 
         worker: Any = self
-        worker.reload_weights(weights_path=folder)
         for module in worker.get_model().modules():
             if isinstance(module, ParallelLMHead) and isinstance(module.quant_method, UnquantizedEmbeddingMethod):
                 module.quant_method.process_weights_after_loading(module)
+
+    def aepo_update(self, update_info: dict[str, Any]) -> None:
+        """Receive weights by `ipc`; the handles of the policy's memory are in the form of `plain_handles`."""
+        worker: Any = self
+        worker.update_weights(update_info | {"ipc_handles": handles(update_info["ipc_handles"])})
+
+    def aepo_facts(self) -> dict[str, Any]:
+        """Return what decides whether this worker can receive weights without files; see `check_workers`."""
+        worker: Any = self
+        config = worker.vllm_config
+        transfer = config.weight_transfer_config
+        dtypes = {str(weight.dtype).removeprefix("torch.") for weight in worker.get_model().parameters()}
+        return {
+            "gpu": gpu(worker.device),
+            "dtypes": sorted(dtypes),
+            "quantization": config.model_config.quantization,
+            "replicas": config.parallel_config.data_parallel_size,
+            "backend": None if transfer is None else transfer.backend,
+        }
 
 
 def default_settings() -> dict[str, Any]:
@@ -223,12 +330,3 @@ def _whole_prompts(folder: Path, max_model_len: int | None) -> dict[str, Any]:
     """
     longest = max_model_len or AutoConfig.from_pretrained(folder).get_text_config().max_position_embeddings
     return {"enable_chunked_prefill": False, "max_num_batched_tokens": max(longest, BATCHED_TOKENS)}
-
-
-def _settled(call: Callable[[], T]) -> Future[T]:
-    future: Future[T] = Future()
-    try:
-        future.set_result(call())
-    except BaseException as error:
-        future.set_exception(error)
-    return future

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from queue import Empty
+from typing import Any, Literal
 from urllib.error import HTTPError, URLError
 from urllib.request import Request as HTTPRequest
 from urllib.request import urlopen
 
-from aepo.sampling.vllm import VLLMBackend, VLLMOutput, VLLMRequest
+from aepo.errors import require
+from aepo.sampling.vllm import SavablePolicy, VLLMBackend, VLLMOutput, VLLMRequest, in_thread
+from aepo.sampling.vllm_transfer import Transfer, check_version
 
 
 class ServerVLLMBackend(VLLMBackend):
@@ -23,12 +27,30 @@ class ServerVLLMBackend(VLLMBackend):
     Args:
         url: The address of the server, such as http://host:8000.
         scratch: A folder that the server sees under the same path; `refresh` writes weights there.
+        weights: How `refresh` hands over weights: `files` through `scratch`, `nccl` from the policy's GPU to those of
+            the server, without a folder.
         timeout: The longest time for one request or one reload, seconds.
         parallel: The number of HTTP requests at the same time.
+
+    Raises:
+        InvalidValue: There is no `scratch` for `files`, or no vLLM in this environment for `nccl`.
     """
 
-    def __init__(self, url: str, *, scratch: Path, timeout: float = 600.0, parallel: int = 64) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        scratch: Path | None = None,
+        weights: Literal["files", "nccl"] = "files",
+        timeout: float = 600.0,
+        parallel: int = 64,
+    ) -> None:
         super().__init__(scratch)
+        require(weights == "nccl" or scratch is not None, "scratch", scratch, "a folder with weights=files")
+        if weights == "nccl":
+            check_version(weights)
+        self._in_place = weights == "nccl"
+        self._transfer: Transfer | None = None
         self._url = url.rstrip("/")
         self._timeout = timeout
         self._parallel = parallel
@@ -48,15 +70,50 @@ class ServerVLLMBackend(VLLMBackend):
 
     def update(self, folder: Path) -> None:
         """Take the weights of this folder (safetensors), which the server must see under the same path."""
-        self._ask("/collective_rpc", {"method": "aepo_load", "args": [str(folder.absolute())]})
+        self._call("aepo_load", {"folder": str(folder.absolute())})
+        self._forget()
+
+    def refresh(self, policy: SavablePolicy) -> None:
+        """Take the policy's weights.
+
+        Raises:
+            InvalidValue: `weights="nccl"` cannot work with this policy and this server.
+            RuntimeError: The server cannot be reached, or does not take the weights in `timeout` seconds.
+        """
+        if not self._in_place:
+            super().refresh(policy)
+            return
+        try:
+            # A sender whose receiver fails waits for ever, so it has a thread of its own.
+            in_thread(lambda: self._send(policy)).get(timeout=self._timeout).result()
+        except Empty:
+            self._transfer = None
+            raise RuntimeError(f"the vLLM server did not take the weights in {self._timeout:g} s") from None
+        self._forget()
+
+    def _send(self, policy: SavablePolicy) -> None:
+        if self._transfer is None:
+            self._transfer = Transfer("nccl", self._call, policy)
+        self._transfer.send(policy)
+
+    def _call(self, method: str, arguments: Mapping[str, Any]) -> list[Any]:
+        results: list[Any] = self._ask("/collective_rpc", {"method": method, "kwargs": arguments})["results"]
+        return results
+
+    def _forget(self) -> None:
         # The cache holds keys and values of the old weights, which a repeated prompt would use.
         self._ask("/reset_prefix_cache", {})
 
     def close(self) -> None:
-        """Do nothing, because this backend did not start the server.
+        """Disconnect from the server, which this backend did not start.
 
         Start the server again after it has sampled from diverged weights: it may keep keys and values that are NaN.
         """
+        transfer, self._transfer = self._transfer, None
+        if transfer is not None:
+            with suppress(RuntimeError):
+                self._call("shutdown_weight_transfer_engine", {})
+            transfer.close()
 
     def _complete(self, request: VLLMRequest) -> list[VLLMOutput]:
         body = {

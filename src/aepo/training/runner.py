@@ -229,10 +229,14 @@ def make_sampler(policy: Policy, config: Config) -> Sampler:
 
     backend: VLLMBackend
     if sampling.server is not None:
-        backend = ServerVLLMBackend(sampling.server, scratch=Path(sampling.scratch or "."))
+        scratch = None if sampling.scratch is None else Path(sampling.scratch)
+        way = "nccl" if sampling.weights == "nccl" else "files"
+        backend = ServerVLLMBackend(sampling.server, scratch=scratch, weights=way)
     else:
+        on_gpu = "auto" if policy.device.type == "cuda" else "files"
+        local = {"auto": on_gpu, "files": "files", "ipc": "ipc"}[sampling.weights]
         # vLLM itself finds stop strings, and needs the tokenizer for nothing else.
-        backend = LocalVLLMBackend(skip_tokenizer_init=stop is None)
+        backend = LocalVLLMBackend(weights=local, skip_tokenizer_init=stop is None)
     return VLLMSampler(backend, eos_token_ids=policy.eos_token_ids, **drawn)
 
 
@@ -260,11 +264,18 @@ def _hf_sampler(policy: Policy, config: Config, drawn: Mapping[str, Any]) -> HFS
     return sampler
 
 
+def device_name(config: Config) -> str:
+    """Return the device of the policy, as torch names it."""
+    if config.device != "auto":
+        return config.device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def check_machine(config: Config) -> None:
     """Check that this machine has the device and the sampling engine.
 
     Raises:
-        InvalidValue: There is no GPU for `cuda`, or vLLM is not installed.
+        InvalidValue: There is no GPU for `cuda` or for `sampling.weights`, or vLLM is not installed.
     """
     wanted = "auto or cpu: torch sees no GPU here"
     require(config.device != "cuda" or torch.cuda.is_available(), "device", config.device, wanted)
@@ -272,6 +283,11 @@ def check_machine(config: Config) -> None:
     there = sampling.engine != "vllm" or sampling.server is not None or importlib.util.find_spec("vllm") is not None
     wanted = "hf, or vllm with `pip install 'aepo[vllm]'` or with sampling.server"
     require(there, "sampling.engine", sampling.engine, wanted)
+    if sampling.weights in ("ipc", "nccl"):
+        from aepo.sampling.vllm_transfer import check_device, check_version
+
+        check_device(sampling.weights, torch.device(device_name(config)))
+        check_version(sampling.weights)
 
 
 def _prepare(config: Config, checkpoint: Path | None, quiet: bool) -> tuple[Run, TrainState]:
@@ -281,9 +297,7 @@ def _prepare(config: Config, checkpoint: Path | None, quiet: bool) -> tuple[Run,
     config.task.check()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device_name(config)
     folder = checkpoint or model_folder(config, quiet)
     template = None if checkpoint else config.task.template()  # a checkpoint carries it
     policy = Policy.load(folder, device, config.policy, config.seed, template)
