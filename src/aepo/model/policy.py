@@ -23,8 +23,8 @@ from aepo.entropy.statistics import token_statistics
 from aepo.model.encoding import Encoding
 from aepo.model.forward import CHANGE, check_padding
 from aepo.model.loading import Loaded, load
-from aepo.model.merged import merged_weights
 from aepo.model.memory import Sizes, sizes
+from aepo.model.merged import merged_weights
 from aepo.model.shared import by_prompt, packs_for, plain_hidden, shared_hidden, sharing_error
 from aepo.types import Batch, BatchStatistics, Prompt, Sample
 

@@ -1,8 +1,8 @@
 """New weights for vLLM without files: CUDA IPC on one GPU, NCCL between GPUs; see docs/sampling.md.
 
-vLLM has both sides of a transfer. In the worker, a weight transfer engine (`weight_transfer_config`) receives tensors and
-loads them into the running model. In the trainer, `WeightTransferTrainerFactory` makes the sender. This module gives the
-sender the policy's weights and a way to call the worker, and refuses what cannot work.
+vLLM has both sides of a transfer. In the worker, a weight transfer engine (`weight_transfer_config`) receives tensors
+and loads them into the running model. In the trainer, `WeightTransferTrainerFactory` makes the sender. This module
+gives the sender the policy's weights and a way to call the worker, and refuses what cannot work.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from aepo.errors import InvalidValue, require
+from aepo.errors import require
 from aepo.sampling.vllm import SavablePolicy
 
 Way = Literal["files", "ipc", "nccl"]
@@ -98,7 +98,7 @@ class Source:
     @property
     def largest(self) -> int:
         """Return the size of the largest weight, bytes."""
-        return max(math.prod(one.shape) * one.dtype.itemsize for one in self.metadata())
+        return max(int(math.prod(one.shape) * one.dtype.itemsize) for one in self.metadata())
 
 
 class Client:
@@ -191,7 +191,7 @@ def check_workers(way: Way, workers: Sequence[Mapping[str, Any]], own: str) -> N
     """
     first = workers[0]
     check_engine(way, len(workers) * first["replicas"], first["quantization"])
-    wanted = f"files, or a vLLM that was started with --weight-transfer-config '{{\"backend\": \"{way}\"}}'"
+    wanted = f'files, or a vLLM that was started with --weight-transfer-config \'{{"backend": "{way}"}}\''
     require(first["backend"] == way, SETTING, f"{way}, and vLLM has {first['backend']}", wanted)
     found = {worker["gpu"] for worker in workers}
     if way == "ipc":
