@@ -10,7 +10,7 @@ from aepo.sampling.hf import HFSampler
 from aepo.training import runner
 from aepo.training.folder import METRICS, read_rows
 from aepo.types import Prompt, Request
-from tests.tiny_models import drawn, mismatch
+from tests.tiny_models import drawn, make_model, mismatch
 
 pytestmark = pytest.mark.gpu
 DEVICES = [
@@ -67,6 +67,31 @@ def test_static_decoding_draws_the_scored_probabilities(llama, device, settings)
 def test_they_agree_in_bfloat16_to_its_rounding(llama, device):
     policy = Policy.load(llama, device, PolicyConfig(dtype="bfloat16"))
     assert mismatch(policy, drawn(policy)) < 0.3
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_vllm_samples_with_the_newest_weights(tmp_path, device):
+    """On a GPU they are handed over in place; `ipc` raises where they arrive with other values than through files."""
+    pytest.importorskip("vllm", reason="needs vLLM: pip install 'aepo[vllm]'")
+    from aepo.sampling.vllm import VLLMSampler
+    from aepo.sampling.vllm_local import LocalVLLMBackend
+
+    sizes = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32}
+    policy = Policy.load(make_model(tmp_path, "qwen2", **sizes), device)
+    settings = {"enforce_eager": True, "kv_cache_memory_bytes": 2**28}
+    backend = LocalVLLMBackend(weights="ipc" if device == "cuda" else "files", **settings)
+    sampler = VLLMSampler(backend, eos_token_ids=policy.eos_token_ids)
+    request = Request(Prompt("a", policy.encode("2 + 2 ="), {}), 0, 8)
+    try:
+        for seed in range(3):
+            with torch.no_grad():
+                for weight in policy.model.parameters():
+                    weight.mul_(1.1)
+            sampler.refresh(policy)
+            drawn_now = sampler.sample([request], max_tokens=12, generator=torch.Generator().manual_seed(seed))
+            assert mismatch(policy, drawn_now) < 1e-3
+    finally:
+        backend.close()
 
 
 @pytest.mark.parametrize("device", DEVICES)
