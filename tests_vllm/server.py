@@ -15,7 +15,7 @@ from urllib.request import urlopen
 
 from aepo.sampling.vllm_local import WorkerExtension
 
-PATIENCE = 240.0  # seconds that a start may take on a busy machine
+PATIENCE = 600.0  # seconds that a start may take on a busy machine
 
 
 @contextmanager

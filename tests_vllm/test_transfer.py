@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -147,3 +149,40 @@ def test_a_server_gets_weights_without_a_common_folder(standins, tmp_path, monke
     monkeypatch.setattr(slow, "_send", lambda policy: __import__("time").sleep(2))
     with pytest.raises(RuntimeError, match=r"did not take the weights in 0.2 s"):
         slow.refresh(again)
+
+
+def test_vllms_receiver_of_nccl_gets_every_weight_from_vllms_sender(standins, monkeypatch):
+    """Both of vLLM's engines in this process, one in a thread; the worker's model only keeps what it shall load."""
+    from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferEngine
+
+    monkeypatch.setattr(vllm_transfer, "gpu", lambda device: "the trainer's")
+    monkeypatch.setenv("VLLM_HOST_IP", "127.0.0.1")
+    loaded: dict[str, torch.Tensor] = {}
+    model = SimpleNamespace(load_weights=lambda weights: loaded.update((name, x.clone()) for name, x in weights))
+    parallel = SimpleNamespace(data_parallel_index=0, world_size=1, rank=0)
+    config = SimpleNamespace(parallel_config=parallel, model_config=None)
+    worker = NCCLWeightTransferEngine(SimpleNamespace(backend="nccl"), config, torch.device("cpu"), model)
+    facts = {"gpu": "", "dtypes": ["bfloat16"], "quantization": None, "replicas": 1, "backend": "nccl"}
+    methods = {
+        "aepo_facts": lambda: facts,
+        "init_weight_transfer_engine": lambda init_info: worker.init_transfer_engine(worker.parse_init_info(init_info)),
+        "update_weights": lambda update_info: worker.update_weights(update_info),
+    }
+    called: list[str] = []
+
+    def call(method, arguments):
+        called.append(method)
+        return [methods.get(method, lambda: None)(**json.loads(json.dumps(arguments)))]  # as over HTTP
+
+    policy = tiny("qwen3 untied", seed=0)
+    transfer = vllm_transfer.Transfer("nccl", call, policy)
+    for seed in (0, 1):
+        loaded.clear()
+        other = tiny("qwen3 untied", seed)
+        transfer.send(other)
+        expected = dict(other.merged_weights())
+        assert loaded.keys() == expected.keys()
+        assert all(torch.equal(loaded[name], weight.bfloat16()) for name, weight in expected.items())
+    round_trip = ["start_weight_update", "update_weights", "finish_weight_update", "aepo_repack"]
+    assert called == ["aepo_facts", "init_weight_transfer_engine", *round_trip * 2]
+    transfer.close()
