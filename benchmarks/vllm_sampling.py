@@ -17,6 +17,7 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import Any
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from aepo.model.merged import merged_weights
 from aepo.sampling.base import Sampler
 from aepo.sampling.hf import HFSampler
 from aepo.sampling.vllm import VLLMSampler
@@ -54,6 +56,9 @@ class Weights:
 
     def save_merged(self, folder: Path) -> None:
         self.model.save_pretrained(folder)
+
+    def merged_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        return merged_weights(self.model)
 
 
 def model() -> Qwen2ForCausalLM:
