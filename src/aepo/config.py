@@ -57,10 +57,10 @@ class SamplingConfig:
     """Address of a running vLLM server, such as http://host:8000; none runs vLLM in this process."""
     scratch: str | None = None
     """Folder that this process and the vLLM server can both read. The weights are handed over in it."""
-    weights: Literal["auto", "files", "ipc", "nccl"] = "auto"
+    weights: Literal["files", "ipc", "nccl", "auto"] = "files"
     """How vLLM gets the weights before every step. `files` writes them into a folder, in memory where they fit. `ipc`
     lets vLLM copy them from the policy's memory on the same GPU. `nccl` sends them from the policy's GPU to those of
-    `server`, without `scratch`. `auto` is `ipc` where this process starts vLLM on a GPU, and else `files`.
+    `server`, without `scratch`. `auto` tries `ipc` where this process starts vLLM on a GPU, and else takes `files`.
     """
     temperature: float = 1.0
     """Temperature of the ordinary completions of training. A control chooses that of extra completions by itself."""
@@ -93,7 +93,7 @@ class SamplingConfig:
         wanted = "given together with sampling.engine=vllm and sampling.scratch, a folder that both can read"
         ready = self.engine == "vllm" and (self.scratch is not None or self.weights == "nccl")
         require(self.server is None or ready, "sampling.server", self.server, wanted)
-        require(vllm or self.weights == "auto", "sampling.weights", self.weights, "auto with sampling.engine=hf")
+        require(vllm or self.weights == "files", "sampling.weights", self.weights, "files with sampling.engine=hf")
         alone, way = self.server is None, self.weights
         wanted = "files or nccl with sampling.server: ipc needs a vLLM that this process starts, on the same GPU"
         require(alone or way != "ipc", "sampling.weights", way, wanted)

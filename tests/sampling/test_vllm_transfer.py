@@ -94,8 +94,8 @@ def test_a_vllm_that_can_is_not():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["sampling.weights=ipc"], "sampling.weights: got 'ipc'; must be auto with sampling.engine=hf"),
-        (["sampling.weights=files"], "sampling.weights: got 'files'; must be auto with sampling.engine=hf"),
+        (["sampling.weights=ipc"], "sampling.weights: got 'ipc'; must be files with sampling.engine=hf"),
+        (["sampling.weights=auto"], "sampling.weights: got 'auto'; must be files with sampling.engine=hf"),
         (
             ["sampling.engine=vllm", "sampling.weights=ipc", "sampling.server=http://a:1", "sampling.scratch=/tmp"],
             "sampling.weights: got 'ipc'; must be files or nccl with sampling.server",
@@ -143,9 +143,9 @@ def test_what_excludes_ipc_is_refused_before_vllm_starts(vllm, monkeypatch):
     ):
         with pytest.raises(InvalidValue, match=f"^sampling.weights: got 'ipc'; must be files .*{message}"):
             LocalVLLMBackend(weights="ipc", **settings)
-        assert LocalVLLMBackend(**settings)._in_place is False
-    assert LocalVLLMBackend()._in_place and LocalVLLMBackend(weights="ipc")._in_place
-    assert LocalVLLMBackend(weights="files")._in_place is False
+        assert LocalVLLMBackend(weights="auto", **settings)._in_place is False
+    assert LocalVLLMBackend(weights="auto")._in_place and LocalVLLMBackend(weights="ipc")._in_place
+    assert LocalVLLMBackend()._in_place is False
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_a_transfer_that_fails_is_raised_with_ipc_and_replaced_by_files_with_aut
 
 def test_auto_takes_files_without_a_gpu(vllm, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert LocalVLLMBackend()._in_place is False
+    assert LocalVLLMBackend(weights="auto")._in_place is False
 
 
 def test_a_vllm_without_transfers_is_refused(monkeypatch):

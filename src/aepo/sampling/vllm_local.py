@@ -45,7 +45,7 @@ class LocalVLLMBackend(VLLMBackend):
     """
 
     def __init__(
-        self, folder: Path | None = None, *, weights: Literal["auto", "files", "ipc"] = "auto", **settings: Any
+        self, folder: Path | None = None, *, weights: Literal["files", "ipc", "auto"] = "files", **settings: Any
     ) -> None:
         super().__init__()
         self._folder = folder
