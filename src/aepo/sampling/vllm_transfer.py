@@ -166,7 +166,7 @@ def gpu(device: torch.device) -> str:
     return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else ""
 
 
-def check_version(way: Way) -> None:
+def check_version(way: str) -> None:
     """Check that the installed vLLM has transfers of weights; both sides need it."""
     try:
         there = importlib.util.find_spec("vllm.distributed.weight_transfer.factory") is not None
@@ -175,7 +175,7 @@ def check_version(way: Way) -> None:
     require(there, SETTING, way, "files without vLLM 0.32 beside the trainer: pip install 'aepo[vllm]'")
 
 
-def check_device(way: Way, device: torch.device) -> None:
+def check_device(way: str, device: torch.device) -> None:
     """Check that the policy's weights are on a GPU from which they can be sent."""
     wanted = f"files, or auto, with the policy on {device}: it sends from a GPU"
     require(device.type == "cuda", SETTING, way, wanted)

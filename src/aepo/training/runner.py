@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -230,11 +230,12 @@ def make_sampler(policy: Policy, config: Config) -> Sampler:
     backend: VLLMBackend
     if sampling.server is not None:
         scratch = None if sampling.scratch is None else Path(sampling.scratch)
-        way = "nccl" if sampling.weights == "nccl" else "files"
+        way: Literal["files", "nccl"] = "nccl" if sampling.weights == "nccl" else "files"
         backend = ServerVLLMBackend(sampling.server, scratch=scratch, weights=way)
     else:
-        on_gpu = "auto" if policy.device.type == "cuda" else "files"
-        local = {"auto": on_gpu, "files": "files", "ipc": "ipc"}[sampling.weights]
+        local: Literal["files", "ipc", "auto"] = "files"
+        if sampling.weights == "ipc" or (sampling.weights == "auto" and policy.device.type == "cuda"):
+            local = sampling.weights
         # vLLM itself finds stop strings, and needs the tokenizer for nothing else.
         backend = LocalVLLMBackend(weights=local, skip_tokenizer_init=stop is None)
     return VLLMSampler(backend, eos_token_ids=policy.eos_token_ids, **drawn)
