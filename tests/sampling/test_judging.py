@@ -98,13 +98,13 @@ def test_a_step_that_judges_while_it_samples_is_the_same_step(quick_model, monke
         return state, {name: value for name, value in row.items() if name not in WALL_CLOCK}, samples
 
     sizes = []
-    start = Paths.start
+    judge = Paths.judge
 
     def counted(self, problems, *rest):
         sizes.append(len(problems))
-        return start(self, problems, *rest)
+        return judge(self, problems, *rest)
 
-    monkeypatch.setattr(Paths, "start", counted)
+    monkeypatch.setattr(Paths, "judge", counted)
     plain = step()
     before, sizes[:] = list(sizes), []
     monkeypatch.setattr(Paths, "background", True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -185,7 +186,10 @@ class Judging:
         problems = [completion.prompt.problem for completion in some]
         texts = self._policy.decode(tokens, special_tokens=self._task.special_tokens)
         truncated = [completion.truncated for completion in some]
-        self._begun.append((tuple(completions), self._task.start(problems, texts, truncated, tokens, self._place)))
+        given = (problems, texts, truncated, tokens, self._place)
+        # A task of one's own may define `judge` alone.
+        begun = self._task.start(*given) if self._task.background else Begun(partial(self._task.judge, *given))
+        self._begun.append((tuple(completions), begun))
 
 
 def reward(task: Task, policy: Policy, completions: Sequence[Completion], place: tuple[int, int] = (0, 0)) -> Judged:
