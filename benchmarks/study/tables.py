@@ -1,10 +1,13 @@
 """Every arm of a study against its baseline and against its pair, best pass@1 first.
 
 aepo compare benchmarks/study/surrogates.toml --out runs/surrogates
-python benchmarks/study/tables.py benchmarks/study/surrogates.toml runs/surrogates [--report tables.md]
+python benchmarks/study/tables.py benchmarks/study/surrogates.toml runs/surrogates
+                                  [--baseline "aepo 0.8"] [--report tables.md]
 
 The pair of `aepo on X` is X, and that of `X, a variant` is X. Entropy in nats per token, at the end (the mean of the
-last ten steps); RMSE to the target over the last third of the steps, and as a multiple of the readings' standard error.
+last ten steps); RMSE to the target over the last third of the steps, that of the worst seed in brackets, and its
+multiple of the readings' standard error. The last table has the share of all steps with a command above 1, and the
+share of the last third with the command at its limit.
 Differences are paired by problem and seed, with 95 % intervals over both (docs/compare.md). Seeds whose runs are not
 all finished are left out.
 """
@@ -18,7 +21,7 @@ import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
-from runs import Runs, end, spread, table
+from runs import Runs, each, end, spread, table
 
 from aepo.analysis.tracking import tracking
 
@@ -40,7 +43,8 @@ def arms(runs: Runs, baseline: str) -> Iterator[str]:
         cells = [label, f"{statistics.fmean(map(end, results)):.2f}"]
         rmse = statistics.fmean(one.last_third_rmse for one in held)
         of_floor = statistics.fmean(one.of_floor for one in held)
-        cells += ["", ""] if math.isnan(rmse) else [f"{rmse:.3f}", f"{of_floor:.2f}"]
+        largest = max(one.last_third_rmse for one in held)
+        cells += ["", ""] if math.isnan(rmse) else [f"{rmse:.3f} ({largest:.3f})", f"{of_floor:.2f}"]
         cells.append(f"{statistics.fmean(len(result.rows) for result in results):.0f}")
         for k in (1, runs.base().samples):
             apart = "" if label == baseline else f" ({spread(runs.difference(label, baseline, k))})"
@@ -58,9 +62,24 @@ def pairs(runs: Runs) -> Iterator[str]:
             yield f"| {label} | {other} | {' | '.join(apart)} |"
 
 
-def report(runs: Runs) -> str:
-    """Return both tables."""
-    k, baseline = runs.base().samples, runs.study.baseline
+def commands(runs: Runs) -> Iterator[str]:
+    """The rows of the arms whose control has commands."""
+    for label in runs.labels:
+        above, limit = [], []
+        for result in runs.of(label):
+            given = [row.get("command") for row in result.rows]
+            late = result.rows[2 * len(result.rows) // 3 :]
+            above.append(statistics.fmean(abs(command or 0.0) > 1 for command in given))
+            limit.append(statistics.fmean(row.get("saturated") or 0.0 for row in late))
+        if any(command is not None for command in given):
+            yield f"| {label} | {each(above, '.0%')} | {each(limit, '.0%')} |"
+
+
+def report(runs: Runs, baseline: str) -> str:
+    """Return all tables."""
+    if not runs.seeds:
+        raise SystemExit(f"{runs.folder}: no seed has all of its runs finished")
+    k = runs.base().samples
     base = ", ".join(f"pass@{at} {runs.passes('base model', at).mean():.3f}" for at in (1, k))
     less = f"(less {baseline}'s)"
     head = f"| run | entropy at the end | RMSE | of floor | steps | pass@1 {less} | pass@{k} {less} | CPU s |"
@@ -72,6 +91,7 @@ def report(runs: Runs) -> str:
     found = list(pairs(runs))
     if found:
         lines += table(f"| run | less | pass@1 | pass@{k} |", found)
+    lines += table("| run | command above 1 | at the limit, last third |", commands(runs))
     return "\n".join(lines)
 
 
@@ -79,9 +99,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, help="the study, such as surrogates.toml")
     parser.add_argument("folder", type=Path, help="the folder of its runs")
+    parser.add_argument("--baseline", help="the arm that the first table compares with (default: the study's)")
     parser.add_argument("--report", type=Path)
     options = parser.parse_args()
-    text = report(Runs(options.study, options.folder))
+    runs = Runs(options.study, options.folder)
+    text = report(runs, options.baseline or runs.study.baseline)
     print(text)
     if options.report:
         options.report.write_text(text)

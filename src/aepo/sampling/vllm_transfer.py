@@ -19,7 +19,7 @@ from torch import Tensor
 from aepo.errors import require
 from aepo.sampling.vllm import SavablePolicy
 
-Way = Literal["files", "ipc", "nccl"]
+Way = Literal["ipc", "nccl"]
 Call = Callable[[str, Mapping[str, Any]], Sequence[Any]]
 """Calls a method of all of vLLM's workers by its name, and returns the result of each worker."""
 
