@@ -18,7 +18,7 @@ from typing import Any
 
 from aepo.methods import METHODS
 from aepo.training.folder import METRICS, read_rows
-from aepo.training.preflight import targets
+from aepo.engines.preflight import targets
 from aepo.training.processes import Job, launch
 
 TARGET, LAST = "0.8", 10

@@ -1,14 +1,19 @@
 """What the base class of closed loops adds to a law: the way to the target, one-sided control, and what is missing."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pytest
 
 from aepo.control.adapted import Adapted
+from aepo.control.aent import AEnt
 from aepo.control.aepo import AEPO
 from aepo.control.aer import AER
 from aepo.control.closed_loop import ALARM_AFTER, ClosedLoop, missing_authority
-from aepo.control.laws import PI, Proportional, Switch
+from aepo.control.laws import PI, Law, Proportional, Switch
+from aepo.control.moving_bound import MovingBound
+from aepo.control.positive_reweight import PositiveReweight
+from aepo.control.repo import REPO
 from aepo.control.sac_dual import SACDual
 from aepo.control.schedules import Target
 from aepo.control.self_tuning import SelfTuning
@@ -160,6 +165,98 @@ def test_a_coefficient_can_follow_a_law(kind, law):
     assert control.at_command(0.0) == pytest.approx(
         (control.low * control.high) ** 0.5 if kind is SACDual else (control.low + control.high) / 2
     )
+
+
+BAND = {"entropy_low": 0.6, "entropy_high": 0.7, "low": 0.001, "high": 0.003, "start": 0.001}
+WITH_A_LAW = {
+    "repo": lambda law, **settings: REPO(target=Target("0.6"), law=law, **settings),
+    "repo, centred": lambda law, **settings: REPO(target=Target("0.6"), law=law, form="centred", **settings),
+    "moving-bound": lambda law, **settings: MovingBound(target=Target("0.6"), law=law, **settings),
+    "positive-reweight": lambda law, **settings: PositiveReweight(threshold=Target("0.6"), law=law, **settings),
+    "aent": lambda law, **settings: AEnt(law=law, **{**BAND, **settings}),
+}
+LEAST_AND_MOST = {
+    "repo": (-0.05, 0.05),
+    "repo, centred": (-0.05, 0.05),
+    "moving-bound": (0.0, 2.5),
+    "positive-reweight": (1.0, 0.0),  # a small weight of the positives raises the entropy
+    "aent": (0.001, 0.003),
+}
+
+
+@pytest.mark.parametrize("law", [PI(), SelfTuning(), Switch()])
+@pytest.mark.parametrize("name", WITH_A_LAW)
+def test_a_law_takes_a_control_to_its_limits(name, law):
+    control = WITH_A_LAW[name](law)
+    low, high = (states(control, [1.0, *[entropy] * 30])[-1]["coefficient"] for entropy in (0.9, 0.3))
+    assert (low, high) == pytest.approx(LEAST_AND_MOST[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "coefficient"),
+    [("repo", 0.01), ("moving-bound", 1.5), ("positive-reweight", 0.4), ("aent", 0.0022)],
+)
+def test_golden_the_coefficient_of_a_command(name, coefficient):
+    # An error of 0.1 nats at a gain of 2: a command of 0.2.
+    state = states(WITH_A_LAW[name](Proportional(gain=2.0)), [0.5])[-1]
+    assert state["command"] == pytest.approx(0.2) and state["error"] == pytest.approx(0.1)
+    assert state["coefficient"] == pytest.approx(coefficient)
+
+
+@dataclass(frozen=True)
+class Told(Law):
+    """A law that remembers what it was told of the command that acted."""
+
+    name: ClassVar[str] = "told"
+
+    def __call__(self, seen, memory):
+        return -0.5, {"acted": [*memory.get("acted", []), seen.command]}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "first"),
+    [
+        ("repo", {}, 0.02),
+        ("repo", {"start": -0.05}, -1.0),
+        ("moving-bound", {}, -1.0),
+        ("positive-reweight", {}, 1.0),
+        ("positive-reweight", {"start": 0.25}, 0.5),
+        ("aent", {}, -1.0),
+        ("aent", {"start": 0.0025}, 0.5),
+    ],
+)
+def test_a_law_is_told_which_command_the_start_is_worth(name, settings, first):
+    state = states(WITH_A_LAW[name](Told(), **settings), [0.5, 0.5])[-1]
+    assert state["law"]["acted"] == pytest.approx([first, -0.5])
+
+
+def test_the_targets_ahead_are_those_of_the_next_steps():
+    @dataclass(frozen=True)
+    class Ahead(Told):
+        def __call__(self, seen, memory):
+            return 0.0, {"bands": seen.bands}
+
+    ramp = REPO(target=Target("linear(1x,0.5x,10)"), law=Ahead())
+    bands = states(ramp, [0.8, 0.8])[-1]["law"]["bands"]
+    assert [low for low, _ in bands] == pytest.approx([0.76, 0.72, 0.68]) and all(low == high for low, high in bands)
+
+
+@pytest.mark.parametrize("name", ["repo-r", "repo", "moving-bound", "pos-adv-reweight", "aent"])
+def test_the_law_of_every_control_that_holds_a_target_is_a_setting(name):
+    assert make_algorithm(name, {}).control.law is None
+    assert make_algorithm(name, {"control.law": "self-tuning"}).control.law == SelfTuning()
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "words"),
+    [
+        ("pos-adv-stage", {}, "none with schedule stage"),
+        ("aent", {"control.adapt": False}, "none with adapt false"),
+    ],
+)
+def test_a_law_that_could_not_act_is_refused(name, settings, words):
+    with pytest.raises(InvalidValue, match=f"^control.law: got 'pi'; must be {words}"):
+        make_algorithm(name, {"control.law": "pi", **settings})
 
 
 def test_without_a_law_the_own_rule_moves_it():

@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from aepo.control.base import Control, Measured, Needs, Scored, State
-from aepo.control.closed_loop import commanded
-from aepo.control.laws import Law, Seen
+from aepo.control.closed_loop import at_targets, followed
+from aepo.control.laws import Law
 from aepo.errors import require
 from aepo.types import BatchStatistics, asked_for
 
@@ -94,10 +94,8 @@ class Adapted(Control):
         known = {"first_entropy": first, "target_entropy": target, "error": error}
         if self.law is None:
             return {**state, **known, **self.adapted(state, error)}
-        aimed = (self.aimed(measured.step + ahead, first) for ahead in range(3))
-        now, soon, later = ((value, value) for value in aimed)
-        acted = state.get("command", -1.0)
-        changed = commanded(self.law, state, Seen(entropy, (now, soon, later), self.reading_se(measured), acted), error)
+        bands = at_targets(self.aimed, measured.step, first)
+        changed = followed(self.law, state, bands, entropy, self.reading_se(measured), acted=-1.0)
         return {**state, **known, **changed, "coefficient": self.at_command(changed["command"])}
 
 

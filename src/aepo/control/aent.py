@@ -10,7 +10,8 @@ from torch import Tensor
 
 from aepo.control.adapted import require_limits
 from aepo.control.base import Control, Measured, Needs, Scored, State
-from aepo.control.laws import integrated, outside
+from aepo.control.closed_loop import followed
+from aepo.control.laws import Law, integrated, outside
 from aepo.entropy.partial import Clamped
 from aepo.errors import require
 from aepo.types import BatchStatistics, Metric, asked_for
@@ -24,6 +25,8 @@ class AEnt(Control):
 
     H~ is the entropy of the policy renormalised over all but the `removed` share of least logits. The defaults are
     those that the author lists for Qwen2.5-Math-1.5B on MATH.
+
+    State: `coefficient` is lambda; with a law also its `command` and what it remembers, `law`.
     """
 
     name: ClassVar[str] = "aent"
@@ -45,6 +48,10 @@ class AEnt(Control):
     """Steps before lambda may move."""
     adapt: bool = True
     """Whether lambda moves; false keeps it at `start`."""
+    law: Law | None = None
+    """A law that moves lambda in place of the rule above: from `low` at command -1 to `high` at 1. None keeps the
+    rule.
+    """
 
     def __post_init__(self) -> None:
         require(0 <= self.removed < 1, "control.removed", self.removed, "a share of the vocabulary in [0, 1)")
@@ -55,6 +62,7 @@ class AEnt(Control):
         require(ordered, "control.entropy_high", self.entropy_high, f"at least entropy_low, {self.entropy_low}")
         require(self.rate > 0, "control.rate", self.rate, "a positive number (coefficient per nat)")
         require(self.warmup >= 0, "control.warmup", self.warmup, "a number of steps, 0 or more")
+        require(self.law is None or self.adapt, "control.law", self.law and self.law.name, "none with adapt false")
 
     def initial_state(self) -> State:
         """Return a state with lambda_0."""
@@ -78,8 +86,15 @@ class AEnt(Control):
         entropy = Metric.of(asked_for(scored.old.kept_entropy), scored.ordinary).mean
         if math.isnan(entropy):
             return state
-        error = outside(entropy, self.entropy_low, self.entropy_high)
+        band = (self.entropy_low, self.entropy_high)
+        error = outside(entropy, *band)
         coefficient: float = state["coefficient"]
-        if self.adapt and measured.step >= self.warmup:
+        if not self.adapt or measured.step < self.warmup:
+            return {**state, "error": error}
+        if self.law is None:
             coefficient = integrated(coefficient, error, self.rate, self.low, self.high)
-        return {**state, "error": error, "coefficient": coefficient}
+            return {**state, "error": error, "coefficient": coefficient}
+        span = self.high - self.low
+        acted = 2 * (coefficient - self.low) / span - 1 if span else 0.0
+        changed = followed(self.law, state, (band, band, band), entropy, math.nan, acted)
+        return {**state, "error": error, **changed, "coefficient": self.low + span * (1 + changed["command"]) / 2}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -159,6 +159,35 @@ def commanded(law: Law, state: State, seen: Seen, error: float, unit: float = 1.
         **_watch(state, *_watched(error / unit, memory, seen, unit), at_limit),
         **_estimates(memory),
     }
+
+
+def followed(
+    law: Law, state: State, bands: tuple[Band, Band, Band], reading: float, se: float, acted: float
+) -> dict[str, Any]:
+    """Return what a law changes in the state of a control whose coefficient it moves: see `commanded`.
+
+    Args:
+        law: The law.
+        state: The state that the step acted on.
+        bands: Where the readings of this step and of the next two should be; a target is a band of one value.
+        reading: The reading of this step.
+        se: Its standard error, in its unit; NaN if it is not known.
+        acted: The command that gives the coefficient of the state, if no law has moved it yet.
+    """
+    seen = Seen(reading, bands, se, state.get("command", acted))
+    return commanded(law, state, seen, seen.error)
+
+
+def at_targets(target: Callable[[int, float], float], step: int, first: float) -> tuple[Band, Band, Band]:
+    """Return the targets of a step and of the next two as bands of one value.
+
+    Args:
+        target: The target of a step, given the first reading.
+        step: The number of the step.
+        first: The first reading of the run.
+    """
+    now, soon, later = (target(step + ahead, first) for ahead in range(3))
+    return (now, now), (soon, soon), (later, later)
 
 
 def missing_authority(state: State, most: float = 1.0) -> str:

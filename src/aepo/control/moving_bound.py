@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from aepo.control.base import Control, Measured, Scored, State
-from aepo.control.closed_loop import compared
-from aepo.control.laws import stepped
+from aepo.control.closed_loop import at_targets, compared, followed
+from aepo.control.laws import Law, stepped
 from aepo.control.schedules import Target
 from aepo.errors import require
 from aepo.loss.surrogates import Bounds
@@ -23,7 +23,7 @@ class MovingBound(Control):
     Too little entropy raises the bound, so that rare tokens with a positive advantage may grow further. Too much
     entropy lowers it, down to the bound that is symmetric in log pi. k starts at 0 (the source gives no start).
 
-    State: `coefficient` is k.
+    State: `coefficient` is k; with a law also its `command` and what it remembers, `law`.
     """
 
     name: ClassVar[str] = "moving-bound"
@@ -36,6 +36,8 @@ class MovingBound(Control):
     """Largest k."""
     delta: float = 0.25
     """Change of k in a step."""
+    law: Law | None = None
+    """A law that moves k in place of the steps: from 0 at command -1 to k_max at 1. None keeps the own rule."""
 
     def __post_init__(self) -> None:
         require(0 < self.eps < 1, "control.eps", self.eps, "a number in (0, 1)")
@@ -51,8 +53,12 @@ class MovingBound(Control):
         return Bounds(low=self.eps, high=1 / (1 - self.eps) + state["coefficient"] - 1)
 
     def update(self, state: State, measured: Measured) -> State:
-        """Move k one step towards the wanted entropy."""
+        """Move k one step towards the wanted entropy, or as the law says."""
         known = compared(state, self.target, measured.entropy.mean, measured.step)
         if known is None:
             return state
-        return {**known, "coefficient": stepped(state["coefficient"], known["error"], self.delta, 0.0, self.k_max)}
+        if self.law is None:
+            return {**known, "coefficient": stepped(state["coefficient"], known["error"], self.delta, 0.0, self.k_max)}
+        bands = at_targets(self.target.at, measured.step, known["first_entropy"])
+        changed = followed(self.law, state, bands, measured.entropy.mean, measured.entropy_se, acted=-1.0)
+        return {**known, **changed, "coefficient": self.k_max * (1 + changed["command"]) / 2}

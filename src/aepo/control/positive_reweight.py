@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from aepo.control.base import Control, Measured, Scored, State, Step
-from aepo.control.closed_loop import compared
-from aepo.control.laws import stepped
+from aepo.control.closed_loop import at_targets, compared, followed
+from aepo.control.laws import Law, stepped
 from aepo.control.schedules import Target
 from aepo.control.tokens import top_share
 from aepo.errors import require
@@ -22,7 +22,7 @@ class PositiveReweight(Control):
 
     Positive advantages concentrate the policy and negative ones spread it, so a small lambda raises the entropy.
 
-    State: `coefficient` is lambda.
+    State: `coefficient` is lambda; with a law also its `command` and what it remembers, `law`.
     """
 
     name: ClassVar[str] = "positive-reweight"
@@ -43,12 +43,18 @@ class PositiveReweight(Control):
     """Share of the positive tokens whose advantage is set to 0, chosen anew at random in each step: the paper's
     Rand-Pos-Clip, alone with start=1, step=0.
     """
+    law: Law | None = None
+    """A law that moves lambda in place of the steps, for the schedule `entropy`: from 1 at command -1 to 0 at 1. None
+    keeps the own rule.
+    """
 
     def __post_init__(self) -> None:
         require(0 <= self.step <= 1, "control.step", self.step, "a number in [0, 1]")
         require(0 <= self.start <= 1, "control.start", self.start, "a number in [0, 1]")
         require(self.epochs >= 2, "control.epochs", self.epochs, "at least 2")
         require(0 <= self.random_share <= 1, "control.random_share", self.random_share, "a number in [0, 1]")
+        moved = self.law is None or self.schedule == "entropy"
+        require(moved, "control.law", self.law and self.law.name, f"none with schedule {self.schedule}")
 
     def initial_state(self) -> State:
         """Return a state with the first lambda and nothing measured."""
@@ -72,6 +78,11 @@ class PositiveReweight(Control):
         known = compared(state, self.threshold, measured.entropy.mean, measured.step)
         if known is None:
             return state
+        if self.law is not None:
+            bands = at_targets(self.threshold.at, measured.step, known["first_entropy"])
+            acted = 1 - 2 * state["coefficient"]
+            changed = followed(self.law, state, bands, measured.entropy.mean, measured.entropy_se, acted)
+            return {**known, **changed, "coefficient": (1 - changed["command"]) / 2}
         direction = -1.0 if known["error"] > 0 else 1.0
         return {**known, "coefficient": stepped(state["coefficient"], direction, self.step, 0.0, 1.0)}
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from aepo.control.base import Control, Measured, Needs, Scored, State
-from aepo.control.closed_loop import compared
+from aepo.control.closed_loop import at_targets, compared, followed
+from aepo.control.laws import Law
 from aepo.control.schedules import Target
 from aepo.errors import require
 from aepo.types import BatchStatistics, asked_for
@@ -30,7 +31,8 @@ class REPO(Control):
     After each step zeta doubles towards the side that the entropy asks for, up to `most`, and halves where it is on the
     other side; under `least` it changes to the other sign. A zeta below 0 lowers the entropy.
 
-    State: `coefficient` is zeta, and `first_entropy`, `target_entropy`, `error` as in a closed loop.
+    State: `coefficient` is zeta, and `first_entropy`, `target_entropy`, `error` as in a closed loop; with a law also
+    its `command` and what it remembers, `law`.
     """
 
     name: ClassVar[str] = "repo"
@@ -44,6 +46,10 @@ class REPO(Control):
     """Smallest |zeta|."""
     most: float = 0.05
     """Largest |zeta|."""
+    law: Law | None = None
+    """A law that moves zeta in place of doubling and halving: zeta is `most` times its command. None keeps the own
+    rule.
+    """
 
     def __post_init__(self) -> None:
         require(0 < self.most < math.inf, "control.most", self.most, "a finite, positive number")
@@ -74,7 +80,13 @@ class REPO(Control):
         known = compared(state, self.target, measured.entropy.mean, measured.step)
         if known is None:
             return state
-        return {**known, "coefficient": self._moved(state["coefficient"], known["error"])}
+        zeta: float = state["coefficient"]
+        if self.law is None:
+            return {**known, "coefficient": self._moved(zeta, known["error"])}
+        bands = at_targets(self.target.at, measured.step, known["first_entropy"])
+        acted = zeta / self.most
+        changed = followed(self.law, state, bands, measured.entropy.mean, measured.entropy_se, acted)
+        return {**known, **changed, "coefficient": self.most * changed["command"]}
 
     def _moved(self, zeta: float, error: float) -> float:
         """Return zeta after a step with this error: doubled on its own side of 0, halved or turned on the other."""
