@@ -60,7 +60,7 @@ test-range: $(RANGE:%=%/.ready)
 demo: setup
 	$(BIN)/aepo demo
 
-# The same on SmolLM2-135M: hours on two cores. `make demo-real MINUTES=120` does as many steps as two hours allow. The
+# The same on SmolLM2-135M: 40 minutes on two cores. `make demo-real MINUTES=20` does as many steps as fit into 20. The
 # package of the model asks for llama-cpp-python, which is not used and which compiles for minutes.
 .PHONY: demo-real
 demo-real: setup

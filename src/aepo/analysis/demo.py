@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from aepo.analysis.tracking import SETTLED, tracking
+from aepo.analysis.tracking import tracking
 from aepo.bars import duration
 from aepo.config import Config, PolicyConfig, default_config, make_config
 from aepo.errors import InvalidValue, require
@@ -64,16 +64,15 @@ class Evaluated:
     @property
     def columns(self) -> tuple[str, ...]:
         """Return the columns of the table."""
-        return ("run", "entropy", "error", "RMSE", "settled", "extra", "pass@1", f"pass@{self.samples}")
+        return ("run", "target", "entropy", "RMSE", "/ floor", "extra", "pass@1", f"pass@{self.samples}")
 
     @property
     def caption(self) -> str:
         """Return what the columns mean."""
         return (
-            "entropy: nats per token, mean of the last third; error (mean) and RMSE: nats, after settling; settled: "
-            f"the step after which |error| stays at most {SETTLED}; extra: completions drawn by the control beside the "
-            f"ordinary ones; pass@k: unbiased, {self.samples} samples of each of {self.problems} held-out problems at "
-            "T = 1"
+            "target, entropy and RMSE: nats per token, over the last third of the steps; / floor: RMSE as a multiple of "
+            "the readings' own standard error; extra: completions drawn by the control beside the ordinary ones; "
+            f"pass@k: unbiased, {self.samples} samples of each of {self.problems} held-out problems at T = 1"
         )
 
 
@@ -342,14 +341,12 @@ def _passes(scores: Mapping[str, float], last: str) -> tuple[str, str]:
 def _row(label: str, rows: Sequence[dict[str, Any]]) -> tuple[str, ...]:
     held = tracking(rows)
     controlled = rows[-1]["target_entropy"] is not None
-    ever = controlled and held.settling_step is not None
-    settled = "never" if held.settling_step is None else str(held.settling_step)
     return (
         label,
+        f"{rows[-1]['target_entropy']:.3f}" if controlled else "",
         f"{held.last_third_entropy:.3f}",
-        f"{held.mean_error:+.3f}" if ever else "",
-        f"{held.rmse:.3f}" if ever else "",
-        settled if controlled else "",
+        f"{held.last_third_rmse:.3f}" if controlled else "",
+        f"{held.of_floor:.2f}" if controlled else "",
         f"{held.extra_share:+.0%}" if controlled else "",
     )
 
