@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from aepo.engines.preflight import targets
 from aepo.methods import METHODS
 from aepo.training.folder import METRICS, read_rows
-from aepo.engines.preflight import targets
 from aepo.training.processes import Job, launch
 
 TARGET, LAST = "0.8", 10

@@ -70,8 +70,8 @@ class Evaluated:
     def caption(self) -> str:
         """Return what the columns mean."""
         return (
-            "target, entropy and RMSE: nats per token, over the last third of the steps; / floor: RMSE as a multiple of "
-            "the readings' own standard error; extra: completions drawn by the control beside the ordinary ones; "
+            "target, entropy and RMSE: nats per token, over the last third of the steps; / floor: RMSE as a multiple "
+            "of the readings' own standard error; extra: completions drawn by the control beside the ordinary ones; "
             f"pass@k: unbiased, {self.samples} samples of each of {self.problems} held-out problems at T = 1"
         )
 

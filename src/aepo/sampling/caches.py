@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -126,6 +127,35 @@ def fixed(cache: Cache, rows: Tensor, columns: int, column: Tensor) -> Cache:
         keys, values = (_widened(states.index_select(0, rows), columns) for states in (layer.keys, layer.values))
         new.layers.append(FixedLayer(keys, values, column))
     return new
+
+
+def keeps_all(cache: Cache) -> bool:
+    """Return whether every layer of a new cache will keep the keys and values of all tokens."""
+    return bool(cache.layers) and all(type(layer) is DynamicLayer for layer in cache.layers)
+
+
+def joined(caches: Sequence[Cache]) -> Cache:
+    """Return one cache with the rows of all, in this order; shorter ones get columns of zeros on the left.
+
+    Args:
+        caches: One cache of any kind, or several whose layers hold keys and values, [P, heads, C, size], with any P
+            and C.
+    """
+    if len(caches) == 1:
+        return caches[0]
+    new = copy.copy(caches[0])
+    new.layers = []
+    for layers in zip(*(cache.layers for cache in caches), strict=True):
+        layer = copy.copy(layers[0])
+        layer.keys, layer.values = (_stacked([getattr(one, name) for one in layers]) for name in ("keys", "values"))
+        new.layers.append(layer)
+    return new
+
+
+def _stacked(parts: Sequence[Tensor]) -> Tensor:
+    """Return all rows of the parts, with zeros before the columns of those that have fewer."""
+    width = max(part.shape[2] for part in parts)
+    return torch.cat([torch.nn.functional.pad(part, (0, 0, width - part.shape[2], 0)) for part in parts])
 
 
 def _widened(states: Tensor, columns: int) -> Tensor:

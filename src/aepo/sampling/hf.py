@@ -20,9 +20,10 @@ from aepo.errors import require
 from aepo.model.forward import accepted, seen
 from aepo.model.memory import looks_back
 from aepo.sampling.base import Sampler
-from aepo.sampling.caches import cache_argument, can_be_fixed, fixed, repeat
+from aepo.sampling.caches import cache_argument, can_be_fixed, fixed, joined, keeps_all, repeat
 from aepo.sampling.draw import Cuts, draw_tokens
 from aepo.sampling.live import Decoded, Live, Part, closed_ranks
+from aepo.sampling.prefill import alike, shown
 from aepo.sampling.static import COLUMNS, LOOK, Replay, causal_mask
 from aepo.types import Completion, Prompt, Request, Vision
 
@@ -259,31 +260,25 @@ class HFSampler(Sampler):
         )
 
     def _prefill(self, requests: list[Request], uniforms: Tensor) -> tuple[Tensor, Live, Tensor]:
-        """Run the model once over the distinct prompts.
+        """Run the model over the distinct prompts, those of like length at once.
 
         Returns:
             The next-token logits [rows, V], the rows to decode with the cache of the prompts, and the number of each
             row's prompt in that cache.
         """
         device = uniforms.device
-        distinct = {request.prompt.seen: request.prompt for request in requests}
-        number_of = {seen: number for number, seen in enumerate(distinct)}
-        texts = [prompt.tokens for prompt in distinct.values()]
-        width = max(map(len, texts))
-        ids = [[self.pad_token_id] * (width - len(text)) + list(text) for text in texts]
-        lengths = torch.tensor([len(text) for text in texts], device=device)
-        columns = torch.arange(width, device=device)
-        mask = columns >= width - lengths[:, None] if lengths.min() < width else None
-        positions, vision = self._seen(list(distinct.values()), width)
-        if positions is None:
-            positions, after = (columns - (width - lengths[:, None])).clamp(min=0), lengths
-        else:
-            positions = positions.to(device)
-            after = positions.amax((0, 2)) + 1
-        cache = DynamicCache(config=self.model.config)
-        logits = self._forward(torch.tensor(ids, device=device), mask, positions, cache, vision)
+        parts = self._parts(list({request.prompt.seen: request.prompt for request in requests}.values()))
+        filled = [self._filled(part, device) for part in parts]
+        distinct = [prompt for part in parts for prompt in part]
+        if len(filled) > 1 and not all(can_be_fixed(one) for _, _, one in filled):
+            filled = [self._filled(distinct, device)]  # the model has a state that its configuration does not tell of
+        logits = torch.cat([one for one, _, _ in filled])
+        after = torch.cat([one for _, one, _ in filled])
+        cache = joined([one for _, _, one in filled])
+        mask = shown(distinct, device)
         if all(getattr(layer, "keys", None) is None for layer in cache.layers):
             mask = None  # Mamba takes a mask of the new tokens alone, and has no keys to mask
+        number_of = {prompt.seen: number for number, prompt in enumerate(distinct)}
         prompts = torch.tensor([number_of[request.prompt.seen] for request in requests], device=device)
         live = Live(
             cache=cache,
@@ -297,6 +292,31 @@ class HFSampler(Sampler):
             ended=torch.zeros(len(requests), dtype=torch.bool, device=device),
         )
         return logits[prompts], live, prompts
+
+    def _parts(self, prompts: list[Prompt]) -> list[list[Prompt]]:
+        """Return the prompts that are computed at once: all, or those of like length if their caches can be joined."""
+        whole = any(prompt.images for prompt in prompts) or not keeps_all(DynamicCache(config=self.model.config))
+        return [prompts] if whole else alike(prompts)
+
+    def _filled(self, prompts: list[Prompt], device: torch.device) -> tuple[Tensor, Tensor, Cache]:
+        """Run the model once over prompts, padded on the left to the longest.
+
+        Returns:
+            The next-token logits [P, V], the positions of the next tokens [P], and the cache.
+        """
+        mask = shown(prompts, device)
+        lengths = [len(prompt.tokens) for prompt in prompts]
+        width = max(lengths)
+        ids = [[self.pad_token_id] * (width - len(prompt.tokens)) + list(prompt.tokens) for prompt in prompts]
+        positions, vision = self._seen(prompts, width)
+        if positions is None:
+            after = torch.tensor(lengths, device=device)
+            positions = (torch.arange(width, device=device) - (width - after[:, None])).clamp(min=0)
+        else:
+            positions = positions.to(device)
+            after = positions.amax((0, 2)) + 1
+        cache = DynamicCache(config=self.model.config)
+        return self._forward(torch.tensor(ids, device=device), mask, positions, cache, vision), after, cache
 
     def _seen(self, prompts: list[Prompt], width: int) -> tuple[Tensor | None, Vision | None]:
         """Return the positions [A, prompts, width] and the images of the prompts; (None, None) if none has an image.
