@@ -1,15 +1,13 @@
-"""verl for real, as in test_runs.py: verl's own GRPO, other controls, rounds of sampling, and the smoke test."""
+"""verl for real, as in test_runs.py: verl's own GRPO, and other controls."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from aepo.integrations.verl.evidence import read as read_evidence
 from aepo.methods import preset
-from tests_verl.support import toy
 from tests_verl.support.parity import Minibatch, gradient_norm, model_at
-from tests_verl.support.run import OURS, PACKED, SMOKE, STOCK, go, run, settings
+from tests_verl.support.run import OURS, STOCK, go
 
 pytestmark = pytest.mark.minutes
 
@@ -76,57 +74,3 @@ def test_other_controls_two_updates_a_step(work, runtime, name):
         optimizer.zero_grad()
     assert found.rows[1]["actor/grad_norm"] == pytest.approx(sum(norms) / 2, rel=1e-3)
     assert found.rows[1]["aepo/ratio"] != 1.0
-
-
-def test_dynamic_sampling_draws_until_enough_groups_differ(work, runtime):
-    """With AEPO, whose extra rows are beside the groups; the data go on behind the last prompt that was drawn."""
-    found = go(work, "rounds", OURS, ["aepo.method=aepo+dynamic-sampling"], 4, runtime)
-    problems = [toy.problem(index)["prompt"][0]["content"] for index in range(64)]
-    drawn, rounds = 0, []
-    for step, row in found.rows.items():
-        batch = Minibatch(work / "rounds/dump", step - 1, 0).part.batch
-        rounds.append((row["aepo/completions"] - row["aepo/extra_completions"]) / 32)
-        kept = batch.trained & ~batch.extra
-        groups, sizes = batch.groups[kept].unique(return_counts=True)
-        assert sizes.tolist() == [4] * 8
-        assert all(set(batch.rewards[kept & (batch.groups == group)].tolist()) == {0.0, 1.0} for group in groups)
-        differing = (1 - row["aepo/dead_groups"]) * rounds[-1] * 8
-        assert differing >= 8
-        seen = {problems[(drawn + place) % 64] for place in range(8 * int(rounds[-1]))}
-        assert {toy.content(ids, work) for ids in batch.input_ids[kept]} <= seen
-        drawn += 8 * int(rounds[-1])
-    assert min(rounds) >= 1 and max(rounds) > 1
-    assert found.rows[4]["aepo/extra_used"] > 0 and found.rows[4]["aepo/extra_temperature"] < 1
-
-
-# --- the smoke test, bf16, LoRA -------------------------------------------------------------------------------------
-
-BF16 = [
-    f"++{config}.fsdp_config.mixed_precision={{param_dtype:bf16,reduce_dtype:fp32,buffer_dtype:fp32}}"
-    for config in ("actor_rollout_ref.actor", "actor_rollout_ref.ref")
-]
-LORA = ["actor_rollout_ref.model.lora_rank=4", "actor_rollout_ref.model.lora.merge=True"]
-
-
-def test_the_smoke_test_says_right_with_lora_in_bf16_on_packed_sequences(work, runtime):
-    """On its sums, with the model `sharp` and with what verl needs on a CPU.
-
-    The engine computes in float32, so that the correction has something to do.
-    """
-    out = work / "smoked"
-    own = ("data.train_files", "data.val_files", "data.max", "actor_rollout_ref.model.path")
-    given = [word for word in settings(work, out, 4, runtime) if not word.startswith(own)]
-    small = ("data.max_response_length=12", "actor_rollout_ref.actor.optim.lr=1e-7")
-    tested = [PACKED, *BF16, *LORA, "algorithm.rollout_correction.rollout_is=token"]
-    words = ["--model", str(work / "sharp"), "--out", str(out / "smoke"), *given, *small, *tested]
-    found = run(SMOKE, words, out, runtime)
-    lines = [line for line in found.text.splitlines() if line[:5] in ("right", "WRONG", "not c", "verdi")]
-    assert found.code == 0, "\n".join(lines) or found.text[-4000:]
-    assert lines[-1].startswith("verdict: right")
-    for name in ("sensor", "ordinary", "tempered", "scores", "plan", "state"):
-        assert any(line.split()[:2] == ["right", name] for line in lines), name
-    scores = [line for line in lines if "old_log_probs: median distance from log pi " in line]
-    assert any("T = 0.67" in line for line in scores) and any("T = 1.5" in line for line in scores)
-    assert (out / "smoke/checkpoints/global_step_2/actor/lora_train_meta.json").exists()
-    for step in read_evidence(out / "smoke/evidence"):
-        assert 1e-6 < abs(step.logged["mismatch_weight"] - 1) < 0.01 and step.logged["mismatch_cut_tokens"] == 0
