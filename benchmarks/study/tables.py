@@ -7,7 +7,8 @@ python benchmarks/study/tables.py benchmarks/study/surrogates.toml runs/surrogat
 The pair of `aepo on X` is X, and that of `X, a variant` is X. Entropy in nats per token, at the end (the mean of the
 last ten steps); RMSE to the target over the last third of the steps, that of the worst seed in brackets, and its
 multiple of the readings' standard error. The last table has the share of all steps with a command above 1, and the
-share of the last third with the command at its limit.
+share of the last third with the command at its limit. A study with a control of the length has a table of the mean
+lengths over the last third of the steps, and their standard deviation from step to step, as shares of the first one.
 Differences are paired by problem and seed, with 95 % intervals over both (docs/compare.md). Seeds whose runs are not
 all finished are left out.
 """
@@ -75,6 +76,17 @@ def commands(runs: Runs) -> Iterator[str]:
             yield f"| {label} | {each(above, '.0%')} | {each(limit, '.0%')} |"
 
 
+def lengths(runs: Runs) -> Iterator[str]:
+    """The mean length of each arm over the last third of the steps, as a share of that of the first step."""
+    for label in runs.labels:
+        first = [result.rows[0]["length"] for result in runs.of(label)]
+        late = [[row["length"] for row in result.rows[2 * len(result.rows) // 3 :]] for result in runs.of(label)]
+        shares = [statistics.fmean(some) / one for some, one in zip(late, first, strict=True)]
+        apart = [statistics.pstdev(some) / one for some, one in zip(late, first, strict=True)]
+        mean = statistics.fmean(map(statistics.fmean, late))
+        yield f"| {label} | {mean:.1f} | {each(shares)} | {each(apart, '.3f')} |"
+
+
 def report(runs: Runs, baseline: str) -> str:
     """Return all tables."""
     if not runs.seeds:
@@ -91,6 +103,10 @@ def report(runs: Runs, baseline: str) -> str:
     found = list(pairs(runs))
     if found:
         lines += table(f"| run | less | pass@1 | pass@{k} |", found)
+    if any("length" in label for label in runs.labels):
+        lines += table(
+            "| run | length, tokens | as a share of the start | its deviation in the last third |", lengths(runs)
+        )
     lines += table("| run | command above 1 | at the limit, last third |", commands(runs))
     return "\n".join(lines)
 
