@@ -146,13 +146,13 @@ $(TRITON)/.ready: pyproject.toml
 VERL := .venv-verl
 
 test-verl: $(VERL)/.ready
-	$(VERL)/bin/python -m pytest tests_verl --numprocesses=2 --dist=loadfile $(if $(QUICK),-m "not minutes")
+	$(VERL)/bin/python -m pytest tests_verl $(if $(QUICK),-m "not minutes")
 
 $(VERL)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VERL)
 	$(VERL)/bin/pip install --quiet --upgrade pip
 	$(VERL)/bin/pip install --quiet "$(TORCH)"
-	$(VERL)/bin/pip install --quiet --editable ".[verl]" "ray==2.60.0" "transformers==5.10.4" "pytest>=8" "pytest-xdist>=3.6" psutil
+	$(VERL)/bin/pip install --quiet --editable ".[verl]" "ray==2.60.0" "transformers==5.10.4" "pytest>=8"
 	touch $@
 
 # Style, strict types, and who may import whom.

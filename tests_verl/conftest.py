@@ -1,4 +1,4 @@
-"""What the runs share: a folder with data and models, and a Ray of two nodes for each process of pytest."""
+"""What the tests of runs share: a folder with data and models, one Ray, and the runs themselves."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from tests_verl.support import toy
-from tests_verl.support.run import Runtime, shared_runtime
+from tests_verl.support.jobs import Queue
+from tests_verl.support.run import shared_runtime
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "minutes: starts Ray and verl; about two minutes for each run")
+    config.addinivalue_line("markers", "minutes: starts Ray and verl")
+    config.addinivalue_line("markers", "runs(*names): the runs of `support/jobs.py` that a test looks at")
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +25,16 @@ def work(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def runtime(work) -> Iterator[Runtime]:
-    with shared_runtime(work) as started:
+def queue(request, work) -> Iterator[Queue]:
+    """The runs of all tests that were selected; they go on while other tests wait or compare."""
+    names = [name for item in request.session.items for mark in item.iter_markers("runs") for name in mark.args]
+    with shared_runtime(work) as runtime:
+        started = Queue(names, work, runtime)
         yield started
+        started.close()
+
+
+@pytest.fixture
+def finished(request, queue):
+    """What the test's own runs found, in the order of its mark."""
+    return [queue.of(name) for mark in request.node.iter_markers("runs") for name in mark.args]

@@ -1,21 +1,15 @@
 """verl for real: Ray, two FSDP2 workers over gloo, two rollout replicas, a tiny model.
 
-One run starts as a user starts it, from the command line with a Ray of its own. All others share a Ray of two nodes and
-a fork server: a third of the time. This file has AEPO's runs; test_runs_of_others.py has the rest, so that two
-processes of pytest have equal parts.
+One run starts as a user starts it, from the command line with a Ray of its own. All others share a Ray, on which each
+has two nodes, and a fork server: a third of the time. `support/jobs.py` has the runs; they go on while tests compare.
 """
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
 import signal
-import time
-from contextlib import suppress
 from dataclasses import replace
 
-import psutil
 import pytest
 import torch
 
@@ -26,32 +20,30 @@ from aepo.integrations.verl.evidence import read as read_evidence
 from aepo.loss.advantages import group_mean_std
 from aepo.methods import preset
 from tests_verl.support import toy
+from tests_verl.support.jobs import METHODS, STEPS, TARGET
 from tests_verl.support.parity import Minibatch, gradient_norm, model_at
-from tests_verl.support.run import OURS, PACKED, SMOKE, Finished, finish, go, rows, run, settings, start
 
 pytestmark = pytest.mark.minutes
-STEPS = 12
-# The entropy is above the target, soon below it, and above it again.
-TARGET = "piecewise(0:5.52,7:5.0)"
-AEPO_RUN = [
-    "aepo.method=aepo",
-    "aepo.law=switch",
-    "aepo.control.approach=0",
-    f"aepo.target={TARGET}",
-    "actor_rollout_ref.actor.optim.lr=5e-3",
-]
 ALGORITHM = replace(preset("aepo"), control=AEPO(law=Switch(), target=Target(TARGET), approach=0))
 
 
-@pytest.fixture(scope="session")
-def aepo(work) -> Finished:
-    """From the command line, with one node and a Ray of its own."""
-    return go(work, "aepo", OURS, AEPO_RUN, STEPS, None)
+@pytest.fixture
+def aepo(finished):
+    return finished[0]
 
 
 # --- the trainer ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.runs("stock", "grpo")
+def test_grpo_is_verls_grpo_step_by_step(finished):
+    stock, ours = finished
+    for name in ("actor/grad_norm", "actor/entropy", "critic/score/mean", "response_length/mean"):
+        assert ours.series(name) == pytest.approx(stock.series(name), rel=1e-5), name
+    assert len(set(stock.series("critic/score/mean"))) > 3
+
+
+@pytest.mark.runs("aepo")
 def test_temperature_switches_both_ways(aepo):
     assert len(aepo.rows) == STEPS
     temperatures = [aepo.rows[step].get("aepo/extra_temperature") for step in range(1, STEPS + 1)]
@@ -65,6 +57,7 @@ def test_temperature_switches_both_ways(aepo):
     assert aepo.series("aepo/ratio") == pytest.approx([1.0] * STEPS, abs=1e-6)
 
 
+@pytest.mark.runs("aepo")
 @pytest.mark.parametrize("step", [3, 8])
 def test_extra_rows_were_drawn_at_their_temperature(aepo, work, step):
     """The engine's own log-probabilities are those of softmax(logits / T), and old ones those at T = 1."""
@@ -80,6 +73,7 @@ def test_extra_rows_were_drawn_at_their_temperature(aepo, work, step):
     assert (plain - tempered)[extra].abs().mean() > 0.02
 
 
+@pytest.mark.runs("aepo")
 def test_the_sensor_reads_the_ordinary_rows_alone(aepo, work):
     """By plain transformers, from the rows of both ranks; verl's own number has the tempered rows in it."""
     for step in (0, 4, STEPS - 1):
@@ -92,6 +86,7 @@ def test_the_sensor_reads_the_ordinary_rows_alone(aepo, work):
         assert int(ordinary.any(1).sum()) == 32
 
 
+@pytest.mark.runs("aepo")
 @pytest.mark.parametrize("step", [0, 1, 5, 8, STEPS - 1])
 def test_the_batch_gives_the_cores_loss_and_gradient(aepo, work, step):
     minibatch, model = Minibatch(work / "aepo/dump", step, 0), model_at(work, work / "aepo/dump", step)
@@ -112,61 +107,73 @@ def test_the_batch_gives_the_cores_loss_and_gradient(aepo, work, step):
     assert aepo.rows[step + 1]["actor/grad_norm"] == pytest.approx(gradient_norm(model), rel=1e-4)
 
 
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.runs(f"two-{name}")) for name in METHODS])
+def test_other_controls_two_updates_a_step(work, finished, name):
+    """Every step's fields against the core's; both updates of the first step replayed with torch's AdamW.
+
+    Archer has its own reference model, and here a KL penalty on top and microbatches of two rows.
+    """
+    [found], dump, algorithm = finished, work / f"two-{name}/dump", preset(name)
+    micro, coefficient = (range(4), 0.1) if METHODS[name] else (range(1), 0.0)
+    updates = [[number * len(micro) + place for place in micro] for number in (0, 1)]
+    base = model_at(work, dump, 0)
+    for step in range(2):
+        model = model_at(work, dump, step)
+        whole = Minibatch(dump, step, *updates[0], *updates[1])
+        made = whole.check_fields(algorithm, model, base if METHODS[name] else None)
+        if step > 0 and "ref_log_prob" in made:
+            assert (made["ref_log_prob"] - made["old_log_probs"]).abs().max() > 1e-3
+        first = Minibatch(dump, step, *updates[0])
+        first.check_weights(algorithm.aggregate)
+        assert first.loss == pytest.approx(first.core_loss(algorithm, model, coefficient).item(), abs=1e-5)
+
+    optimizer = torch.optim.AdamW(base.parameters(), lr=1e-3, betas=(0.9, 0.999), weight_decay=0.01)
+    norms = []
+    for numbers in updates:
+        minibatch = Minibatch(dump, 0, *numbers)
+        minibatch.check_weights(algorithm.aggregate)
+        loss = minibatch.core_loss(algorithm, base, coefficient)
+        loss.backward()
+        assert minibatch.loss == pytest.approx(loss.item(), abs=1e-5)
+        norms.append(gradient_norm(base))
+        optimizer.step()
+        optimizer.zero_grad()
+    assert found.rows[1]["actor/grad_norm"] == pytest.approx(sum(norms) / 2, rel=1e-3)
+    assert found.rows[1]["aepo/ratio"] != 1.0
+
+
 # --- nodes, interruption --------------------------------------------------------------------------------------------
 
 
-def workers() -> list[psutil.Process]:
-    """The processes that train, among all that these tests started."""
-    found = []
-    for child in psutil.Process().children(recursive=True):
-        with suppress(psutil.Error):
-            found += [child] if "WorkerDict" in " ".join(child.cmdline()) else []
-    return found
-
-
-def test_two_nodes_a_killed_worker_and_the_last_checkpoint_train_what_one_node_does(aepo, work, runtime):
+@pytest.mark.runs("aepo", "killed")
+def test_two_nodes_a_killed_worker_and_the_last_checkpoint_train_what_one_node_does(finished):
     """Both parts of a run on two nodes that was interrupted, step by step against the run on one node that was not."""
-    out = work / "killed"
-    arguments = [*settings(work, out, STEPS, runtime), *AEPO_RUN, "trainer.save_freq=2"]
-    others = {each.pid for each in workers()}
-    process = start(OURS, arguments, out, runtime)
-    deadline = time.monotonic() + 400
-    while len(rows(out)) < 5 and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.2)
-    next(each for each in workers() if each.pid not in others).send_signal(signal.SIGKILL)
-    killed = finish(process, out, 120)
-    assert killed.code not in (0, -signal.SIGKILL)
-    assert re.search(r"ActorDiedError|actor died|Worker.*died", killed.text)
-
-    saved = int((out / "save/latest_checkpointed_iteration.txt").read_text())
-    state = json.loads((out / f"save/global_step_{saved}/aepo.json").read_text())
-    assert saved in (4, 6, 8) and state["step"] == saved
-    assert state["state"]["command"] == aepo.rows[saved + 1]["aepo/command"]
-    shutil.move(out / "metrics.jsonl", out / "before.jsonl")
-    resumed = run(OURS, arguments, out, runtime)
-    assert resumed.code == 0, resumed.text[-4000:]
-    assert sorted(resumed.rows) == list(range(saved + 1, STEPS + 1))
+    aepo, found = finished
+    assert found.killed.code not in (0, -signal.SIGKILL)
+    assert re.search(r"ActorDiedError|actor died|Worker.*died", found.killed.text)
+    assert found.saved in (4, 6, 8) and found.state["step"] == found.saved
+    assert found.state["state"]["command"] == aepo.rows[found.saved + 1]["aepo/command"]
+    assert found.resumed.code == 0, found.resumed.text[-4000:]
+    assert sorted(found.resumed.rows) == list(range(found.saved + 1, STEPS + 1))
     for name in ("aepo/entropy", "aepo/target_entropy", "aepo/reward", "aepo/extra_used", "actor/grad_norm"):
-        assert killed.series(name) == pytest.approx(aepo.series(name)[: len(killed.rows)], rel=1e-6), name
-        assert resumed.series(name) == pytest.approx(aepo.series(name)[saved:], rel=1e-6), name
-
-    other = run(OURS, [*arguments, "aepo.method=entropic"], out, runtime)
-    assert other.code == 2 and "one with the control aepo" in other.text
-    assert "ray init" not in other.text
+        killed, resumed, whole = (each.series(name) for each in (found.killed, found.resumed, aepo))
+        assert killed == pytest.approx(whole[: len(killed)], rel=1e-6), name
+        assert resumed == pytest.approx(whole[found.saved :], rel=1e-6), name
+    assert found.refused.code == 2 and "one with the control aepo" in found.refused.text
+    assert "ray init" not in found.refused.text
 
 
 # --- packing --------------------------------------------------------------------------------------------------------
 
 
-def test_packed_sequences_are_trained_on_as_padded_ones_and_a_right_engine_is_not_corrected(aepo, work, runtime):
+@pytest.mark.runs("aepo", "packed")
+def test_packed_sequences_are_trained_on_as_padded_ones_and_a_right_engine_is_not_corrected(finished):
     """Without padding each rank's rows are one long row; every number of a step is that of the padded run.
 
     The engine's draws are those of the policy, tempered rows included, so that a correction has nothing to do. A ratio
     to log pi at T = 1 would mask the tempered rows.
     """
-    narrow = "algorithm.rollout_correction.rollout_is_threshold=0.99_1.01"
-    given = [*AEPO_RUN, PACKED, "algorithm.rollout_correction.rollout_is=sequence", narrow]
-    found = go(work, "packed", OURS, given, 4, runtime)
+    aepo, found = finished
     for name in ("aepo/entropy", "aepo/target_entropy", "aepo/reward", "aepo/extra_used", "actor/grad_norm"):
         assert found.series(name) == pytest.approx(aepo.series(name)[:4], rel=1e-4), name
     assert found.rows[4]["aepo/extra_used"] > 0
@@ -178,9 +185,10 @@ def test_packed_sequences_are_trained_on_as_padded_ones_and_a_right_engine_is_no
 # --- rounds ---------------------------------------------------------------------------------------------------------
 
 
-def test_dynamic_sampling_draws_until_enough_groups_differ(work, runtime):
+@pytest.mark.runs("rounds")
+def test_dynamic_sampling_draws_until_enough_groups_differ(work, finished):
     """With AEPO, whose extra rows are beside the groups; the data go on behind the last prompt that was drawn."""
-    found = go(work, "rounds", OURS, ["aepo.method=aepo+dynamic-sampling"], 4, runtime)
+    [found] = finished
     problems = [toy.problem(index)["prompt"][0]["content"] for index in range(64)]
     drawn, rounds = 0, []
     for step, row in found.rows.items():
@@ -201,25 +209,11 @@ def test_dynamic_sampling_draws_until_enough_groups_differ(work, runtime):
 
 # --- the smoke test, bf16, LoRA -------------------------------------------------------------------------------------
 
-BF16 = [
-    f"++{config}.fsdp_config.mixed_precision={{param_dtype:bf16,reduce_dtype:fp32,buffer_dtype:fp32}}"
-    for config in ("actor_rollout_ref.actor", "actor_rollout_ref.ref")
-]
-LORA = ["actor_rollout_ref.model.lora_rank=4", "actor_rollout_ref.model.lora.merge=True"]
 
-
-def test_the_smoke_test_says_right_with_lora_in_bf16_on_packed_sequences(work, runtime):
-    """On its sums, with the model `sharp` and with what verl needs on a CPU.
-
-    The engine computes in float32, so that the correction has something to do.
-    """
-    out = work / "smoked"
-    own = ("data.train_files", "data.val_files", "data.max", "actor_rollout_ref.model.path")
-    given = [word for word in settings(work, out, 4, runtime) if not word.startswith(own)]
-    small = ("data.max_response_length=12", "actor_rollout_ref.actor.optim.lr=1e-7")
-    tested = [PACKED, *BF16, *LORA, "algorithm.rollout_correction.rollout_is=token"]
-    words = ["--model", str(work / "sharp"), "--out", str(out / "smoke"), *given, *small, *tested]
-    found = run(SMOKE, words, out, runtime)
+@pytest.mark.runs("smoked")
+def test_the_smoke_test_says_right_with_lora_in_bf16_on_packed_sequences(work, finished):
+    """The engine computes in float32, so that the correction has something to do."""
+    [found], out = finished, work / "smoked"
     lines = [line for line in found.text.splitlines() if line[:5] in ("right", "WRONG", "not c", "verdi")]
     assert found.code == 0, "\n".join(lines) or found.text[-4000:]
     assert lines[-1].startswith("verdict: right")

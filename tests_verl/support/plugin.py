@@ -28,7 +28,7 @@ def soon(self, partition_id, last_debug_time):
 
 
 def dumping(policy_loss):
-    """`policy_loss`, which also leaves loss-STEP-RANK-NUMBER.pt of every microbatch in the folder AEPO_TEST_DUMP."""
+    """`policy_loss`, which also leaves loss-STEP-RANK-NUMBER.pt of every microbatch in AEPO_TEST_DUMP, and its process."""
     from verl.utils import tensordict_utils as tu
     from verl.workers.utils.padding import no_padding_2_padding
 
@@ -46,6 +46,7 @@ def dumping(policy_loss):
         kept = {"fields": module.padded(data), "new": new, "loss": output.item(), "ranks": data["dp_size"]}
         kept |= {name: tu.get_non_tensor_data(data, f"aepo_{name}", None) for name in ("state", "step")}
         kept["fields"]["sampler"] = data.select("rollout_log_probs").to_padded_tensor()["rollout_log_probs"]
+        (folder / "worker.pid").write_text(str(os.getpid()))
         torch.save(kept, folder / f"loss-{step}-{torch.distributed.get_rank()}-{seen[step]}.pt")
         seen[step] += 1
         return output, metrics

@@ -19,7 +19,6 @@ STOCK = "verl.trainer.main_ppo"
 OURS = "aepo.integrations.verl"
 SMOKE = "aepo.integrations.verl.smoke"
 ONE_NODE = ("trainer.nnodes=1", "trainer.n_gpus_per_node=2")
-PACKED = "actor_rollout_ref.model.use_remove_padding=True"
 TWO_NODES = ("trainer.nnodes=2", "trainer.n_gpus_per_node=1")
 OWN_RAY = (
     *("ray_kwargs.ray_init.num_cpus=20", "+ray_kwargs.ray_init.num_gpus=2"),
@@ -29,7 +28,7 @@ OWN_RAY = (
 
 @dataclass(frozen=True)
 class Runtime:
-    """A Ray cluster of two nodes that several runs share, and the fork server that their processes come from."""
+    """A Ray cluster that several runs share, and the fork server that their processes come from."""
 
     address: str
     forks: ForkServer
@@ -56,7 +55,7 @@ def shared_runtime(folder: Path) -> Iterator[Runtime]:
     os.environ[SOCKET] = str(forks.path)
     cluster = Cluster()
     try:
-        for _ in range(2):
+        for _ in range(4):  # two for each of two runs at once
             cluster.add_node(num_cpus=16, num_gpus=1, include_dashboard=False)
         yield Runtime(cluster.address, forks)
     finally:
@@ -162,10 +161,3 @@ def finish(process: subprocess.Popen, out: Path, seconds: float = 900) -> Finish
 
 def run(module: str, arguments: Sequence[str], out: Path, runtime: Runtime | None = None) -> Finished:
     return finish(start(module, arguments, out, runtime), out)
-
-
-def go(work: Path, name: str, module: str, extra: list[str], steps: int, runtime: Runtime | None) -> Finished:
-    out = work / name
-    found = run(module, [*settings(work, out, steps, runtime), *extra], out, runtime)
-    assert found.code == 0, found.text[-4000:]
-    return found
