@@ -1,4 +1,4 @@
-"""What the tests of runs share: a folder with data and models, one Ray, and the runs themselves."""
+"""What the tests of runs share: a folder with data and models, and the runs themselves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from tests_verl.support import toy
 from tests_verl.support.jobs import Queue
-from tests_verl.support.run import shared_runtime
+from tests_verl.support.run import shared_runtimes
 
 
 def pytest_configure(config):
@@ -28,8 +28,8 @@ def work(tmp_path_factory) -> Path:
 def queue(request, work) -> Iterator[Queue]:
     """The runs of all tests that were selected; they go on while other tests wait or compare."""
     names = [name for item in request.session.items for mark in item.iter_markers("runs") for name in mark.args]
-    with shared_runtime(work) as runtime:
-        started = Queue(names, work, runtime)
+    with shared_runtimes(work, 2) as runtimes:
+        started = Queue(names, work, runtimes)
         yield started
         started.close()
 

@@ -1,7 +1,8 @@
 """verl for real: Ray, two FSDP2 workers over gloo, two rollout replicas, a tiny model.
 
-One run starts as a user starts it, from the command line with a Ray of its own. All others share a Ray, on which each
-has two nodes, and a fork server: a third of the time. `support/jobs.py` has the runs; they go on while tests compare.
+One run starts as a user starts it, from the command line with a Ray of its own. All others share two
+Rays of two nodes and a fork server: a third of the time. `support/jobs.py` has the runs,
+which go on while tests compare.
 """
 
 from __future__ import annotations

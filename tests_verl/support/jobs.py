@@ -1,4 +1,4 @@
-"""Every run of verl that the tests look at, and the queue that starts them, two at once."""
+"""Every run of verl that the tests look at, and the queue that starts them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from tests_verl.support.run import OURS, SMOKE, STOCK, Finished, Runtime, finish, rows, run, settings, start
@@ -125,16 +126,26 @@ JOBS: Mapping[str, Callable[[Path, Runtime], Finished | Interrupted]] = {
 
 
 class Queue:
-    """Starts these jobs in the order of `JOBS`, two at once: one run does not keep two cores busy."""
+    """Starts these jobs in the order of `JOBS`, one on each runtime: one run does not keep two cores busy."""
 
-    def __init__(self, names: Iterable[str], work: Path, runtime: Runtime) -> None:
-        self._pool = ThreadPoolExecutor(2)
+    def __init__(self, names: Iterable[str], work: Path, runtimes: Sequence[Runtime]) -> None:
+        self._pool, self._work = ThreadPoolExecutor(len(runtimes)), work
+        self._free: SimpleQueue[Runtime] = SimpleQueue()
+        for runtime in runtimes:
+            self._free.put(runtime)
         wanted = set(names)
-        self._jobs = {name: self._pool.submit(job, work, runtime) for name, job in JOBS.items() if name in wanted}
+        self._jobs = {name: self._pool.submit(self._do, job) for name, job in JOBS.items() if name in wanted}
 
     def of(self, name: str):
         """Return what a job found, once it is finished; its failure is that of the test."""
         return self._jobs[name].result()
+
+    def _do(self, job: Callable[[Path, Runtime], Finished | Interrupted]) -> Finished | Interrupted:
+        runtime = self._free.get()
+        try:
+            return job(self._work, runtime)
+        finally:
+            self._free.put(runtime)
 
     def close(self) -> None:
         """Start nothing more."""

@@ -28,7 +28,7 @@ def soon(self, partition_id, last_debug_time):
 
 
 def dumping(policy_loss):
-    """`policy_loss`, which also leaves loss-STEP-RANK-NUMBER.pt of every microbatch in AEPO_TEST_DUMP, and its process."""
+    """`policy_loss`, which also leaves every microbatch in AEPO_TEST_DUMP (loss-STEP-RANK-NUMBER.pt), and its process."""
     from verl.utils import tensordict_utils as tu
     from verl.workers.utils.padding import no_padding_2_padding
 

@@ -28,7 +28,7 @@ OWN_RAY = (
 
 @dataclass(frozen=True)
 class Runtime:
-    """A Ray cluster that several runs share, and the fork server that their processes come from."""
+    """A Ray cluster of two nodes that several runs share, and the fork server that their processes come from."""
 
     address: str
     forks: ForkServer
@@ -46,20 +46,23 @@ class Runtime:
 
 
 @contextmanager
-def shared_runtime(folder: Path) -> Iterator[Runtime]:
+def shared_runtimes(folder: Path, count: int) -> Iterator[list[Runtime]]:
+    """Start so many clusters: verl's runs on one cluster take each other's data if they run at once."""
     from ray.cluster_utils import Cluster
 
     before = dict(os.environ)
     os.environ.update(environment(folder))  # a cluster's processes have its environment, not the driver's
     forks = ForkServer(folder, dict(os.environ))
     os.environ[SOCKET] = str(forks.path)
-    cluster = Cluster()
+    clusters = [Cluster() for _ in range(count)]
     try:
-        for _ in range(4):  # two for each of two runs at once
-            cluster.add_node(num_cpus=16, num_gpus=1, include_dashboard=False)
-        yield Runtime(cluster.address, forks)
+        for cluster in clusters:
+            for _ in range(2):
+                cluster.add_node(num_cpus=16, num_gpus=1, include_dashboard=False)
+        yield [Runtime(cluster.address, forks) for cluster in clusters]
     finally:
-        cluster.shutdown()
+        for cluster in clusters:
+            cluster.shutdown()
         forks.close()
         os.environ.clear()
         os.environ.update(before)
