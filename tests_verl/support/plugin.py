@@ -28,7 +28,7 @@ def soon(self, partition_id, last_debug_time):
 
 
 def dumping(policy_loss):
-    """`policy_loss`, which also leaves every microbatch in AEPO_TEST_DUMP (loss-STEP-RANK-NUMBER.pt), and its process."""
+    """`policy_loss`, which leaves its process and each microbatch (loss-STEP-RANK-NUMBER.pt) in AEPO_TEST_DUMP."""
     from verl.utils import tensordict_utils as tu
     from verl.workers.utils.padding import no_padding_2_padding
 
