@@ -17,6 +17,11 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "runs(*names): the runs of `support/jobs.py` that a test looks at")
 
 
+def pytest_collection_modifyitems(items):
+    """Tests of runs come last: the others pass the time while verl runs."""
+    items.sort(key=lambda item: item.get_closest_marker("runs") is not None)
+
+
 @pytest.fixture(scope="session")
 def work(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("verl")
@@ -24,10 +29,14 @@ def work(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def queue(request, work) -> Iterator[Queue]:
+@pytest.fixture(scope="session", autouse=True)
+def queue(request) -> Iterator[Queue | None]:
     """The runs of all tests that were selected; they go on while other tests wait or compare."""
     names = [name for item in request.session.items for mark in item.iter_markers("runs") for name in mark.args]
+    if not names:
+        yield None
+        return
+    work = request.getfixturevalue("work")
     with shared_runtimes(work, 2) as runtimes:
         started = Queue(names, work, runtimes)
         yield started

@@ -111,9 +111,11 @@ def two_updates(method: str) -> Callable[[Path, Runtime], Finished]:
 
 
 NARROW = "algorithm.rollout_correction.rollout_is_threshold=0.99_1.01"
+# The long ones first, so that no run is left alone at the end.
 JOBS: Mapping[str, Callable[[Path, Runtime], Finished | Interrupted]] = {
     "aepo": partial(go, "aepo", OURS, AEPO_RUN, STEPS, own=True),
     "killed": interrupted,
+    "smoked": smoked,
     "stock": partial(go, "stock", STOCK, [], 6),
     "grpo": partial(go, "grpo", OURS, ["aepo.method=grpo", "aepo.surrogate.dual=3"], 6),
     **{f"two-{method}": two_updates(method) for method in METHODS},
@@ -121,7 +123,6 @@ JOBS: Mapping[str, Callable[[Path, Runtime], Finished | Interrupted]] = {
     "packed": partial(
         go, "packed", OURS, [*AEPO_RUN, PACKED, "algorithm.rollout_correction.rollout_is=sequence", NARROW], 4
     ),
-    "smoked": smoked,
 }
 
 
