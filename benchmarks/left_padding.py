@@ -27,7 +27,7 @@ from aepo.types import Prompt, Request
 DEFAULT = prefill.LEAST_SHARE
 VOCAB, PROMPTS, GROUP, PARTS = 2000, 32, 4, 4
 # Median and sigma of the log-normal prompt lengths, and tokens of each answer.
-SHAPES = ((100, 0.5, 64), (100, 0.5, 256), (100, 0.5, 1024), (1000, 0.5, 64))
+SHAPES = ((100, 0.5, 64), (100, 0.5, 256), (1000, 0.5, 64))
 
 
 def build() -> PreTrainedModel:
